@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The passes of EdgeFold, one a file, in the order in which they are listed to users."""
+
+if __name__ != "edgefold.passes":
+    raise ImportError("import edgefold.passes; the folder passes/ is reached only through the package")
+
+from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
+
+__all__ = [
+    "PASSES",
+    "Context",
+    "Edit",
+    "Effect",
+    "Notes",
+    "Pass",
+    "PreconditionError",
+    "Skip",
+    "SkipReason",
+]
+
+PASSES: tuple[type[Pass], ...] = ()

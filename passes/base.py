@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pass contract: what a pass is given, what it must declare, and what it must say afterwards.
+
+A pass is a frozen value whose fields are its options. The pipeline owns everything around it: it clones the
+model, calls ``requires`` and ``rewrite``, verifies the result by the declared effect, and records the notes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import msgspec
+import onnx_ir as ir
+
+
+class Effect(enum.Enum):
+    """How far the outputs of a rewritten model may be from those before; decides how the pipeline verifies."""
+
+    EXACT = "exact"
+    REASSOCIATED = "reassociated"
+    LOSSY = "lossy"
+
+
+class SkipReason(enum.StrEnum):
+    """Why a node was left as it was. Every ``continue`` of a pass has one."""
+
+    NOT_CONSTANT = "weight is not a constant"
+    SHARED_WEIGHT = "weight has other readers that the pass cannot change"
+    GRAPH_OUTPUT = "the value is a graph output"
+    DTYPE = "unsupported data type"
+    RANK = "unsupported rank"
+    ATTRIBUTE = "unsupported attribute"
+    DYNAMIC_SHAPE = "needs a static shape"
+    SUBGRAPH = "inside a subgraph or function"
+    NOT_FINITE = "weight holds NaN or infinity"
+    EXCLUDED = "excluded by the user"
+    WOULD_GROW = "the packed form would not be smaller"
+    ALREADY_QUANTIZED = "already quantized"
+    NO_CALIBRATION = "needs calibration data"
+    TARGET_LACKS_OP = "the target lacks the operator"
+    BELOW_THRESHOLD = "below the threshold"
+    KEPT_WIDER = "kept at a higher width"
+    FALLBACK = "fell back to a simpler method"
+
+
+@dataclasses.dataclass(frozen=True)
+class Skip:
+    """A node that a pass looked at and left alone, or treated with less than was asked for."""
+
+    node: str
+    reason: SkipReason
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.node}: {self.reason}" + (f" ({self.detail})" if self.detail else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """One change, named by the node it replaced or altered."""
+
+    node: str
+    what: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Notes:
+    """What a pass did. ``bool(notes.edits)`` is its claim of having changed the model; the pipeline checks it."""
+
+    edits: tuple[Edit, ...] = ()
+    skips: tuple[Skip, ...] = ()
+    stats: Mapping[str, float | int | str] = dataclasses.field(default_factory=dict)
+
+
+class Calibrates(Protocol):
+    """What passes may ask about the model's activations; see ``edgefold.calibration.Calibration``."""
+
+    def moments(self, requests: Sequence[Any]) -> Mapping[Any, Any]: ...
+
+    def ranges(self, tensors: Sequence[str]) -> Mapping[str, Any]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What the pipeline hands to a pass beside the model.
+
+    Attributes:
+        calibration: statistics of the model's activations on the task's calibration split, or None without a task.
+        exclude: node names or globs that no lossy pass may touch.
+        seed: of every random choice.
+    """
+
+    calibration: Calibrates | None = None
+    exclude: tuple[str, ...] = ()
+    seed: int = 0
+
+    def excludes(self, node_name: str) -> bool:
+        """Whether the user asked to leave the node of that name alone."""
+        return any(fnmatch.fnmatchcase(node_name, pattern) for pattern in self.exclude)
+
+
+class PreconditionError(Exception):
+    """The model as a whole cannot take the pass (a node that merely does not match is a Skip)."""
+
+    def __init__(self, node: str, why: str) -> None:
+        super().__init__(f"{node}: {why}")
+
+
+def _kebab(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
+
+
+class Pass(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="pass", tag=_kebab):
+    """Base of all passes; the class name in kebab-case is the name in recipes and on the command line."""
+
+    effect: ClassVar[Effect]
+
+    @property
+    def name(self) -> str:
+        return str(self.__struct_config__.tag)
+
+    def requires(self, model: ir.Model) -> None:
+        """Raise PreconditionError if the model cannot take the pass."""
+
+    def rewrite(self, model: ir.Model, context: Context) -> Notes:
+        """Edit ``model``, which is the pass's own clone; tensors are shared with the original and never written to."""
+        raise NotImplementedError

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Node by node: does the library compute what the function body says, and what error does each node add?
+
+Both questions are answered the same way. The tensors around the nodes are captured in one run, then each node runs
+alone, as a one-node model, on the input it really had.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from edgefold.errors import VerificationError
+from edgefold.session import make_session
+
+DOMAIN = "ai.edgefold"
+PORTABLE_TOLERANCE = 1e-5  # of the output's largest magnitude
+TIE_SHARE = 1e-4  # elements that may differ more, where an activation sits on a rounding tie
+CAPTURE_BYTES = 256 << 20  # captured tensors held at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How stock ONNX Runtime and the library agree on one file.
+
+    Attributes:
+        nodes: custom nodes compared.
+        worst: largest difference, as a share of the node's largest output magnitude, ties aside.
+        ties: elements that differ by more, each the effect of an activation code that rounded the other way.
+        elements: output elements compared.
+    """
+
+    nodes: int
+    worst: float
+    ties: int
+    elements: int
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeError:
+    """Error that compressing one node adds to its own output, given the original's input."""
+
+    node: str
+    noise_to_signal: float
+
+
+def custom_nodes(model: ir.Model) -> list[ir.Node]:
+    """The ai.edgefold nodes of the main graph, in order."""
+    return [node for node in model.graph if node.domain == DOMAIN]
+
+
+def prove_portable(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> Agreement:
+    """Run every custom node in stock ONNX Runtime (its function body) and in the library, on the same real inputs.
+
+    Raises:
+        VerificationError: a node differs by more than 1e-5 of its largest output in more than 1 of 10,000 elements.
+    """
+    nodes = custom_nodes(model)
+    worst, ties, elements = 0.0, 0, 0
+    for chunk, captured in _captured(model, nodes, feeds):
+        for node in chunk:
+            data = captured[str(node.inputs[0].name)] if node.inputs[0] else None
+            stock = captured[str(node.outputs[0].name)]
+            ours = run_node(model, node, data)
+            scale = max(float(np.abs(stock).max(initial=0.0)), 1e-30)
+            error = np.abs(ours.astype(np.float64) - stock) / scale
+            differing = error > PORTABLE_TOLERANCE
+            ties += int(differing.sum())
+            elements += error.size
+            if differing.sum() > max(TIE_SHARE * error.size, 0):
+                raise VerificationError(
+                    f"node {node.name}: the library and stock ONNX Runtime differ by {error.max():.1e} of the "
+                    f"largest output in {int(differing.sum())} of {error.size} elements"
+                )
+            worst = max(worst, float(error[~differing].max(initial=0.0)))
+    return Agreement(len(nodes), worst, ties, elements)
+
+
+def node_errors(original: ir.Model, compressed: ir.Model, feeds: Mapping[str, np.ndarray]) -> list[NodeError]:
+    """Rank the compressed nodes by the error each adds, largest first.
+
+    Each compressed node runs on the tensor of the same name in the original; the reference is the original's tensor
+    under the node's output name. Nodes whose tensors the original does not have are left out.
+    """
+    known = {value.name for node in original.graph for value in node.outputs} | {i.name for i in original.graph.inputs}
+    nodes = [
+        node
+        for node in custom_nodes(compressed)
+        if node.inputs[0] is not None and node.inputs[0].name in known and node.outputs[0].name in known
+    ]
+    ranked: list[NodeError] = []
+    for chunk, captured in _captured(original, nodes, feeds):
+        for node in chunk:
+            assert node.inputs[0] is not None
+            wanted = captured[str(node.outputs[0].name)].astype(np.float64)
+            error = run_node(compressed, node, captured[str(node.inputs[0].name)]) - wanted
+            signal = float(np.vdot(wanted, wanted))
+            ranked.append(NodeError(str(node.name), float(np.vdot(error, error)) / max(signal, 1e-30)))
+    return sorted(ranked, key=lambda item: (-item.noise_to_signal, item.node))
+
+
+def run_node(model: ir.Model, node: ir.Node, data: np.ndarray | None) -> np.ndarray:
+    """Output of one custom node, run alone in ONNX Runtime with the library."""
+    dynamic = node.inputs[0]
+    assert dynamic is not None
+    source = ir.Value(name=str(dynamic.name), type=dynamic.type, shape=None)
+    weights: list[ir.Value] = []
+    for value in node.inputs[1:]:
+        assert value is not None
+        assert value.const_value is not None, f"{node.name}: weight {value.name} is not an initializer"
+        weights.append(ir.Value(name=value.name, const_value=value.const_value, type=value.type, shape=value.shape))
+    output = ir.Value(name="output", type=ir.TensorType(ir.DataType.FLOAT))
+    if data is not None:
+        source.type = ir.TensorType(ir.DataType.from_numpy(data.dtype))
+        source.shape = ir.Shape([None] * data.ndim)
+    attributes = [ir.Attr(a.name, a.type, a.value) for a in node.attributes.values()]
+    alone = ir.Node(DOMAIN, node.op_type, [source, *weights], attributes=attributes, outputs=[output], name=node.name)
+    unique = list({weight.name: weight for weight in weights}.values())
+    graph = ir.Graph([source], [output], nodes=[alone], initializers=unique, opset_imports=_imports(model))
+    single = ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values()))
+    session = make_session(single, library=True, threads=0)
+    return np.asarray(session.run(["output"], {str(dynamic.name): data})[0])
+
+
+def _imports(model: ir.Model) -> dict[str, int]:
+    imports = dict(model.graph.opset_imports)
+    return {"": imports.get("", 21), DOMAIN: imports.get(DOMAIN, 1)}
+
+
+def _captured(
+    model: ir.Model, nodes: Sequence[ir.Node], feeds: Mapping[str, np.ndarray]
+) -> Iterator[tuple[list[ir.Node], dict[str, np.ndarray]]]:
+    """Runs of nodes with the tensors around them, in chunks of bounded memory, from stock ONNX Runtime."""
+    size = max(1, len(nodes))
+    start = 0
+    while start < len(nodes):
+        chunk = list(nodes[start : start + size])
+        wanted = sorted({str(v.name) for n in chunk for v in (n.inputs[0], n.outputs[0]) if v is not None})
+        captured = capture(model, wanted, feeds)
+        total = sum(array.nbytes for array in captured.values())
+        if total > CAPTURE_BYTES and len(chunk) > 1:
+            size = max(1, len(chunk) * CAPTURE_BYTES // total)
+            continue
+        yield chunk, captured
+        start += len(chunk)
+
+
+def capture(model: ir.Model, names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Values of the named tensors (graph inputs included) in one run of stock ONNX Runtime."""
+    exposed = model.clone()
+    values = {str(value.name): value for node in exposed.graph for value in node.outputs}
+    present = {output.name for output in exposed.graph.outputs}
+    for name in names:
+        if name in values and name not in present:
+            exposed.graph.outputs.append(values[name])
+    session = make_session(exposed, library=False)
+    wanted = [name for name in names if name in values or name in present]
+    result = dict(zip(wanted, session.run(wanted, dict(feeds)), strict=True)) if wanted else {}
+    return {**{name: feeds[name] for name in names if name in feeds}, **result}

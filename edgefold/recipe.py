@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipes: a YAML list of passes with their options, checked against the passes' own declarations."""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import operator
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import yaml
+
+from edgefold.errors import UsageError
+from edgefold.passes import PASSES, Pass
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to do to a model, complete enough to be run again.
+
+    Attributes:
+        steps: the passes in order.
+        overrides: per-node options, added to every step that takes ``overrides``.
+        exclude: node names or globs that no lossy pass may touch.
+        max_drop: largest loss of the metric, ``1%`` of the original's value or ``1pt`` absolute.
+        max_size: largest size of the artefact, as in ``4MB`` or ``500kB``.
+        seed: of every random choice.
+    """
+
+    steps: tuple[Pass, ...]
+    overrides: tuple[dict[str, Any], ...] = ()
+    exclude: tuple[str, ...] = ()
+    max_drop: str | None = None
+    max_size: str | None = None
+    seed: int = 0
+
+
+def built_in_recipes() -> dict[str, Path]:
+    """Name and file of every recipe that the package carries, in alphabetical order."""
+    folder = Path(str(importlib.resources.files("edgefold") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_recipe(name_or_path: str, settings: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by built-in name or path and apply ``PASS.OPTION=VALUE`` settings.
+
+    Raises:
+        UsageError: unknown recipe, malformed YAML, unknown pass or option, value out of range; names the place.
+    """
+    known = built_in_recipes()
+    path = known.get(name_or_path, Path(name_or_path))
+    if not path.is_file():
+        raise UsageError(f"recipe {name_or_path}: no such file, nor a built-in recipe ({', '.join(known)})")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    return parse_recipe(raw, str(path), settings)
+
+
+def parse_recipe(raw: object, place: str, settings: Sequence[str] = ()) -> Recipe:
+    """Check a recipe given as plain data; ``place`` names it in errors.
+
+    Raises:
+        UsageError: as ``load_recipe``.
+    """
+    if not isinstance(raw, dict) or not isinstance(raw.get("steps"), list):
+        raise UsageError(f"{place}: expected a mapping with the key `steps`, a list of passes")
+    raw = {str(key).replace("-", "_"): value for key, value in raw.items()}
+    raw["steps"] = [_normalized_step(step, index, place) for index, step in enumerate(raw["steps"])]
+    _apply_settings(raw["steps"], settings)
+    common = raw.get("overrides") or []
+    for step in raw["steps"]:
+        if common and "overrides" in _pass_type(step["pass"]).__struct_fields__:
+            step["overrides"] = [*step.get("overrides", []), *common]
+    raw["overrides"] = []
+    steps = tuple(_parse_step(step, index, place) for index, step in enumerate(raw.pop("steps")))
+    try:
+        shell = msgspec.convert({**raw, "steps": []}, Recipe)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{place}: {error}; a recipe has {', '.join(Recipe.__struct_fields__)}") from None
+    return msgspec.structs.replace(shell, steps=steps)
+
+
+def recipe_as_yaml(recipe: Recipe) -> str:
+    """The recipe with every option written out; ``load_recipe`` reads it back to an equal value."""
+    plain = {key: value for key, value in msgspec.to_builtins(recipe).items() if value not in (None, [], ())}
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _normalized_step(step: object, index: int, place: str) -> dict[str, Any]:
+    if isinstance(step, str):
+        step = {"pass": step}
+    if not isinstance(step, dict) or not isinstance(step.get("pass"), str):
+        raise UsageError(f"{place}: steps[{index}]: expected a mapping with the key `pass`")
+    known = _pass_types()
+    if step["pass"] not in known:
+        raise UsageError(f"{place}: steps[{index}]: unknown pass `{step['pass']}`; there is {', '.join(known)}")
+    return {str(key).replace("-", "_"): value for key, value in step.items()}
+
+
+def _apply_settings(steps: list[dict[str, Any]], settings: Sequence[str]) -> None:
+    seen: dict[tuple[str, str], str] = {}
+    for setting in settings:
+        target, equals, text = setting.partition("=")
+        pass_name, dot, option = target.rpartition(".")
+        if not equals or not dot:
+            raise UsageError(f"--set {setting}: expected PASS.OPTION=VALUE, as in quantize.weights=4")
+        pass_name, option = pass_name.replace("_", "-"), option.replace("-", "_")
+        if seen.setdefault((pass_name, option), text) != text:
+            raise UsageError(f"--set {setting}: contradicts --set {target}={seen[pass_name, option]}; give one of them")
+        matching = [step for step in steps if step["pass"] == pass_name]
+        if not matching:
+            raise UsageError(f"--set {setting}: the recipe has no step `{pass_name}`; "
+                             f"it has {', '.join(step['pass'] for step in steps)}")  # fmt: skip
+        for step in matching:
+            step[option] = yaml.safe_load(text)
+
+
+def _pass_types() -> dict[str, type[Pass]]:
+    return {str(kind.__struct_config__.tag): kind for kind in PASSES}
+
+
+def _pass_type(name: str) -> type[Pass]:
+    return _pass_types()[name]
+
+
+def _parse_step(step: dict[str, Any], index: int, place: str) -> Pass:
+    kind = _pass_type(step["pass"])
+    union = functools.reduce(operator.or_, PASSES)
+    try:
+        return cast("Pass", msgspec.convert(step, union))
+    except (msgspec.ValidationError, ValueError) as error:
+        options = ", ".join(f.replace("_", "-") for f in kind.__struct_fields__) or "no options"
+        raise UsageError(f"{place}: steps[{index}] ({step['pass']}): {error}; it takes {options}") from None

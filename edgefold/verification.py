@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks between steps: is the graph well formed, is its interface unchanged, and how far are its outputs?"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from edgefold.errors import VerificationError
+from edgefold.passes import Effect, Pass
+from edgefold.saving import save_model
+from edgefold.session import make_session
+
+FLOAT32_EPSILON = float(np.finfo(np.float32).eps)
+CHECKABLE_BYTES = 1 << 30  # above this the checker reads a file: a protobuf ends at 2 GB
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How two runs on the same inputs differ, over all floating-point outputs together.
+
+    Attributes:
+        relative: largest difference over the largest magnitude of the reference output.
+        sqnr_db: reference energy over error energy, decibels; infinite when equal.
+        agreement: share of equal elements of the integer outputs; 1 when there are none.
+    """
+
+    relative: float
+    sqnr_db: float
+    agreement: float
+
+    def to_json(self) -> dict[str, Any]:
+        sqnr = self.sqnr_db if np.isfinite(self.sqnr_db) else None
+        return {"relative": self.relative, "sqnr_db": sqnr, "agreement": self.agreement}
+
+
+def run_model(
+    model: ir.Model, feeds: Mapping[str, np.ndarray], *, library: bool = True, optimize: bool = True
+) -> dict[str, np.ndarray]:
+    """Outputs of the model by name, from one run in ONNX Runtime."""
+    session = make_session(model, library=library, optimize=optimize)
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+def compare_outputs(reference: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> Difference:
+    """Difference of two sets of outputs with the same names.
+
+    Raises:
+        VerificationError: an output is missing, has another shape, or is not finite where the reference is.
+    """
+    relative, signal, noise, equal, counted = 0.0, 0.0, 0.0, 0, 0
+    for name, expected in reference.items():
+        actual = other.get(name)
+        if actual is None or actual.shape != expected.shape:
+            raise VerificationError(f"output `{name}`: shape {expected.shape} became {getattr(actual, 'shape', None)}")
+        if not np.issubdtype(expected.dtype, np.floating):
+            equal += int(np.sum(expected == actual))
+            counted += expected.size
+            continue
+        finite = np.isfinite(expected)
+        if not np.isfinite(actual[finite]).all():
+            raise VerificationError(f"output `{name}`: finite values became NaN or infinite")
+        wanted = expected[finite].astype(np.float64)
+        error = actual[finite].astype(np.float64) - wanted
+        if wanted.size:
+            relative = max(relative, float(np.abs(error).max()) / max(float(np.abs(wanted).max()), 1e-30))
+        signal += float(wanted @ wanted)
+        noise += float(error @ error)
+    sqnr = float("inf") if noise == 0 else 10 * np.log10(max(signal, 1e-300) / noise)
+    return Difference(relative, float(sqnr), equal / counted if counted else 1.0)
+
+
+def check_numerics(before: ir.Model, after: ir.Model, step: Pass, feeds: Mapping[str, np.ndarray]) -> Difference:
+    """Run both models on the same inputs and hold the difference against the step's effect.
+
+    EXACT must be bit-equal with the runtime's own optimizations off. REASSOCIATED may differ by 8 epsilon for each
+    node on the way, relative to the output's largest magnitude: every node adds a rounding error of a few epsilon,
+    which later nodes pass on. LOSSY is measured, not judged; that is for the metric.
+
+    Raises:
+        VerificationError: names the pass, the measured and the allowed difference.
+    """
+    optimize = step.effect is not Effect.EXACT
+    difference = compare_outputs(
+        run_model(before, feeds, optimize=optimize), run_model(after, feeds, optimize=optimize)
+    )
+    if step.effect is Effect.LOSSY:
+        return difference
+    nodes = sum(1 for _ in before.graph.all_nodes())
+    allowed = 0.0 if step.effect is Effect.EXACT else 8 * FLOAT32_EPSILON * max(nodes, 8)
+    if difference.relative > allowed:
+        raise VerificationError(
+            f"{step.name}: outputs differ by {difference.relative:.2e} of their largest magnitude, "
+            f"{step.effect.value} allows {allowed:.2e}"
+        )
+    return difference
+
+
+def check_structure(before: ir.Model, after: ir.Model, step_name: str) -> None:
+    """The ONNX checker passes and the graph's inputs and outputs are those of before.
+
+    Raises:
+        VerificationError: names the step and what changed.
+    """
+    for kind, old, new in (
+        ("inputs", _interface(before.graph.inputs, before), _interface(after.graph.inputs, after)),
+        ("outputs", _interface(before.graph.outputs, before), _interface(after.graph.outputs, after)),
+    ):
+        if old != new:
+            raise VerificationError(f"{step_name}: the model's {kind} changed from {old} to {new}")
+    try:
+        check_onnx(after)
+    except onnx.checker.ValidationError as error:
+        raise VerificationError(f"{step_name}: invalid ONNX: {' '.join(str(error).split())[:400]}") from error
+
+
+def check_onnx(model: ir.Model) -> None:
+    """onnx.checker on the model, through a file where it is too large for one message.
+
+    Raises:
+        onnx.checker.ValidationError: as the checker.
+    """
+    large = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    if large < CHECKABLE_BYTES:
+        onnx.checker.check_model(ir.to_proto(model))
+        return
+    with tempfile.TemporaryDirectory(prefix="edgefold-") as folder:
+        path = Path(folder) / "model.onnx"
+        save_model(model, path, external=True)
+        onnx.checker.check_model(str(path))
+
+
+def _interface(values: Any, model: ir.Model) -> list[tuple[str, str, str]]:
+    return [
+        (value.name, str(value.dtype), str(value.shape))
+        for value in values
+        if value.name not in model.graph.initializers  # IR 3 lists weights among the inputs
+    ]

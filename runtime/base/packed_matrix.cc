@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/packed_matrix.h"
+
+namespace edgefold {
+namespace {
+
+// Whether every table is (c - zero) times its own multiplier.
+bool LinearAround(const PackedMatrix& matrix, int zero, int8_t* multiplier) {
+  const int levels = 1 << matrix.bits;
+  for (int t = 0; t < matrix.tables; ++t) {
+    const int8_t* table = matrix.Table(t);
+    const int step = table[1] - table[0];
+    if (step < -127 || step > 127) return false;
+    for (int c = 0; c < levels; ++c) {
+      if (table[c] != (c - zero) * step) return false;
+    }
+    multiplier[t] = static_cast<int8_t>(step);
+  }
+  return true;
+}
+
+}  // namespace
+
+void DetectLinear(PackedMatrix* matrix) {
+  matrix->linear = false;
+  matrix->zero = 0;
+  for (int zero = 0; zero < 1 << matrix->bits && !matrix->linear; ++zero) {
+    if (!LinearAround(*matrix, zero, matrix->multiplier)) continue;
+    matrix->linear = true;
+    matrix->zero = zero;
+  }
+}
+
+bool SelectorsValid(const PackedMatrix& matrix) {
+  const int64_t bytes = matrix.tables == 1 ? 8 : matrix.Panels() * matrix.Groups() * 8;
+  int highest = 0;
+  for (int64_t i = 0; i < bytes; ++i) {
+    const int low = matrix.selectors[i] & 15;
+    const int high = matrix.selectors[i] >> 4;
+    highest = low > highest ? low : highest;
+    highest = high > highest ? high : highest;
+  }
+  return highest < matrix.tables;
+}
+
+int CodeAt(const PackedMatrix& matrix, int64_t k, int64_t column) {
+  const int64_t unit = k / kUnitDepth;
+  const int p = static_cast<int>(column % kPanelColumns * kUnitDepth + k % kUnitDepth);
+  const uint8_t* field = matrix.PanelCodes(column / kPanelColumns) + unit * matrix.UnitBytes();
+  int code = 0;
+  int position = 0;
+  for (int width = 8; width > 0; width /= 2) {
+    if ((matrix.bits & width) == 0) continue;
+    const int bytes = 8 * width;
+    const int value = field[p % bytes] >> p / bytes * width & ((1 << width) - 1);
+    code |= value << position;
+    position += width;
+    field += bytes;
+  }
+  return code;
+}
+
+}  // namespace edgefold

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// Float rows to 8-bit codes.
+//
+//   codes[m][k] = clip(round_half_even(x[m][k] * inverse), low, high), zero for k >= columns
+//
+// static_scale > 0:  inverse = 1 / static_scale, row_scale = static_scale.
+// static_scale == 0: absmax = max |x[m][k]|, row_scale = absmax / high, inverse = high / absmax;
+//                    absmax <= 1e-30 gives inverse = row_scale = 0.
+// All in float32, each operation rounded once. NaN counts as 0 in absmax and becomes code `low`.
+// sums[m] and pair_sums[m] are those of activations.h; pair_sums may be null.
+#pragma once
+
+#include <cstdint>
+
+#include "base/kernel.h"
+
+namespace edgefold {
+
+struct QuantizeArguments {
+  const float* x;  // [rows][columns]
+  int64_t rows;
+  int64_t columns;
+  float static_scale;
+  int32_t low;     // -127..0; codes are int8 when negative, else uint8
+  int32_t high;    // 1..255; at most 127 when low < 0
+  uint8_t* codes;  // [rows][stride], stride >= columns and a multiple of 32
+  int64_t stride;
+  float* row_scales;   // [rows]
+  int32_t* sums;       // [rows]
+  int16_t* pair_sums;  // [rows][stride / 32][2] or null; only when low < 0
+};
+
+using QuantizeKernel = void(const QuantizeArguments& arguments);
+
+#define EF_KERNEL(isa, symbol) QuantizeKernel symbol;
+#include "kernels/quantize/kernels.inc"
+#undef EF_KERNEL
+
+// All variants, fastest first.
+KernelTable<QuantizeKernel> QuantizeKernels();
+
+}  // namespace edgefold

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cmath>
+
+#include "kernels/quantize/quantize.h"
+
+namespace edgefold {
+namespace {
+
+float AbsMax(const float* x, int64_t columns) {
+  float absmax = 0.0f;
+  for (int64_t k = 0; k < columns; ++k) {
+    const float magnitude = std::fabs(x[k]);
+    if (magnitude > absmax) absmax = magnitude;
+  }
+  return absmax;
+}
+
+int32_t Code(float value, int32_t low, int32_t high) {
+  if (!(value > static_cast<float>(low))) return low;  // NaN too
+  if (value > static_cast<float>(high)) return high;
+  return static_cast<int32_t>(std::nearbyintf(value));
+}
+
+}  // namespace
+
+void quantize_reference(const QuantizeArguments& q) {
+  const float high = static_cast<float>(q.high);
+  const int64_t groups = q.stride / 32;
+  for (int64_t m = 0; m < q.rows; ++m) {
+    const float* x = q.x + m * q.columns;
+    uint8_t* codes = q.codes + m * q.stride;
+    float scale = q.static_scale;
+    float inverse = 0.0f;
+    if (scale > 0.0f) {
+      inverse = 1.0f / scale;
+    } else {
+      const float absmax = AbsMax(x, q.columns);
+      const bool zero = !(absmax > 1e-30f);
+      scale = zero ? 0.0f : absmax / high;
+      inverse = zero ? 0.0f : high / absmax;
+    }
+    q.row_scales[m] = scale;
+    q.sums[m] = 0;
+    for (int64_t i = 0; q.pair_sums != nullptr && i < groups * 2; ++i) {
+      q.pair_sums[m * groups * 2 + i] = 0;
+    }
+    for (int64_t k = 0; k < q.stride; ++k) {
+      const int32_t code = k < q.columns ? Code(x[k] * inverse, q.low, q.high) : 0;
+      codes[k] = static_cast<uint8_t>(code);
+      q.sums[m] += code;
+      if (q.pair_sums != nullptr) {
+        int16_t* pair = q.pair_sums + (m * groups + k / 32) * 2 + (k % 4) / 2;
+        *pair = static_cast<int16_t>(*pair + code);
+      }
+    }
+  }
+}
+
+}  // namespace edgefold

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the functions of ``ai.edgefold`` into a model, and their documentation out of it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+
+import onnx
+import onnx_ir as ir
+from onnxscript.values import OnnxFunction
+
+from edgefold.errors import ModelError
+from edgefold.ops.functions import ShiftConv, ShiftGather, ShiftMatMul
+from edgefold.ops.unpack import DOMAIN, VERSION, ShiftField, ShiftUnpack
+
+OLDEST_OPSET = 21
+NEWEST_OPSET = 26
+OPERATORS: tuple[OnnxFunction, ...] = (ShiftMatMul, ShiftConv, ShiftGather)
+_FUNCTIONS: tuple[OnnxFunction, ...] = (*OPERATORS, ShiftUnpack, ShiftField)
+
+
+def function_protos(opset: int, names: Iterable[str] | None = None) -> list[onnx.FunctionProto]:
+    """The function bodies of the named operators and of what they call.
+
+    Args:
+      opset: version of the standard domain that the model imports; a body is inlined under it.
+      names: operator names, such as "ShiftMatMul"; all by default.
+
+    Raises:
+      ModelError: the opset is not between 21 and 26, where the bodies mean the same.
+    """
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise ModelError(
+            f"operators of {DOMAIN} need opset {OLDEST_OPSET} to {NEWEST_OPSET}, not {opset}: convert it first"
+        )
+    wanted = {function.name for function in OPERATORS} if names is None else set(names)
+    chosen: list[onnx.FunctionProto] = []
+    for function in _FUNCTIONS:
+        if function.name not in wanted:
+            continue
+        proto = function.to_function_proto()
+        wanted.update(node.op_type for node in proto.node if node.domain == DOMAIN)
+        del proto.opset_import[:]
+        proto.opset_import.extend([onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid(DOMAIN, VERSION)])
+        proto.doc_string = ""
+        chosen.append(proto)
+    return chosen[::-1]
+
+
+def add_functions(model: ir.Model) -> None:
+    """Gives a model the functions of the ``ai.edgefold`` nodes it holds, and the import of the domain.
+
+    Functions of the domain that no node uses any more are dropped. The model is changed in place.
+
+    Raises:
+      ModelError: the model's opset is not between 21 and 26.
+    """
+    used = {node.op_type for node in model.graph.all_nodes() if node.domain == DOMAIN}
+    for key, function in model.functions.items():
+        if key[0] != DOMAIN:
+            used.update(node.op_type for node in function.all_nodes() if node.domain == DOMAIN)
+    for key in [key for key in model.functions if key[0] == DOMAIN]:
+        del model.functions[key]
+    if not used:
+        model.graph.opset_imports.pop(DOMAIN, None)
+        return
+    model.graph.opset_imports[DOMAIN] = VERSION
+    for proto in function_protos(model.graph.opset_imports.get("", OLDEST_OPSET), used):
+        body = ir.serde.deserialize_function(proto)
+        model.functions[body.identifier()] = body
+
+
+def operator_documentation() -> dict[str, str]:
+    """A page of text (Markdown) for each operator, made from its docstring and its signature."""
+    pages: dict[str, str] = {}
+    for function in OPERATORS:
+        text = inspect.getdoc(function.function) or ""
+        summary, _, details = text.partition("\n")
+        names = ", ".join(inspect.signature(function.function).parameters)
+        pages[function.name] = (
+            f"# {DOMAIN}.{function.name}\n\n{summary}\n\nVersion {VERSION}. `{function.name}({names})`\n\n"
+            f"```text\n{details.strip()}\n```\n"
+        )
+    return pages

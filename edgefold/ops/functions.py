@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: N802, ARG001  (operators are named as ONNX names them; `layout` is for the kernels)
+# mypy: disable-error-code="untyped-decorator"
+"""The meaning of every ``ai.edgefold`` operator, written over standard ONNX operators.
+
+Each function here is what stock ONNX Runtime runs when the EdgeFold library is absent, what tests compare the kernels
+with, and the source of the operator's page in the documentation. The bodies use only operators whose form is the
+same from opset 21 to 26, and multiply integer codes in float MatMul and Conv: exact up to 2**24, on every execution
+provider, where MatMulInteger and ConvInteger saturate their 16-bit sums on x86 without VNNI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnx import TensorProto
+from onnxscript import FLOAT, INT8, INT64, UINT8, script
+from onnxscript import opset21 as op
+
+from edgefold.ops.unpack import EDGEFOLD, ShiftUnpack
+
+
+@script(EDGEFOLD)
+def ShiftGather(
+    ids: INT64[...],
+    codes: UINT8[...],
+    selectors: UINT8[...],
+    table: INT8[...],
+    scales: FLOAT[...],
+    k: int,
+    bits: int,
+    layout: int = 1,
+) -> FLOAT[...]:
+    """Rows of a quantized embedding table: row v is column v of the packed matrix times ``scales[v]``.
+
+    A table that is also the weight of a `ShiftMatMul` (a tied head) shares all four tensors with it.
+
+    Inputs:
+      ids: int64 or int32 of any shape, row numbers in [-N, N); negative ones count from the end.
+      codes, selectors, table: as in `ShiftUnpack`, for a matrix of K rows and N columns.
+      scales: float32 [N].
+
+    Attributes:
+      k: K, the length of a row of the embedding table.
+      bits: the width of a code, 2 to 8.
+      layout: version of the packed layout.
+
+    Output:
+      float32, the shape of ids with K appended.
+    """
+    last = op.Constant(value_ints=[-1])
+    flat = op.Reshape(op.Cast(ids, to=TensorProto.INT64), last)
+    count = op.Shape(scales, start=0, end=1)
+    wrapped = op.Add(flat, op.Mul(count, op.Cast(op.Less(flat, op.Constant(value_ints=[0])), to=TensorProto.INT64)))
+    rows = ShiftUnpack(codes, selectors, table, wrapped, k=k, bits=bits)
+    scaled = op.Mul(rows, op.Unsqueeze(op.Gather(scales, wrapped, axis=0), op.Constant(value_ints=[1])))
+    depth = op.Reshape(op.Constant(value_int=k), op.Constant(value_ints=[1]))
+    return op.Reshape(scaled, op.Concat(op.Shape(ids), depth, axis=0))
+
+
+@script(EDGEFOLD)
+def ShiftMatMul(
+    x: FLOAT[...],
+    codes: UINT8[...],
+    selectors: UINT8[...],
+    table: INT8[...],
+    scales: FLOAT[...],
+    bias: FLOAT[...],
+    x_scale: FLOAT[...],
+    k: int,
+    bits: int,
+    activation_low: int,
+    activation_high: int,
+    layout: int = 1,
+) -> FLOAT[...]:
+    """Matrix product with packed integer weights: ``float(xq . W) * (row scale * scales) + bias``.
+
+    ``xq = clip(round_half_even(x * inverse), activation_low, activation_high)``. Static activations (x_scale > 0) have
+    the row scale x_scale and its reciprocal as inverse. Dynamic ones (x_scale = 0) have, a row, the scale
+    ``max|x| / activation_high`` and the inverse ``activation_high / max|x|``; rows below 1e-30 count as zeros. With
+    activation_high = 0 the activations stay float: ``(x . W) * scales + bias``.
+
+    Inputs:
+      x: float32 [..., K].
+      codes, selectors, table: as in `ShiftUnpack`, for a matrix W of K rows and N columns.
+      scales: float32 [N], one a column.
+      bias: float32 [N], or [1] for all columns.
+      x_scale: float32 [1].
+
+    Attributes:
+      k: K.
+      bits: the width of a code, 2 to 8.
+      activation_low, activation_high: the range of activation codes, within [-127, 255]; high 0: float activations.
+      layout: version of the packed layout.
+
+    Output:
+      float32 [..., N].
+    """
+    low = op.Cast(op.Constant(value_int=activation_low), to=TensorProto.FLOAT)
+    high = op.Cast(op.Constant(value_int=activation_high), to=TensorProto.FLOAT)
+    nought = op.Constant(value_float=0.0)
+    unit = op.Constant(value_float=1.0)
+    keep_float = op.Equal(high, nought)
+    static = op.Greater(x_scale, nought)
+    absmax = op.ReduceMax(op.Abs(x), op.Constant(value_ints=[-1]), keepdims=1)
+    dynamic_inverse = op.Where(op.Greater(absmax, op.Constant(value_float=1e-30)), op.Div(high, absmax), nought)
+    inverse = op.Where(static, op.Div(unit, x_scale), dynamic_inverse)
+    quantized = op.Clip(op.Round(op.Mul(x, inverse)), low, high)
+    row_scale = op.Where(keep_float, unit, op.Where(static, x_scale, op.Div(absmax, high)))
+
+    count = op.Squeeze(op.Shape(scales, start=0, end=1))
+    columns = op.Range(op.Constant(value_int=0), count, op.Constant(value_int=1))
+    weight = op.Transpose(ShiftUnpack(codes, selectors, table, columns, k=k, bits=bits), perm=[1, 0])
+    product = op.MatMul(op.Where(keep_float, x, quantized), weight)
+    return op.Add(op.Mul(product, op.Mul(row_scale, scales)), bias)
+
+
+@script(EDGEFOLD)
+def ShiftConv(
+    x: FLOAT[...],
+    codes: UINT8[...],
+    selectors: UINT8[...],
+    table: INT8[...],
+    scales: FLOAT[...],
+    bias: FLOAT[...],
+    x_scale: FLOAT[...],
+    kernel_shape: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    group: int,
+    k: int,
+    bits: int,
+    activation_low: int,
+    activation_high: int,
+    layout: int = 1,
+) -> FLOAT[...]:
+    """Convolution (1 to 3 spatial dimensions, grouped too) with packed integer weights.
+
+    ``float(conv(xq, W)) * (x_scale * scales) + bias`` a channel, where
+    ``xq = clip(round_half_even(x * (1 / x_scale)), activation_low, activation_high)``. With activation_high = 0 the
+    activations stay float: ``conv(x, W) * scales + bias``. Padding is the code 0.
+
+    Inputs:
+      x: float32 [B, C, spatial dimensions].
+      codes, selectors, table: as in `ShiftUnpack`; column m is output channel m, and k runs over kernel positions
+        (row-major), then over the C / group input channels of the channel's group.
+      scales: float32 [M], one an output channel.
+      bias: float32 [M], or [1] for all channels.
+      x_scale: float32 [1].
+
+    Attributes:
+      kernel_shape, strides, dilations: one number a spatial dimension.
+      pads: explicit, all the beginnings, then all the ends.
+      group: number of groups; output channel m belongs to group m // (M / group).
+      k: kernel positions times C / group.
+      bits: the width of a code, 2 to 8.
+      activation_low, activation_high: the range of activation codes, within [-127, 255]; high 0: float activations.
+      layout: version of the packed layout.
+
+    Output:
+      float32 [B, M, spatial dimensions].
+    """
+    low = op.Cast(op.Constant(value_int=activation_low), to=TensorProto.FLOAT)
+    high = op.Cast(op.Constant(value_int=activation_high), to=TensorProto.FLOAT)
+    keep_float = op.Equal(high, op.Constant(value_float=0.0))
+    unit = op.Constant(value_float=1.0)
+    quantized = op.Clip(op.Round(op.Mul(x, op.Div(unit, x_scale))), low, high)
+    row_scale = op.Where(keep_float, unit, x_scale)
+
+    count = op.Squeeze(op.Shape(scales, start=0, end=1))
+    columns = op.Range(op.Constant(value_int=0), count, op.Constant(value_int=1))
+    rows = ShiftUnpack(codes, selectors, table, columns, k=k, bits=bits)
+    kernel = op.Constant(value_ints=kernel_shape)
+    keep = op.Constant(value_ints=[0])
+    rest = op.Constant(value_ints=[-1])
+    by_position = op.Reshape(rows, op.Concat(keep, op.ReduceProd(kernel, keepdims=1), rest, axis=0))
+    by_channel = op.Transpose(by_position, perm=[0, 2, 1])
+    weight = op.Reshape(by_channel, op.Concat(keep, rest, kernel, axis=0))
+    product = op.Conv(
+        op.Where(keep_float, x, quantized),
+        weight,
+        kernel_shape=kernel_shape,
+        strides=strides,
+        pads=pads,
+        dilations=dilations,
+        group=group,
+    )
+    across = op.Concat(op.Constant(value_ints=[1]), rest, op.Div(kernel, kernel), axis=0)
+    return op.Add(op.Mul(product, op.Mul(row_scale, op.Reshape(scales, across))), op.Reshape(bias, across))

@@ -19,27 +19,34 @@ log = logging.getLogger("edgefold")
 UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 WIDER = {2: 3, 3: 4, 4: 6, 5: 8, 6: 8, 7: 8}
 NARROWER = {8: 6, 7: 6, 6: 4, 5: 4, 4: 3, 3: 2}
+ENDS_AT_ONE = ("cosine", "spearman_cosine")
 ROUNDS = 8  # compressions that a search may cost
 
 
 @dataclasses.dataclass(frozen=True)
 class Drop:
-    """The largest loss of the metric that is accepted: relative to the original's value, or absolute."""
+    """The largest loss of the metric that is accepted, relative to the original's value or in points.
+
+    A point is one unit of a metric given in percent, decibels or its own unit, and one hundredth of a metric that
+    ends at 1 (cosine, Spearman).
+    """
 
     amount: float
     relative: bool
 
-    def loss(self, original: float, value: float, *, lower_is_worse: bool) -> float:
-        """How much worse ``value`` is, in the unit of the goal (a share, or points of the metric)."""
+    def loss(self, metric: str, original: float, value: float, *, lower_is_worse: bool) -> float:
+        """How much worse ``value`` is than ``original``, in per cent or points as the goal is."""
         worse = original - value if lower_is_worse else value - original
-        return worse / max(abs(original), 1e-12) if self.relative else worse
+        if self.relative:
+            return 100 * worse / max(abs(original), 1e-12)
+        return worse * 100 if metric in ENDS_AT_ONE else worse
 
     def __str__(self) -> str:
-        return f"{self.amount * 100:g}%" if self.relative else f"{self.amount * 100:g}pt"
+        return f"{self.amount:g}{'%' if self.relative else 'pt'}"
 
 
 def parse_drop(text: str) -> Drop:
-    """``1%`` is relative to the original's value; ``1pt`` is one hundredth of the metric, absolute.
+    """``1%`` is relative to the original's value; ``1pt`` is one point of the metric, absolute.
 
     Raises:
         UsageError: any other form.
@@ -47,7 +54,7 @@ def parse_drop(text: str) -> Drop:
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%|pt)\s*", text)
     if not match:
         raise UsageError(f"--max-drop {text}: expected a percentage of the original's metric (1%) or points (1pt)")
-    return Drop(float(match[1]) / 100, match[2] == "%")
+    return Drop(float(match[1]), match[2] == "%")
 
 
 def parse_size(text: str) -> int:

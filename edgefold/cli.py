@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: parse, call the API, print, exit. No logic and no heavy import at the top.
+
+Results go to stdout, progress and errors to stderr. Exit codes: 0 done; 1 a goal or a verification was not met;
+2 wrong usage or unusable input.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import click
+
+from edgefold import __version__
+from edgefold.errors import EdgefoldError, UsageError
+
+
+def _same_dashes(token: str) -> str:
+    """``--max_drop`` is ``--max-drop``."""
+    return token.replace("_", "-")
+
+
+class _Commands(click.Group):
+    """Lists the commands in the order in which a user meets them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_Commands, context_settings={"token_normalize_func": _same_dashes, "help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edgefold")
+def cli() -> None:
+    """Compress ONNX models and deploy them at the edge, with evidence."""
+
+
+def _common(command: Callable[..., Any]) -> Callable[..., Any]:
+    log_level = click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info",
+                             help="What to show on stderr; debug adds tracebacks.")  # fmt: skip
+    form = click.option("--format", "form", type=click.Choice(["text", "json"]), default="text",
+                        help="json prints one JSON document and nothing else on stdout.")  # fmt: skip
+    return form(log_level(command))
+
+
+MODEL = click.option("-m", "--model", required=True, help="An ONNX file, or an output folder of compress.")
+TASK = click.option("-d", "--data", "task", help="Task file (YAML): how the model is fed and scored.")
+THREADS = click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+SHAPE = click.option("--shape", "shapes", multiple=True, metavar="INPUT=1x128", help="Sizes of dynamic dimensions.")
+
+
+def _show(result: Any, form: str) -> None:
+    if form == "json":
+        click.echo(json.dumps(result.to_json(), indent=2, default=str))
+    else:
+        click.echo(result.render())
+
+
+@cli.command()
+@MODEL
+@click.option("-o", "--output", required=True, help="Folder to write; an existing one is refused unless --force.")
+@click.option("-c", "--recipe", default="w4", show_default=True, help="Built-in recipe or YAML file.")
+@TASK
+@click.option("--target", default="cpu", show_default=True)
+@click.option("--max-drop", metavar="1%|1pt", help="Largest loss of the metric: of the original's value, or points.")
+@click.option("--max-size", metavar="4MB", help="Largest size of the artefact.")
+@click.option("--seed", type=int, default=None, help="Of every random choice (default 0).")
+@click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE", help="Change an option of the recipe.")
+@click.option("--exclude", multiple=True, metavar="NODE-OR-GLOB", help="Nodes that no lossy pass may touch.")
+@click.option("--external-data/--no-external-data", default=None, help="Weights beside the model, or inside it.")
+@click.option("--dry-run", is_flag=True, help="Check everything, write nothing.")
+@click.option("--resume", is_flag=True, help="Go on after the steps that an interrupted run finished.")
+@click.option("--force", is_flag=True, help="Replace an existing output folder.")
+@click.option("--save-config", metavar="FILE", help="Write the recipe that reproduces these flags.")
+@_common
+def compress(form: str, log_level: str, **options: Any) -> None:
+    """Compress a model by a recipe, and measure what was gained and lost."""
+    from edgefold.compression import compress as run
+    from edgefold.console import progress
+    from edgefold.errors import ContractError
+
+    with progress(log_level):
+        try:
+            report = run(**options)
+        except ContractError as error:
+            _show(error.report, form)  # type: ignore[attr-defined]
+            raise
+    _show(report, form)
+
+
+@cli.command()
+@MODEL
+@click.option("-d", "--data", "task", required=True, help="Task file (YAML).")
+@click.option("--threads", type=click.IntRange(min=1), default=None, help="Default: as many as the machine has.")
+@_common
+def eval(form: str, log_level: str, model: str, task: str, threads: int | None) -> None:  # noqa: A001
+    """Score a model on a task: the metric with its 95 % interval, and time per sample."""
+    from edgefold import api
+    from edgefold.console import progress
+
+    with progress(log_level):
+        result = api.evaluate(model, task, threads=threads or 0)
+    _show(result, form)
+
+
+@cli.command()
+@click.option("-m", "--model", "models", multiple=True, required=True, help="Repeat to compare several.")
+@TASK
+@SHAPE
+@click.option("--against", default="", metavar="ort-fp32,ort-int8,ort-int4", help="ONNX Runtime's own forms of the model.")
+@click.option("--device", default="local", show_default=True)
+@THREADS
+@_common
+def bench(form: str, log_level: str, **options: Any) -> None:
+    """Measure latency, all contenders interleaved in one run on pinned threads."""
+    from edgefold import api
+    from edgefold.console import progress
+
+    options["against"] = tuple(name.strip() for name in options["against"].split(",") if name.strip())
+    with progress(log_level):
+        result = api.bench(options.pop("models"), **options)
+    _show(result, form)
+
+
+@cli.command()
+@MODEL
+@SHAPE
+@_common
+def inspect(form: str, log_level: str, model: str, shapes: tuple[str, ...]) -> None:
+    """Show operators, shapes, MACs, weights and bits, and what quantize would skip."""
+    from edgefold import api
+    from edgefold.console import progress
+
+    with progress(log_level):
+        result = api.inspect(model, shapes=shapes)
+    _show(result, form)
+
+
+@cli.command()
+@click.option("-m", "--model", "models", multiple=True, required=True, help="Give it twice.")
+@TASK
+@SHAPE
+@_common
+def diff(form: str, log_level: str, models: tuple[str, ...], task: str | None, shapes: tuple[str, ...]) -> None:
+    """Compare two models: every output, and every layer that both have."""
+    from edgefold import api
+    from edgefold.console import progress
+
+    if len(models) != 2:
+        raise UsageError(f"diff: expected -m twice, got {len(models)}")
+    with progress(log_level):
+        result = api.diff(*models, task=task, shapes=shapes)
+    _show(result, form)
+
+
+@cli.command()
+@click.argument("folder")
+@_common
+def verify(form: str, log_level: str, folder: str) -> None:
+    """Check an output folder: hashes, ONNX checker, and stock ONNX Runtime against the library."""
+    from edgefold import api
+    from edgefold.console import progress
+
+    with progress(log_level):
+        result = api.verify(folder)
+    _show(result, form)
+
+
+@cli.command()
+@click.argument("folder")
+@_common
+def repro(form: str, log_level: str, folder: str) -> None:
+    """Rerun a reproducer folder that a failed step wrote."""
+    from edgefold import api
+    from edgefold.console import progress
+
+    with progress(log_level):
+        result = api.repro(folder)
+    _show(result, form)
+
+
+@cli.command()
+@_common
+def doctor(form: str, log_level: str) -> None:
+    """Tell which kernels run here, which versions are in use, and what is missing."""
+    from edgefold import api
+    from edgefold.console import progress
+
+    with progress(log_level):
+        result = api.doctor()
+    _show(result, form)
+    if not result.healthy:
+        sys.exit(1)
+
+
+@cli.command()
+@click.argument("action", type=click.Choice(["list", "show"]), default="list")
+@click.argument("name", required=False)
+@_common
+def recipes(form: str, log_level: str, action: str, name: str | None) -> None:
+    """List the built-in recipes and the passes with their options, or show one."""
+    from edgefold.catalogue import list_recipes, show_recipe
+
+    if action == "show" and name is None:
+        raise UsageError("recipes show: expected the NAME of a recipe or pass; `edgefold recipes list` has them")
+    _show(show_recipe(name) if action == "show" and name else list_recipes(), form)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Entry point: runs the command and turns errors into one line and an exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        cli.main(args=arguments, prog_name="edgefold", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2, arguments)
+    except click.Abort:
+        _fail("interrupted; nothing was overwritten", 130, arguments)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was overwritten", 130, arguments)
+    except EdgefoldError as error:
+        _fail(str(error), error.exit_code, arguments)
+    except BrokenPipeError:
+        sys.exit(0)
+    except MemoryError:
+        _fail("out of memory; use a machine with more, or a model with external data", 2, arguments)
+    except OSError as error:
+        _fail(str(error), 2, arguments)
+    except Exception as error:  # noqa: BLE001 - the last resort: a user gets a line, --log-level debug the traceback
+        _fail(f"internal error: {type(error).__name__}: {error} (--log-level debug shows where)", 2, arguments)
+    sys.exit(0)
+
+
+def _fail(message: str, code: int, arguments: list[str]) -> NoReturn:
+    if "debug" in " ".join(arguments):
+        traceback.print_exc()
+    click.echo(f"edgefold: error: {' '.join(message.split())}", err=True)
+    sys.exit(code)

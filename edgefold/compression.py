@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edgefold compress``: a model, a recipe and a little data in; a smaller model and the evidence out."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from edgefold.checkpoints import Checkpoints
+from edgefold.compression_run import Run
+from edgefold.console import log_file
+from edgefold.errors import ContractError, UsageError
+from edgefold.loading import LoadedModel, load_model
+from edgefold.pipeline import StepFailed
+from edgefold.plan import Plan, make_plan
+from edgefold.provenance import stamp, write_manifest
+from edgefold.recipe import Recipe, recipe_as_yaml
+from edgefold.report import Figures, Report
+from edgefold.reproducer import write_reproducer
+from edgefold.saving import output_folder
+from edgefold.targets import Target, find_target
+
+
+class GoalMissed(ContractError):
+    """A stated goal was missed; ``report`` has the figures of the best artefact, which was written."""
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+def compress(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    recipe: str | os.PathLike[str] = "w4",
+    task: str | os.PathLike[str] | None = None,
+    *,
+    target: str = "cpu",
+    max_drop: str | None = None,
+    max_size: str | None = None,
+    seed: int | None = None,
+    settings: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    external_data: bool | None = None,
+    dry_run: bool = False,
+    resume: bool = False,
+    force: bool = False,
+    save_config: str | os.PathLike[str] | None = None,
+) -> Report:
+    """Compress ``model`` by a recipe into the folder ``output``.
+
+    Args:
+        model: an ONNX file, or an output folder of ``compress``.
+        output: folder to write {model.onnx[, model.onnx.data], recipe.yaml, report.json, manifest.json, run.log}.
+        recipe: built-in name or YAML file.
+        task: task file; without it nothing is calibrated or scored, and steps fall back and say so.
+        target: kind of runtime to emit for.
+        max_drop: ``1%`` of the original's metric or ``1pt`` absolute; needs ``task``.
+        max_size: as in ``4MB``.
+        seed: of every random choice; None takes the recipe's.
+        settings: ``PASS.OPTION=VALUE`` changes of the recipe.
+        exclude: node names or globs that no lossy pass may touch.
+        external_data: weights beside the model, inside it, or (None) beside it above 64 MB.
+        dry_run: check everything, write nothing.
+        resume: go on after the steps that an interrupted run of the same call finished.
+        force: replace an existing ``output``.
+        save_config: where to write the recipe that reproduces this call.
+
+    Raises:
+        UsageError, ModelError: wrong arguments or an unusable model; nothing was written.
+        GoalMissed: the best artefact was written all the same.
+        VerificationError: a step failed its checks; the last good model and a reproducer were written.
+    """
+    if resume and force:
+        raise UsageError("--resume goes on with a run, --force starts it over; give one of them")
+    plan = make_plan(model, recipe, task, settings=settings, exclude=exclude, max_drop=max_drop, max_size=max_size,
+                     seed=seed)  # fmt: skip
+    emitter = find_target(target)
+    folder = Path(output)
+    if folder.exists() and not (force or dry_run):
+        raise UsageError(f"{folder}: exists already; choose another -o, or --force to replace it")
+    if save_config is not None:
+        Path(save_config).write_text(recipe_as_yaml(plan.recipe), encoding="utf-8")
+    loaded = load_model(model)
+    inputs = plan.inputs(loaded)
+    if dry_run:
+        return _dry_report(loaded, plan, folder)
+    with output_folder(folder, force) as partial, log_file(partial / "run.log"):
+        run = Run(loaded, plan, inputs, Checkpoints.beside(folder, plan.fingerprint(loaded), resume))
+        try:
+            result = run.compress()
+        except StepFailed as failure:
+            _keep_last_good(run, folder, emitter, external_data, failure)
+            raise
+        stamp(result, recipe_text=recipe_as_yaml(run.recipe), input_sha256=loaded.sha256)
+        written = emitter.emit(result, partial, external_data)
+        report = run.report(written, folder)
+        _write_records(partial, report, run.recipe)
+        write_manifest(partial, model_path=loaded.path, model_sha256=loaded.sha256,
+                       task=plan.task.path if plan.task else None)  # fmt: skip
+    run.checkpoints.discard()
+    if report.status != "done":
+        raise GoalMissed("; ".join(f for f in report.findings if f.startswith("Goal missed")), report)
+    return report
+
+
+def _keep_last_good(run: Run, folder: Path, emitter: Target, external: bool | None, failure: StepFailed) -> None:
+    """Write ``<output>.failed``: the last good model, the log so far, and a reproducer of the failed step."""
+    kept = folder.with_name(folder.name + ".failed")
+    with output_folder(kept, True) as partial:
+        emitter.emit(run.last_good, partial, external)
+        write_reproducer(partial / "repro", failure, run.inputs)
+    failure.args = (f"{failure}; the last good model is in {kept}, and `edgefold repro {kept / 'repro'}` reruns it",)
+
+
+def _write_records(folder: Path, report: Report, recipe: Recipe) -> None:
+    (folder / "recipe.yaml").write_text(recipe_as_yaml(recipe), encoding="utf-8")
+    (folder / "report.json").write_text(json.dumps(report.to_json(), indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def _dry_report(loaded: LoadedModel, plan: Plan, folder: Path) -> Report:
+    figures = Figures(bytes=loaded.bytes, weights=0)
+    steps = [{"pass": s.name, "options": msgspec.to_builtins(s), "skips": []} for s in plan.recipe.steps]
+    names = ", ".join(s.name for s in plan.recipe.steps)
+    return Report("dry run", str(loaded.path), str(folder), figures, figures, steps,
+                  findings=(f"Dry run: everything checks; the steps would be {names}. Nothing was written.",))  # fmt: skip

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``compress`` was asked to do, checked before anything is read or written."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from edgefold import __version__
+from edgefold.errors import ModelError, UsageError
+from edgefold.goals import Drop, parse_drop, parse_size
+from edgefold.interface import ModelInterface
+from edgefold.loading import LoadedModel
+from edgefold.pipeline import Inputs
+from edgefold.random_feeds import random_feeds
+from edgefold.recipe import Recipe, load_recipe, recipe_as_yaml
+from edgefold.session import make_session, run
+from edgefold.task import Task, load_task
+
+log = logging.getLogger("edgefold")
+
+PROBE_SAMPLES = 8  # enough to verify a step on, few enough to do it after every step
+GUESSED_SIZE = 8  # of dynamic dimensions other than the first, without a task
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A checked recipe, task and goals.
+
+    Attributes:
+        recipe: with the flags of the call worked in.
+        task: None when nothing can be calibrated or scored.
+        max_drop: largest accepted loss of the metric, or None.
+        max_bytes: largest accepted size, or None.
+    """
+
+    recipe: Recipe
+    task: Task | None
+    max_drop: Drop | None
+    max_bytes: int | None
+
+    def fingerprint(self, loaded: LoadedModel) -> str:
+        """Identity of the call, for ``--resume``: model, recipe, task and version."""
+        task = self.task.path.read_bytes() if self.task else b""
+        parts = (loaded.sha256.encode(), recipe_as_yaml(self.recipe).encode(), task, __version__.encode())
+        return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+    def inputs(self, loaded: LoadedModel) -> Inputs:
+        """Open the model in ONNX Runtime, check names against it, and make what it will be run on.
+
+        Raises:
+            ModelError: ONNX Runtime refuses the model.
+            UsageError: the task or an ``--exclude`` does not fit the model.
+        """
+        self._check_excludes(loaded)
+        session = make_session(loaded.path, library=True)
+        interface = ModelInterface.of(session)
+        task = self.task
+        if task is None:
+            probe = guessed_feeds(interface, self.recipe.seed)
+            if probe is not None:
+                try:
+                    run(session, None, probe)
+                except ModelError as error:
+                    log.warning("the model does not run on made-up inputs, so nothing is verified by running it; "
+                                "give a task with -d (%s)", error)  # fmt: skip
+                    probe = None
+            return Inputs(probe, None, _per_sample(interface, probe))
+        split = "calibration" if task.has_calibration else "eval"
+        batch = next(task.batches(interface, split, PROBE_SAMPLES))
+        run(session, None, batch.feeds)
+        interface.output(task.metric.output, f"{task.path}: metric")
+        next(task.batches(interface, "eval", 1))
+
+        def calibration() -> Iterator[Mapping[str, np.ndarray]]:
+            assert task is not None
+            for one in task.batches(interface, "calibration"):
+                yield one.feeds
+
+        return Inputs(batch.feeds, calibration if task.has_calibration else None, _per_sample(interface, batch.feeds))
+
+    def _check_excludes(self, loaded: LoadedModel) -> None:
+        names = [str(node.name) for node in loaded.model.graph.all_nodes()]
+        for pattern in self.recipe.exclude:
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+                raise UsageError(f"--exclude {pattern}: no node of {loaded.path} has such a name; "
+                                 f"`edgefold inspect -m {loaded.path}` lists them")  # fmt: skip
+
+
+def make_plan(
+    model: str | os.PathLike[str],
+    recipe: str | os.PathLike[str],
+    task: str | os.PathLike[str] | None,
+    *,
+    settings: Sequence[str],
+    exclude: Sequence[str],
+    max_drop: str | None,
+    max_size: str | None,
+    seed: int | None,
+) -> Plan:
+    """Read and check the recipe, the flags that change it, the task and the goals.
+
+    Raises:
+        UsageError: anything is malformed or contradicts something else.
+    """
+    del model
+    read = load_recipe(os.fspath(recipe), settings)
+    read = msgspec.structs.replace(
+        read,
+        exclude=(*read.exclude, *exclude),
+        max_drop=max_drop or read.max_drop,
+        max_size=max_size or read.max_size,
+        seed=read.seed if seed is None else seed,
+    )
+    parsed = load_task(task) if task is not None else None
+    if read.max_drop and (parsed is None or not parsed.has_calibration):
+        raise UsageError("--max-drop needs a task with calibration data (-d TASK): the loss is judged on them")
+    return Plan(
+        recipe=read,
+        task=parsed,
+        max_drop=parse_drop(read.max_drop) if read.max_drop else None,
+        max_bytes=parse_size(read.max_size) if read.max_size else None,
+    )
+
+
+def guessed_feeds(interface: ModelInterface, seed: int) -> dict[str, np.ndarray] | None:
+    """Random inputs with one sample and short dynamic dimensions; None when a rank is unknown or a type unusual."""
+    shapes = {
+        port.name: tuple(
+            size if isinstance(size, int) else (1 if axis == 0 else GUESSED_SIZE) for axis, size in enumerate(port.shape)
+        )
+        for port in interface.inputs
+    }
+    try:
+        return random_feeds(interface, shapes, seed)
+    except (UsageError, ModelError) as error:
+        log.warning("no inputs could be made up, so nothing is verified by running it; give a task with -d (%s)", error)
+        return None
+
+
+def _per_sample(interface: ModelInterface, probe: Mapping[str, np.ndarray] | None) -> dict[str, tuple[int, ...]]:
+    """Input shapes of one sample: the first dimension is 1 where it is dynamic."""
+    if probe is None:
+        return {}
+    return {
+        port.name: tuple(
+            1 if axis == 0 and not isinstance(port.shape[0], int) else size
+            for axis, size in enumerate(probe[port.name].shape)
+        )
+        for port in interface.inputs
+    }

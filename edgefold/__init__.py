@@ -36,10 +36,21 @@ _HOME = {
 }
 
 __all__ = [  # noqa: RUF022 - grouped: verbs, building blocks, errors
-    "bench", "compress", "diff", "evaluate", "inspect", "verify",
-    "load_model", "make_session", "ops_library",
-    "ContractError", "EdgefoldError", "ModelError", "UsageError", "VerificationError",
-]  # fmt: skip
+    "bench",
+    "compress",
+    "diff",
+    "evaluate",
+    "inspect",
+    "verify",
+    "load_model",
+    "make_session",
+    "ops_library",
+    "ContractError",
+    "EdgefoldError",
+    "ModelError",
+    "UsageError",
+    "VerificationError",
+]
 
 
 def __getattr__(name: str) -> Any:

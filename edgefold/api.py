@@ -14,9 +14,9 @@ from edgefold.errors import UsageError
 
 if TYPE_CHECKING:
     from edgefold.evaluate import Evaluation
+    from edgefold.output_check import FolderVerdict
     from edgefold.report import Report
     from edgefold.reproducer import Reproduction
-    from edgefold.verify import FolderVerdict
 
 Path = str | os.PathLike[str]
 
@@ -49,7 +49,7 @@ def verify(folder: Path) -> FolderVerdict:
         UsageError: not an output folder.
         VerificationError: a check failed; names the file or node.
     """
-    from edgefold.verify import verify_folder
+    from edgefold.output_check import verify_folder
 
     return verify_folder(folder)
 

@@ -30,8 +30,9 @@ class Listing:
 
 def list_recipes() -> Listing:
     """Every built-in recipe with its first comment, and every pass with its options and defaults."""
-    recipes = {name: path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-               for name, path in built_in_recipes().items()}  # fmt: skip
+    recipes = {
+        name: path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for name, path in built_in_recipes().items()
+    }
     passes = {str(kind.__struct_config__.tag): _options(kind) for kind in PASSES}
     lines = ["Recipes (edgefold recipes show NAME prints one):"]
     lines += [f"  {name:<8} {text}" for name, text in recipes.items()]

@@ -31,17 +31,28 @@ class _Commands(click.Group):
         return list(self.commands)
 
 
-@click.group(cls=_Commands, context_settings={"token_normalize_func": _same_dashes, "help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands, context_settings={"token_normalize_func": _same_dashes, "help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="edgefold")
 def cli() -> None:
     """Compress ONNX models and deploy them at the edge, with evidence."""
 
 
 def _common(command: Callable[..., Any]) -> Callable[..., Any]:
-    log_level = click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info",
-                             help="What to show on stderr; debug adds tracebacks.")  # fmt: skip
-    form = click.option("--format", "form", type=click.Choice(["text", "json"]), default="text",
-                        help="json prints one JSON document and nothing else on stdout.")  # fmt: skip
+    log_level = click.option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning"]),
+        default="info",
+        help="What to show on stderr; debug adds tracebacks.",
+    )
+    form = click.option(
+        "--format",
+        "form",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        help="json prints one JSON document and nothing else on stdout.",
+    )
     return form(log_level(command))
 
 
@@ -109,7 +120,9 @@ def eval(form: str, log_level: str, model: str, task: str, threads: int | None) 
 @click.option("-m", "--model", "models", multiple=True, required=True, help="Repeat to compare several.")
 @TASK
 @SHAPE
-@click.option("--against", default="", metavar="ort-fp32,ort-int8,ort-int4", help="ONNX Runtime's own forms of the model.")
+@click.option(
+    "--against", default="", metavar="ort-fp32,ort-int8,ort-int4", help="ONNX Runtime's own forms of the model."
+)
 @click.option("--device", default="local", show_default=True)
 @THREADS
 @_common

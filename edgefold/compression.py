@@ -77,8 +77,9 @@ def compress(
     """
     if resume and force:
         raise UsageError("--resume goes on with a run, --force starts it over; give one of them")
-    plan = make_plan(model, recipe, task, settings=settings, exclude=exclude, max_drop=max_drop, max_size=max_size,
-                     seed=seed)  # fmt: skip
+    plan = make_plan(
+        model, recipe, task, settings=settings, exclude=exclude, max_drop=max_drop, max_size=max_size, seed=seed
+    )
     emitter = find_target(target)
     folder = Path(output)
     if folder.exists() and not (force or dry_run):
@@ -100,8 +101,9 @@ def compress(
         written = emitter.emit(result, partial, external_data)
         report = run.report(written, folder)
         _write_records(partial, report, run.recipe)
-        write_manifest(partial, model_path=loaded.path, model_sha256=loaded.sha256,
-                       task=plan.task.path if plan.task else None)  # fmt: skip
+        write_manifest(
+            partial, model_path=loaded.path, model_sha256=loaded.sha256, task=plan.task.path if plan.task else None
+        )
     run.checkpoints.discard()
     if report.status != "done":
         raise GoalMissed("; ".join(f for f in report.findings if f.startswith("Goal missed")), report)
@@ -126,5 +128,12 @@ def _dry_report(loaded: LoadedModel, plan: Plan, folder: Path) -> Report:
     figures = Figures(bytes=loaded.bytes, weights=0)
     steps = [{"pass": s.name, "options": msgspec.to_builtins(s), "skips": []} for s in plan.recipe.steps]
     names = ", ".join(s.name for s in plan.recipe.steps)
-    return Report("dry run", str(loaded.path), str(folder), figures, figures, steps,
-                  findings=(f"Dry run: everything checks; the steps would be {names}. Nothing was written.",))  # fmt: skip
+    return Report(
+        "dry run",
+        str(loaded.path),
+        str(folder),
+        figures,
+        figures,
+        steps,
+        findings=(f"Dry run: everything checks; the steps would be {names}. Nothing was written.",),
+    )

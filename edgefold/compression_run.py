@@ -72,7 +72,7 @@ class Run:
             self.checkpoints.save(index + 1, result, self.records)
 
         result, _ = run_recipe(model, recipe.steps, self.inputs, exclude=recipe.exclude, seed=recipe.seed,
-                               finished=finished, resume_from=start)  # fmt: skip
+                               finished=finished, resume_from=start)
         return result
 
     def _search_goals(self, first: ir.Model) -> ir.Model:
@@ -96,7 +96,7 @@ class Run:
 
         drop = self.plan.max_drop
         best, _ = search(attempt(first, self.recipe, done), widths, [e.node for e in self.ranking], build,
-                         max_loss=drop.amount if drop else None, max_bytes=self.plan.max_bytes)  # fmt: skip
+                         max_loss=drop.amount if drop else None, max_bytes=self.plan.max_bytes)
         model, self.recipe, self.records = best.payload
         assert isinstance(model, ir.Model)
         return model
@@ -123,23 +123,24 @@ class Run:
         goals = self._goals(figures[1], after)
         missed = [g for g in goals.values() if not g["met"]]
         ranking = tuple((e.node, e.noise_to_signal) for e in self.ranking)
-        found = findings_of(figures, self.records, change, self.before, goals, ranking)
+        worse = self.before is not None and self.before.worse == "lower"
+        found = findings_of(*figures, self.records, change, worse, goals, ranking)
         return Report(
             status="goal missed" if missed else "done",
             model=str(self.loaded.path), output=str(folder), before=figures[0], after=figures[1],
             steps=self.records, change=change, portability=self.portability, goals=goals or None,
             ranking=ranking, findings=found, environment={**versions(), **environment},
-        )  # fmt: skip
+        )
 
     def _goals(self, after: Figures, score: Evaluation | None) -> dict[str, dict[str, Any]]:
         goals: dict[str, dict[str, Any]] = {}
         if self.plan.max_drop and self.before and score:
             loss = _loss(self.plan.max_drop, self.before, score)
             goals["max_drop"] = {"goal": str(self.plan.max_drop), "measured": loss,
-                                 "met": loss <= self.plan.max_drop.amount}  # fmt: skip
+                                 "met": loss <= self.plan.max_drop.amount}
         if self.plan.max_bytes:
             goals["max_size"] = {"goal": self.plan.max_bytes, "measured": after.bytes,
-                                 "met": after.bytes <= self.plan.max_bytes}  # fmt: skip
+                                 "met": after.bytes <= self.plan.max_bytes}
         return goals
 
 
@@ -161,23 +162,24 @@ def _loss(self, original: Evaluation, now: Evaluation) -> float:
         goals = self._goals(figures[1], after)
         missed = [g for g in goals.values() if not g["met"]]
         ranking = tuple((e.node, e.noise_to_signal) for e in self.ranking)
-        found = findings_of(figures, self.records, change, self.before, goals, ranking)
+        worse = self.before is not None and self.before.worse == "lower"
+        found = findings_of(*figures, self.records, change, worse, goals, ranking)
         return Report(
             status="goal missed" if missed else "done",
             model=str(self.loaded.path), output=str(folder), before=figures[0], after=figures[1],
             steps=self.records, change=change, portability=self.portability, goals=goals or None,
             ranking=ranking, findings=found, environment={**versions(), **environment},
-        )  # fmt: skip
+        )
 
     def _goals(self, after: Figures, score: Evaluation | None) -> dict[str, dict[str, Any]]:
         goals: dict[str, dict[str, Any]] = {}
         if self.plan.max_drop and self.before and score:
             loss = _loss(self.plan.max_drop, self.before, score)
             goals["max_drop"] = {"goal": str(self.plan.max_drop), "measured": loss,
-                                 "met": loss <= self.plan.max_drop.amount}  # fmt: skip
+                                 "met": loss <= self.plan.max_drop.amount}
         if self.plan.max_bytes:
             goals["max_size"] = {"goal": self.plan.max_bytes, "measured": after.bytes,
-                                 "met": after.bytes <= self.plan.max_bytes}  # fmt: skip
+                                 "met": after.bytes <= self.plan.max_bytes}
         return goals
 
     def keep_last_good(self, partial: Path, emitter: Any, external: bool | None, failure: StepFailed) -> None:

@@ -38,8 +38,10 @@ def findings_of(
     if change is not None and _significantly_worse(change, lower_is_worse) and ranking:
         found.append(_cure(ranking))
     if after.latency_ms and before.latency_ms and after.latency_ms > SLOWER * before.latency_ms:
-        found.append("The compressed model is slower here than the original in ONNX Runtime; "
-                     "`edgefold bench -m MODEL -m OUTPUT --against ort-int8` compares the alternatives.")  # fmt: skip
+        found.append(
+            "The compressed model is slower here than the original in ONNX Runtime; "
+            "`edgefold bench -m MODEL -m OUTPUT --against ort-int8` compares the alternatives."
+        )
     if after.bytes > LARGER * before.bytes:
         found.append("The compressed file is larger than the original: the model has little to compress.")
     for step in steps:
@@ -69,5 +71,7 @@ def _cure(ranking: Sequence[tuple[str, float]]) -> str:
             break
     flags = " ".join(f"--exclude '{node}'" for node in named)
     share = 100 * carried / max(total, 1e-30)
-    return (f"The metric got worse. {len(named)} of {len(ranking)} nodes add {share:.0f} % of the error; "
-            f"leaving them as they are would help most: {flags}")  # fmt: skip
+    return (
+        f"The metric got worse. {len(named)} of {len(ranking)} nodes add {share:.0f} % of the error; "
+        f"leaving them as they are would help most: {flags}"
+    )

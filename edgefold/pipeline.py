@@ -124,8 +124,13 @@ def run_recipe(
         calibration = Calibration(model, inputs.calibration) if inputs.calibration else None
         context = Context(calibration=calibration, exclude=exclude, seed=seed)
         model, record = run_step(model, step, inputs, context)
-        log.info("%s: %d edits, %d skips, %.1f s", step.name, len(record.notes.edits), len(record.notes.skips),
-                 record.seconds)  # fmt: skip
+        log.info(
+            "%s: %d edits, %d skips, %.1f s",
+            step.name,
+            len(record.notes.edits),
+            len(record.notes.skips),
+            record.seconds,
+        )
         records.append(record)
         finished(index, model, record)
     return model, records

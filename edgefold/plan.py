@@ -9,7 +9,6 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -70,8 +69,11 @@ class Plan:
                 try:
                     run(session, None, probe)
                 except ModelError as error:
-                    log.warning("the model does not run on made-up inputs, so nothing is verified by running it; "
-                                "give a task with -d (%s)", error)  # fmt: skip
+                    log.warning(
+                        "the model does not run on made-up inputs, so nothing is verified by running it; "
+                        "give a task with -d (%s)",
+                        error,
+                    )
                     probe = None
             return Inputs(probe, None, _per_sample(interface, probe))
         split = "calibration" if task.has_calibration else "eval"
@@ -91,8 +93,10 @@ class Plan:
         names = [str(node.name) for node in loaded.model.graph.all_nodes()]
         for pattern in self.recipe.exclude:
             if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-                raise UsageError(f"--exclude {pattern}: no node of {loaded.path} has such a name; "
-                                 f"`edgefold inspect -m {loaded.path}` lists them")  # fmt: skip
+                raise UsageError(
+                    f"--exclude {pattern}: no node of {loaded.path} has such a name; "
+                    f"`edgefold inspect -m {loaded.path}` lists them"
+                )
 
 
 def make_plan(
@@ -135,7 +139,8 @@ def guessed_feeds(interface: ModelInterface, seed: int) -> dict[str, np.ndarray]
     """Random inputs with one sample and short dynamic dimensions; None when a rank is unknown or a type unusual."""
     shapes = {
         port.name: tuple(
-            size if isinstance(size, int) else (1 if axis == 0 else GUESSED_SIZE) for axis, size in enumerate(port.shape)
+            size if isinstance(size, int) else (1 if axis == 0 else GUESSED_SIZE)
+            for axis, size in enumerate(port.shape)
         )
         for port in interface.inputs
     }

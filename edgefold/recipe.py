@@ -113,8 +113,10 @@ def _apply_settings(steps: list[dict[str, Any]], settings: Sequence[str]) -> Non
             raise UsageError(f"--set {setting}: contradicts --set {target}={seen[pass_name, option]}; give one of them")
         matching = [step for step in steps if step["pass"] == pass_name]
         if not matching:
-            raise UsageError(f"--set {setting}: the recipe has no step `{pass_name}`; "
-                             f"it has {', '.join(step['pass'] for step in steps)}")  # fmt: skip
+            raise UsageError(
+                f"--set {setting}: the recipe has no step `{pass_name}`; "
+                f"it has {', '.join(step['pass'] for step in steps)}"
+            )
         for step in matching:
             step[option] = yaml.safe_load(text)
 

@@ -71,7 +71,9 @@ class Report:
         lines = [f"{self.model} -> {self.output}", "", *_table(self.before, self.after, self.environment)]
         if self.change:
             low, high = self.change["ci95"]
-            lines.append(f"\nThe metric changed by {self.change['value']:+.4g} (95 % interval {low:+.4g} to {high:+.4g}).")
+            lines.append(
+                f"\nThe metric changed by {self.change['value']:+.4g} (95 % interval {low:+.4g} to {high:+.4g})."
+            )
         if self.portability:
             lines.append(_portability_text(self.portability))
         lines += [f"\n{finding}" for finding in self.findings]

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgefold.errors import UsageError
+from edgefold.recipe import built_in_recipes, load_recipe, parse_recipe, recipe_as_yaml
+
+
+@pytest.mark.parametrize("name", sorted(built_in_recipes()))
+def test_a_built_in_recipe_survives_the_round_trip(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    saved = tmp_path / "saved.yaml"
+    saved.write_text(recipe_as_yaml(recipe))
+    assert load_recipe(str(saved)) == recipe
+
+
+def test_settings_change_the_named_step_only() -> None:
+    changed, plain = load_recipe("w4", ["quantize.weights=3"]), load_recipe("w4")
+    assert changed.steps[-1].weights == 3  # type: ignore[attr-defined]
+    assert changed.steps[:-1] == plain.steps[:-1]
+
+
+def test_dashes_and_underscores_are_alike() -> None:
+    assert load_recipe("w4", ["quantize.first-last=4"]) == load_recipe("w4", ["quantize.first_last=4"])
+
+
+def test_overrides_at_the_top_reach_the_steps_that_take_them() -> None:
+    raw = {"steps": ["simplify", {"pass": "quantize"}], "overrides": [{"match": "/encoder/*", "weights": 8}]}
+    recipe = parse_recipe(raw, "here")
+    assert len(recipe.steps[1].overrides) == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["quantize.weigths=4"], "weigths"),
+        (["quantize.weights=9"], "weights"),
+        (["quantize.weights=many"], "weights"),
+        (["quantise.weights=4"], "no step"),
+        (["weights=4"], "PASS.OPTION=VALUE"),
+        (["quantize.weights=4", "quantize.weights=8"], "contradicts"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(settings: list[str], words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        load_recipe("w4", settings)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (None, "steps"),
+        ({"steps": 3}, "steps"),
+        ({"steps": [{"pass": "quantise"}]}, "unknown pass `quantise`"),
+        ({"steps": [{"weights": 4}]}, "key `pass`"),
+        ({"steps": [{"pass": "quantize", "sparcity": 1}]}, "sparcity"),
+        ({"steps": [], "step": []}, "step"),
+    ],
+)
+def test_a_malformed_recipe_names_its_place(raw: object, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        parse_recipe(raw, "mine.yaml")
+
+
+def test_an_unknown_recipe_lists_the_built_in_ones() -> None:
+    with pytest.raises(UsageError, match="w4"):
+        load_recipe("w5")
+
+
+def test_yaml_that_is_none_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("steps: [\n")
+    with pytest.raises(UsageError, match="not readable as YAML") as caught:
+        load_recipe(str(path))
+    assert "\n" not in str(caught.value)

@@ -4,15 +4,15 @@
 namespace edgefold {
 namespace {
 
-// Whether every table is (c - zero) times its own multiplier.
-bool LinearAround(const PackedMatrix& matrix, int zero, int8_t* multiplier) {
+// Whether every table is (max(c, lowest) - zero) times its own multiplier.
+bool LinearAround(const PackedMatrix& matrix, int lowest, int zero, int8_t* multiplier) {
   const int levels = 1 << matrix.bits;
   for (int t = 0; t < matrix.tables; ++t) {
     const int8_t* table = matrix.Table(t);
-    const int step = table[1] - table[0];
+    const int step = table[levels - 1] - table[levels - 2];
     if (step < -127 || step > 127) return false;
     for (int c = 0; c < levels; ++c) {
-      if (table[c] != (c - zero) * step) return false;
+      if (table[c] != ((c < lowest ? lowest : c) - zero) * step) return false;
     }
     multiplier[t] = static_cast<int8_t>(step);
   }
@@ -23,11 +23,10 @@ bool LinearAround(const PackedMatrix& matrix, int zero, int8_t* multiplier) {
 
 void DetectLinear(PackedMatrix* matrix) {
   matrix->linear = false;
-  matrix->zero = 0;
-  for (int zero = 0; zero < 1 << matrix->bits && !matrix->linear; ++zero) {
-    if (!LinearAround(*matrix, zero, matrix->multiplier)) continue;
-    matrix->linear = true;
-    matrix->zero = zero;
+  for (int candidate = 0; candidate < 2 << matrix->bits && !matrix->linear; ++candidate) {
+    matrix->lowest = candidate & 1;
+    matrix->zero = candidate >> 1;
+    matrix->linear = LinearAround(*matrix, matrix->lowest, matrix->zero, matrix->multiplier);
   }
 }
 

@@ -34,8 +34,10 @@ struct PackedMatrix {
   int32_t bits;
   int32_t tables;
 
-  // Where table[t][c] == (c - zero) * multiplier[t] for all t, c (methods rtn and shift).
+  // Where table[t][c] == (max(c, lowest) - zero) * multiplier[t] for all t, c (methods rtn and
+  // shift, whose spare code 0 repeats the lowest level).
   bool linear;
+  int32_t lowest;
   int32_t zero;
   int8_t multiplier[kMaxTables];
 
@@ -56,7 +58,7 @@ inline int SelectorOf(const uint8_t* selectors, int column) {
   return selectors[column & 7] >> (column >> 3) * 4 & 15;
 }
 
-// Fills linear, zero and multiplier from the table.
+// Fills linear, lowest, zero and multiplier from the table.
 void DetectLinear(PackedMatrix* matrix);
 
 // True when every selector names a table that exists. Reads all selectors.

@@ -3,10 +3,11 @@
 //
 //   acc[m][c] = sum over k < K of a[m][k] * W[k, 16 * panel + c]     int32
 //
-// For matrices with GemmShiftApplies(matrix): W = (code - zero) * multiplier[table], 16 codes or
-// fewer. Within a group of 32 k the sum of a * (code - zero) fits int16 in any order, so a variant
-// may multiply by the group's multiplier once. `scratch` holds GemmShiftScratch(matrix) bytes,
-// 64-byte aligned; its content does not matter. acc is [rows][acc_stride], acc_stride >= 16. Exact.
+// For matrices with GemmShiftApplies(matrix): W = (max(code, lowest) - zero) * multiplier[table],
+// 16 codes or fewer. Within a group of 32 k the sum of a * (max(code, lowest) - zero) fits int16 in
+// any order, so a variant may multiply by the group's multiplier once. `scratch` holds
+// GemmShiftScratch(matrix) bytes, 64-byte aligned; its content does not matter. acc is
+// [rows][acc_stride], acc_stride >= 16. Exact.
 #pragma once
 
 #include "base/activations.h"

@@ -12,7 +12,8 @@ void gemm_shift_reference(const PackedMatrix& matrix, int64_t panel, const Activ
       for (int64_t k = 0; k < matrix.k; ++k) {
         const uint8_t* selectors = matrix.GroupSelectors(panel, k / kGroupDepth);
         const int step = matrix.multiplier[SelectorOf(selectors, c)];
-        const int level = CodeAt(matrix, k, panel * kPanelColumns + c) - matrix.zero;
+        const int code = CodeAt(matrix, k, panel * kPanelColumns + c);
+        const int level = (code < matrix.lowest ? matrix.lowest : code) - matrix.zero;
         sum += ActivationAt(a, m, k) * level * step;
       }
       acc[m * acc_stride + c] = sum;

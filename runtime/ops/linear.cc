@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/linear.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "base/check.h"
+#include "base/scratch.h"
+
+namespace edgefold {
+namespace {
+
+constexpr int64_t kRowsPerTile = 256;     // a decoded panel serves this many rows
+constexpr int64_t kPanelsPerTile = 2;     // 32 columns: one register tile of AVX-512
+constexpr int64_t kGemvRows = 3;          // up to here decoding in registers wins
+constexpr int64_t kGemvPanels = 8;        // panels of one gemv task
+constexpr int64_t kRowsPerQuantize = 16;  // rows of one quantization task
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+GemmShiftKernel* ChooseGemmShift(const PackedMatrix& matrix) {
+  const Kernel<GemmShiftKernel>& row = GemmShiftKernels().Choose();
+  const bool pays = row.isa != Isa::kReference && row.isa == GemmKernels().Choose().isa;
+  return pays && GemmShiftApplies(matrix) ? row.run : nullptr;
+}
+
+}  // namespace
+
+struct Linear::Call {
+  const LinearInputs& inputs;
+  Activations a;
+  uint8_t* codes;
+  float* row_scales;
+  int32_t* sums;
+  int16_t* pair_sums;
+};
+
+Linear::Linear(const PackedMatrix& matrix, const float* scales, int32_t low, int32_t high)
+    : matrix_(matrix),
+      scales_(scales),
+      low_(low),
+      high_(high),
+      unpack_(UnpackKernels().Choose().run),
+      gemm_(GemmKernels().Choose().run),
+      gemm_shift_(ChooseGemmShift(matrix)),
+      gemv_(GemvKernels().Choose().run),
+      quantize_(QuantizeKernels().Choose().run),
+      gemm_float_(GemmFloatKernels().Choose().run),
+      epilogue_(EpilogueKernels().Choose().run) {}
+
+bool Linear::Run(const LinearInputs& inputs, const Parallel& parallel) const {
+  if (inputs.rows == 0) return true;
+  return high_ == 0 ? RunFloat(inputs, parallel) : RunQuantized(inputs, parallel);
+}
+
+bool Linear::RunQuantized(const LinearInputs& inputs, const Parallel& parallel) const {
+  const int64_t rows = inputs.rows;
+  const int64_t groups = matrix_.Groups();
+  const int64_t stride = groups * kGroupDepth;
+  const Scratch memory = AllocateScratch(rows * (stride + 4 + 4 + groups * 4));
+  if (memory == nullptr) return false;
+  Call call = {inputs, {}, memory.get(), nullptr, nullptr, nullptr};
+  call.row_scales = reinterpret_cast<float*>(call.codes + rows * stride);
+  call.sums = reinterpret_cast<int32_t*>(call.row_scales + rows);
+  call.pair_sums = low_ < 0 ? reinterpret_cast<int16_t*>(call.sums + rows) : nullptr;
+  call.a = {call.codes, stride, rows, low_ >= 0, call.sums, call.pair_sums, groups};
+  Quantize(call, parallel);
+
+  const bool few = rows <= kGemvRows;
+  const int64_t panels = matrix_.Panels();
+  const int64_t wide = few ? kGemvPanels : kPanelsPerTile;
+  const int64_t tall = few ? rows : kRowsPerTile;
+  const int64_t across = CeilDiv(panels, wide);
+  std::atomic<bool> enough_memory{true};
+  parallel.For(across * CeilDiv(rows, tall), [&](size_t index) {
+    const int64_t panel = static_cast<int64_t>(index) % across * wide;
+    const int64_t row = static_cast<int64_t>(index) / across * tall;
+    if (!Tile(call, panel, std::min(wide, panels - panel), row, std::min(tall, rows - row))) {
+      enough_memory = false;
+    }
+  });
+  return enough_memory;
+}
+
+void Linear::Quantize(const Call& call, const Parallel& parallel) const {
+  const int64_t rows = call.a.rows;
+  parallel.For(CeilDiv(rows, kRowsPerQuantize), [&](size_t index) {
+    const int64_t first = static_cast<int64_t>(index) * kRowsPerQuantize;
+    QuantizeArguments q = {};
+    q.x = call.inputs.x + first * matrix_.k;
+    q.rows = std::min(kRowsPerQuantize, rows - first);
+    q.columns = matrix_.k;
+    q.static_scale = call.inputs.x_scale;
+    q.low = low_;
+    q.high = high_;
+    q.codes = call.codes + first * call.a.stride;
+    q.stride = call.a.stride;
+    q.row_scales = call.row_scales + first;
+    q.sums = call.sums + first;
+    q.pair_sums = call.pair_sums == nullptr ? nullptr : call.pair_sums + first * call.a.groups * 2;
+    quantize_(q);
+  });
+}
+
+bool Linear::Tile(const Call& call, int64_t first_panel, int64_t panels, int64_t first_row,
+                  int64_t rows) const {
+  const bool few = call.a.rows <= kGemvRows;
+  const int64_t units = matrix_.Units();
+  const int64_t width = panels * kPanelColumns;
+  const int64_t acc_bytes = rows * width * 4;
+  const int64_t panel_bytes = units * kUnitCodes;
+  const int64_t decoded = few                      ? 0
+                          : gemm_shift_ != nullptr ? GemmShiftScratch(matrix_)
+                                                   : panels * panel_bytes;
+  const Scratch memory = AllocateScratch(decoded + acc_bytes);
+  if (memory == nullptr) return false;
+  int32_t* acc = reinterpret_cast<int32_t*>(memory.get() + decoded);
+
+  Activations a = call.a;
+  a.codes += first_row * a.stride;
+  a.rows = rows;
+  a.sums += first_row;
+  if (a.pair_sums != nullptr) a.pair_sums += first_row * a.groups * 2;
+  if (few) {
+    gemv_(matrix_, first_panel, panels, a, acc, width);
+  } else if (gemm_shift_ != nullptr) {
+    for (int64_t p = 0; p < panels; ++p) {
+      gemm_shift_(matrix_, first_panel + p, a, memory.get(), acc + p * kPanelColumns, width);
+    }
+  } else {
+    int8_t* weights = reinterpret_cast<int8_t*>(memory.get());
+    for (int64_t p = 0; p < panels; ++p) {
+      unpack_(matrix_, first_panel + p, 0, units, weights + p * panel_bytes);
+    }
+    gemm_(a, weights, panels, units, acc, width);
+  }
+
+  const int64_t column = first_panel * kPanelColumns;
+  EpilogueArguments e = {};
+  e.acc = acc;
+  e.acc_stride = width;
+  e.rows = rows;
+  e.columns = std::min(width, matrix_.n - column);
+  e.row_scales = call.row_scales + first_row;
+  e.scales = scales_ + column;
+  e.bias = call.inputs.bias + (call.inputs.bias_is_scalar ? 0 : column);
+  e.bias_is_scalar = call.inputs.bias_is_scalar;
+  e.y = call.inputs.y + first_row * matrix_.n + column;
+  e.y_stride = matrix_.n;
+  epilogue_(e);
+  return true;
+}
+
+bool Linear::RunFloat(const LinearInputs& inputs, const Parallel& parallel) const {
+  const int64_t panels = matrix_.Panels();
+  std::atomic<bool> enough_memory{true};
+  parallel.For(panels * CeilDiv(inputs.rows, kRowsPerTile), [&](size_t index) {
+    const int64_t panel = static_cast<int64_t>(index) % panels;
+    const int64_t row = static_cast<int64_t>(index) / panels * kRowsPerTile;
+    if (!FloatTile(inputs, panel, row, std::min(kRowsPerTile, inputs.rows - row))) {
+      enough_memory = false;
+    }
+  });
+  return enough_memory;
+}
+
+bool Linear::FloatTile(const LinearInputs& inputs, int64_t panel, int64_t first_row,
+                       int64_t rows) const {
+  const int64_t units = matrix_.Units();
+  const Scratch memory = AllocateScratch(units * kUnitCodes + rows * kPanelColumns * 4);
+  if (memory == nullptr) return false;
+  int8_t* weights = reinterpret_cast<int8_t*>(memory.get());
+  float* product = reinterpret_cast<float*>(memory.get() + units * kUnitCodes);
+  unpack_(matrix_, panel, 0, units, weights);
+  gemm_float_(inputs.x + first_row * matrix_.k, matrix_.k, rows, matrix_.k, weights, product,
+              kPanelColumns);
+
+  const int64_t first = panel * kPanelColumns;
+  const int64_t columns = std::min<int64_t>(kPanelColumns, matrix_.n - first);
+  for (int64_t m = 0; m < rows; ++m) {
+    float* y = inputs.y + (first_row + m) * matrix_.n + first;
+    for (int64_t c = 0; c < columns; ++c) {
+      const float bias = inputs.bias[inputs.bias_is_scalar ? 0 : first + c];
+      y[c] = product[m * kPanelColumns + c] * scales_[first + c] + bias;
+    }
+  }
+  return true;
+}
+
+}  // namespace edgefold

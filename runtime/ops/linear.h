@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// y = x . W * scales + bias for packed W: the body of ShiftMatMul, without ONNX Runtime.
+#pragma once
+
+#include "base/packed_matrix.h"
+#include "base/parallel.h"
+#include "kernels/epilogue/epilogue.h"
+#include "kernels/gemm/gemm.h"
+#include "kernels/gemm_float/gemm_float.h"
+#include "kernels/gemm_shift/gemm_shift.h"
+#include "kernels/gemv/gemv.h"
+#include "kernels/quantize/quantize.h"
+#include "kernels/unpack/unpack.h"
+
+namespace edgefold {
+
+struct LinearInputs {
+  const float* x;  // [rows][K]
+  int64_t rows;
+  const float* bias;  // [N], or one value
+  bool bias_is_scalar;
+  float x_scale;  // 0: one scale a row, found at run time
+  float* y;       // [rows][N]
+};
+
+// Read-only once made; Run may be called from several threads at a time.
+class Linear {
+ public:
+  // activation high == 0 keeps x in float. `matrix` and `scales` must outlive this object.
+  Linear(const PackedMatrix& matrix, const float* scales, int32_t low, int32_t high);
+
+  // False when memory for the call could not be had.
+  bool Run(const LinearInputs& inputs, const Parallel& parallel) const;
+
+  const PackedMatrix& matrix() const { return matrix_; }
+
+ private:
+  struct Call;  // what the tasks of one Run share
+
+  bool RunFloat(const LinearInputs& inputs, const Parallel& parallel) const;
+  bool RunQuantized(const LinearInputs& inputs, const Parallel& parallel) const;
+  void Quantize(const Call& call, const Parallel& parallel) const;
+  bool Tile(const Call& call, int64_t first_panel, int64_t panels, int64_t first_row,
+            int64_t rows) const;
+  bool FloatTile(const LinearInputs& inputs, int64_t panel, int64_t first_row, int64_t rows) const;
+
+  PackedMatrix matrix_;
+  const float* scales_;
+  int32_t low_;
+  int32_t high_;
+  UnpackKernel* unpack_;
+  GemmKernel* gemm_;
+  GemmShiftKernel* gemm_shift_;  // null where decoding to int8 is as fast
+  GemvKernel* gemv_;
+  QuantizeKernel* quantize_;
+  GemmFloatKernel* gemm_float_;
+  EpilogueKernel* epilogue_;
+};
+
+}  // namespace edgefold

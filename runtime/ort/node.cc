@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ort/node.h"
+
+#include <cstdio>
+
+namespace edgefold::ort {
+
+int64_t Node::Int(const char* name, int64_t low, int64_t high) const {
+  int64_t value = 0;
+  OrtStatus* status = api_.KernelInfoGetAttribute_int64(info_, name, &value);
+  if (status != nullptr) {
+    api_.ReleaseStatus(status);
+    error_->Set("%s: the integer attribute '%s' is missing", op_, name);
+    return low;
+  }
+  return IntOr(name, value, low, high);
+}
+
+int64_t Node::IntOr(const char* name, int64_t fallback, int64_t low, int64_t high) const {
+  int64_t value = fallback;
+  OrtStatus* status = api_.KernelInfoGetAttribute_int64(info_, name, &value);
+  if (status != nullptr) {
+    api_.ReleaseStatus(status);
+    value = fallback;
+  }
+  if (value < low || value > high) {
+    error_->Set("%s: attribute '%s' is %lld; expected %lld to %lld", op_, name,
+                static_cast<long long>(value), static_cast<long long>(low),
+                static_cast<long long>(high));
+    return low;
+  }
+  return value;
+}
+
+int Node::Ints(const char* name, int64_t* out, int capacity) const {
+  size_t size = 0;
+  OrtStatus* status = api_.KernelInfoGetAttributeArray_int64(info_, name, nullptr, &size);
+  if (status != nullptr) api_.ReleaseStatus(status);
+  if (status != nullptr || size > static_cast<size_t>(capacity)) {
+    error_->Set("%s: attribute '%s' must be a list of at most %d integers", op_, name, capacity);
+    return 0;
+  }
+  if (size == 0) return 0;
+  error_->Take(api_, api_.KernelInfoGetAttributeArray_int64(info_, name, out, &size),
+               "read a list attribute");
+  return error_->failed() ? 0 : static_cast<int>(size);
+}
+
+void Node::InputName(size_t index, char* out, size_t size) const {
+  out[0] = '\0';
+  OrtStatus* status = api_.KernelInfo_GetInputName(info_, index, out, &size);
+  if (status != nullptr) api_.ReleaseStatus(status);
+}
+
+Tensor Node::Constant(size_t index, const char* role, int type) const {
+  Tensor tensor;
+  if (error_->failed()) return tensor;
+  int is_constant = 0;
+  const OrtValue* value = nullptr;
+  OrtStatus* status = api_.KernelInfoGetConstantInput_tensor(info_, index, &is_constant, &value);
+  if (status != nullptr) api_.ReleaseStatus(status);
+  if (status != nullptr || is_constant == 0 || value == nullptr) {
+    char name[128];
+    InputName(index, name, sizeof name);
+    error_->Set("%s: input %zu (%s) '%s' must be an initializer", op_, index, role, name);
+    return tensor;
+  }
+  tensor = ReadTensor(api_, value, error_);
+  if (!error_->failed() && tensor.type != type) {
+    error_->Set("%s: input %zu (%s) has element type %d; expected %d", op_, index, role,
+                tensor.type, type);
+  }
+  return tensor;
+}
+
+void Node::Expect(const Tensor& tensor, const char* role, int rank, const int64_t* dims) const {
+  if (error_->failed() || tensor.shape.Is(rank, dims)) return;
+  Shape wanted;
+  wanted.rank = rank;
+  for (int i = 0; i < rank; ++i) wanted.dims[i] = dims[i];
+  char is[100];
+  char expected[100];
+  error_->Set("%s: %s has shape %s; expected %s", op_, role, ShapeText(tensor.shape, is, sizeof is),
+              ShapeText(wanted, expected, sizeof expected));
+}
+
+PackedMatrix Node::Weights(size_t first, const float** scales) const {
+  PackedMatrix matrix = {};
+  IntOr("layout", 1, 1, 1);
+  matrix.bits = static_cast<int32_t>(Int("bits", 2, 8));
+  matrix.k = Int("k", 1, int64_t{1} << 31);
+  const Tensor codes = Constant(first, "codes", kUint8);
+  const Tensor selectors = Constant(first + 1, "selectors", kUint8);
+  const Tensor table = Constant(first + 2, "table", kInt8);
+  const Tensor scale = Constant(first + 3, "scales", kFloat);
+  if (error_->failed()) return matrix;
+  if (scale.shape.rank != 1 || scale.shape.dims[0] < 1) {
+    error_->Set("%s: scales must have shape [N], N >= 1", op_);
+  }
+  matrix.n = scale.shape.rank == 1 ? scale.shape.dims[0] : 1;
+  matrix.tables = table.shape.rank == 2 ? static_cast<int32_t>(table.shape.dims[0]) : 0;
+  const int64_t most =
+      kMaxTableBytes >> matrix.bits < kMaxTables ? kMaxTableBytes >> matrix.bits : kMaxTables;
+  if (table.shape.rank != 2 || table.shape.dims[0] < 1 || table.shape.dims[0] > most) {
+    error_->Set("%s: table must have shape [tables, %d], 1 to %lld tables", op_, 1 << matrix.bits,
+                static_cast<long long>(most));
+    return matrix;
+  }
+  const int64_t table_dims[] = {matrix.tables, int64_t{1} << matrix.bits};
+  Expect(table, "table", 2, table_dims);
+  const int64_t code_dims[] = {matrix.Panels(), matrix.Units(), matrix.UnitBytes()};
+  Expect(codes, "codes", 3, code_dims);
+  const int64_t one[] = {1, 1, 8};
+  const int64_t each[] = {matrix.Panels(), matrix.Groups(), 8};
+  Expect(selectors, "selectors", 3, matrix.tables == 1 ? one : each);
+  if (error_->failed()) return matrix;
+
+  matrix.codes = codes.As<uint8_t>();
+  matrix.selectors = selectors.As<uint8_t>();
+  matrix.table = table.As<int8_t>();
+  *scales = scale.As<float>();
+  for (int64_t i = 0; i < table.shape.Elements(); ++i) {
+    if (matrix.table[i] == -128) error_->Set("%s: table holds -128; expected -127 to 127", op_);
+  }
+  if (!SelectorsValid(matrix)) {
+    error_->Set("%s: a selector names a table beyond the %d there are", op_, matrix.tables);
+  }
+  DetectLinear(&matrix);
+  return matrix;
+}
+
+}  // namespace edgefold::ort

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a node says about itself when its kernel is created: attributes and constant inputs.
+#pragma once
+
+#include "base/packed_matrix.h"
+#include "ort/tensor.h"
+
+namespace edgefold::ort {
+
+class Node {
+ public:
+  // `op` is the operator's name, for messages. Errors gather in `error`.
+  Node(const Api& api, const OrtKernelInfo* info, const char* op, Error* error)
+      : api_(api), info_(info), op_(op), error_(error) {}
+
+  // A required attribute within [low, high].
+  int64_t Int(const char* name, int64_t low, int64_t high) const;
+  // An attribute that has a default, within [low, high].
+  int64_t IntOr(const char* name, int64_t fallback, int64_t low, int64_t high) const;
+  // A required list attribute; returns its length, at most `capacity`.
+  int Ints(const char* name, int64_t* out, int capacity) const;
+  // Input `index`, which must be an initializer of this element type.
+  Tensor Constant(size_t index, const char* role, int type) const;
+  // The five properties of a packed weight: checks the shapes of codes, selectors, table and scales
+  // (inputs first .. first + 3) against each other and against the attributes k, bits and layout.
+  PackedMatrix Weights(size_t first, const float** scales) const;
+
+  const char* op() const { return op_; }
+  Error* error() const { return error_; }
+
+ private:
+  void InputName(size_t index, char* out, size_t size) const;
+  void Expect(const Tensor& tensor, const char* role, int rank, const int64_t* dims) const;
+
+  const Api& api_;
+  const OrtKernelInfo* info_;
+  const char* op_;
+  Error* error_;
+};
+
+}  // namespace edgefold::ort

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// ShiftMatMul(x, codes, selectors, table, scales, bias, x_scale) -> y
+#include <cmath>
+
+#include "ops/linear.h"
+#include "ort/operator.h"
+
+namespace edgefold::ort {
+namespace {
+
+// 255 * 127 * K must fit int32.
+constexpr int64_t kMaxIntegerDepth = 65536;
+
+class ShiftMatMul {
+ public:
+  static constexpr const char* kName = "ShiftMatMul";
+  static constexpr int kInputTypes[] = {kFloat, kUint8, kUint8, kInt8, kFloat, kFloat, kFloat};
+  enum Input { kX, kCodes, kSelectors, kTable, kScales, kBias, kXScale };
+
+  explicit ShiftMatMul(const Linear& linear, bool quantized)
+      : linear_(linear), quantized_(quantized) {}
+
+  static ShiftMatMul* Create(const Node& node) {
+    const float* scales = nullptr;
+    const PackedMatrix matrix = node.Weights(kCodes, &scales);
+    const int64_t low = node.Int("activation_low", -127, 0);
+    const int64_t high = node.Int("activation_high", 0, low < 0 ? 127 : 255);
+    Error* error = node.error();
+    if (high > 0 && matrix.k > kMaxIntegerDepth) {
+      error->Set("%s: k is %lld; quantized activations allow at most %lld", kName,
+                 static_cast<long long>(matrix.k), static_cast<long long>(kMaxIntegerDepth));
+    }
+    if (error->failed()) return nullptr;
+    const Linear linear(matrix, scales, static_cast<int32_t>(low), static_cast<int32_t>(high));
+    return new ShiftMatMul(linear, high > 0);
+  }
+
+  void Compute(const Context& context, Error* error) const {
+    const Tensor x = context.Input(kX, error);
+    const Tensor bias = context.Input(kBias, error);
+    const Tensor x_scale = context.Input(kXScale, error);
+    if (error->failed()) return;
+    LinearInputs inputs = {};
+    inputs.x = x.As<float>();
+    inputs.bias = bias.As<float>();
+    inputs.bias_is_scalar = CheckBias(bias, error);
+    if (quantized_) inputs.x_scale = CheckScale(x_scale, error);
+    Shape shape = x.shape;
+    const int64_t k = linear_.matrix().k;
+    if (shape.rank < 1 || shape.dims[shape.rank - 1] != k) {
+      char text[100];
+      error->Set("%s: x has shape %s; expected [..., %lld]", kName,
+                 ShapeText(shape, text, sizeof text), static_cast<long long>(k));
+      return;
+    }
+    inputs.rows = shape.Elements() / k;
+    shape.dims[shape.rank - 1] = linear_.matrix().n;
+    inputs.y = static_cast<float*>(context.Output(shape, error));
+    if (error->failed()) return;
+    if (!linear_.Run(inputs, context.Threads())) error->Set("%s: out of memory", kName);
+  }
+
+  static void InferShape(const Api& api, OrtShapeInferContext* context, Error* error) {
+    SymbolicShape x;
+    SymbolicShape scales;
+    if (!InferredInput(api, context, kX, &x) || x.shape.rank < 1) return;
+    if (!InferredInput(api, context, kScales, &scales) || scales.shape.rank != 1) return;
+    x.shape.dims[x.shape.rank - 1] = scales.shape.dims[0];
+    x.names[x.shape.rank - 1] = scales.names[0];
+    InferredOutput(api, context, kFloat, x, error);
+  }
+
+ private:
+  bool CheckBias(const Tensor& bias, Error* error) const {
+    const int64_t n = linear_.matrix().n;
+    const bool right = bias.shape.rank == 1 && (bias.shape.dims[0] == n || bias.shape.dims[0] == 1);
+    if (!right) {
+      char text[100];
+      error->Set("%s: bias has shape %s; expected [%lld] or [1]", kName,
+                 ShapeText(bias.shape, text, sizeof text), static_cast<long long>(n));
+    }
+    return right && bias.shape.dims[0] == 1;
+  }
+
+  float CheckScale(const Tensor& x_scale, Error* error) const {
+    if (x_scale.shape.Elements() != 1) {
+      error->Set("%s: x_scale must hold one value", kName);
+      return 0.0f;
+    }
+    const float scale = *x_scale.As<float>();
+    if (!(scale >= 0.0f) || std::isinf(scale)) {
+      error->Set("%s: x_scale is %g; expected 0 (dynamic) or a positive number", kName, scale);
+      return 0.0f;
+    }
+    return scale;
+  }
+
+  Linear linear_;
+  bool quantized_;
+};
+
+}  // namespace
+
+const CustomOp* ShiftMatMulOperator() {
+  static const CustomOp op = Operator<ShiftMatMul>::Make();
+  return &op;
+}
+
+}  // namespace edgefold::ort

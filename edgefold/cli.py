@@ -120,9 +120,7 @@ def eval(form: str, log_level: str, model: str, task: str, threads: int | None) 
 @click.option("-m", "--model", "models", multiple=True, required=True, help="Repeat to compare several.")
 @TASK
 @SHAPE
-@click.option(
-    "--against", default="", metavar="ort-fp32,ort-int8,ort-int4", help="ONNX Runtime's own forms of the model."
-)
+@click.option("--against", default="", metavar="ort-fp32,ort-int8,ort-int4", help="ONNX Runtime's own forms.")
 @click.option("--device", default="local", show_default=True)
 @THREADS
 @_common

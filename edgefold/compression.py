@@ -15,7 +15,7 @@ from edgefold.compression_run import Run
 from edgefold.console import log_file
 from edgefold.errors import ContractError, UsageError
 from edgefold.loading import LoadedModel, load_model
-from edgefold.pipeline import StepFailed
+from edgefold.pipeline import StepFailedError
 from edgefold.plan import Plan, make_plan
 from edgefold.provenance import stamp, write_manifest
 from edgefold.recipe import Recipe, recipe_as_yaml
@@ -25,7 +25,7 @@ from edgefold.saving import output_folder
 from edgefold.targets import Target, find_target
 
 
-class GoalMissed(ContractError):
+class GoalMissedError(ContractError):
     """A stated goal was missed; ``report`` has the figures of the best artefact, which was written."""
 
     def __init__(self, message: str, report: Report) -> None:
@@ -72,7 +72,7 @@ def compress(
 
     Raises:
         UsageError, ModelError: wrong arguments or an unusable model; nothing was written.
-        GoalMissed: the best artefact was written all the same.
+        GoalMissedError: the best artefact was written all the same.
         VerificationError: a step failed its checks; the last good model and a reproducer were written.
     """
     if resume and force:
@@ -94,7 +94,7 @@ def compress(
         run = Run(loaded, plan, inputs, Checkpoints.beside(folder, plan.fingerprint(loaded), resume))
         try:
             result = run.compress()
-        except StepFailed as failure:
+        except StepFailedError as failure:
             _keep_last_good(run, folder, emitter, external_data, failure)
             raise
         stamp(result, recipe_text=recipe_as_yaml(run.recipe), input_sha256=loaded.sha256)
@@ -106,11 +106,11 @@ def compress(
         )
     run.checkpoints.discard()
     if report.status != "done":
-        raise GoalMissed("; ".join(f for f in report.findings if f.startswith("Goal missed")), report)
+        raise GoalMissedError("; ".join(f for f in report.findings if f.startswith("Goal missed")), report)
     return report
 
 
-def _keep_last_good(run: Run, folder: Path, emitter: Target, external: bool | None, failure: StepFailed) -> None:
+def _keep_last_good(run: Run, folder: Path, emitter: Target, external: bool | None, failure: StepFailedError) -> None:
     """Write ``<output>.failed``: the last good model, the log so far, and a reproducer of the failed step."""
     kept = folder.with_name(folder.name + ".failed")
     with output_folder(kept, True) as partial:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +14,9 @@ import onnx_ir as ir
 from edgefold.checkpoints import Checkpoints
 from edgefold.evaluate import Evaluation, evaluate, paired_difference
 from edgefold.findings import findings_of
-from edgefold.goals import Attempt, Drop, search
+from edgefold.goals import Attempt, search
 from edgefold.loading import LoadedModel
+from edgefold.measure import model_size
 from edgefold.nodewise import NodeError, custom_nodes, node_errors, prove_portable
 from edgefold.pipeline import Inputs, StepRecord, raise_to_minimum_opset, run_recipe
 from edgefold.plan import Plan
@@ -26,9 +26,17 @@ from edgefold.report import Figures, Report
 
 log = logging.getLogger("edgefold")
 
+Records = list[Mapping[str, Any]]
+
 
 class Run:
-    """One compression under way: what was loaded, what was done, what was measured."""
+    """What was loaded, what was done to it so far, and what was measured.
+
+    Attributes:
+        recipe: as planned; after a search for the goals, with the per-node widths found.
+        last_good: the newest model that passed its checks.
+        records: one JSON record a finished step.
+    """
 
     def __init__(self, loaded: LoadedModel, plan: Plan, inputs: Inputs, checkpoints: Checkpoints) -> None:
         self.loaded = loaded
@@ -36,174 +44,142 @@ class Run:
         self.recipe = plan.recipe
         self.inputs = inputs
         self.checkpoints = checkpoints
-        self.records: list[Mapping[str, Any]] = []
+        self.records: Records = []
         self.last_good = loaded.model
         self.ranking: list[NodeError] = []
         self.portability: Mapping[str, Any] | None = None
         self.before: Evaluation | None = None
-        self.before_step: dict[int, ir.Model] = {}
+        self._before_step: dict[int, ir.Model] = {}  # kept for the search only
 
     def compress(self) -> ir.Model:
         """Run the recipe, then the search for the goals where they were stated, then prove the result portable."""
         if self.plan.task:
             log.info("scoring the original ...")
-            self.before = evaluate(self.loaded.path, self.plan.task, library=False)
+            self.before = evaluate(self.loaded.path, self.plan.task)
         start, model, self.records = self.checkpoints.resume(self.loaded.model)
         if start == 0:
             model, raised = raise_to_minimum_opset(model, self.inputs)
             if raised:
                 self.records.append(raised.to_json())
         self.last_good = model
-        self.before_step[start] = model
+        self._keep(start, model)
         model = self._steps(model, self.recipe, start)
-        if self.inputs.probe and custom_nodes(model):
-            self.ranking = node_errors(self.loaded.model, model, self.inputs.probe)
-        if self.plan.max_drop or self.plan.max_bytes:
+        self._rank(model)
+        if self.plan.has_goals:
             model = self._search_goals(model)
         if self.inputs.probe and custom_nodes(model):
             log.info("comparing stock ONNX Runtime with the library, node by node ...")
             self.portability = prove_portable(model, self.inputs.probe).to_json()
         return model
 
+    def report(self, written: Path, folder: Path) -> Report:
+        """Measure the written file and say what came of it."""
+        after: Evaluation | None = None
+        change: dict[str, Any] | None = None
+        if self.plan.task and self.before:
+            log.info("scoring the compressed model ...")
+            after = evaluate(written, self.plan.task)
+            value, interval = paired_difference(after, self.before)
+            change = {"value": value, "ci95": list(interval)}
+        old, new, environment = self.plan.figures(self.loaded, written, self.before, after, self.inputs)
+        goals = self._goals(new, after)
+        ranking = tuple((error.node, error.noise_to_signal) for error in self.ranking)
+        lower_is_worse = self.before is not None and self.before.worse == "lower"
+        return Report(
+            status="done" if all(goal["met"] for goal in goals.values()) else "goal missed",
+            model=str(self.loaded.path),
+            output=str(folder),
+            before=old,
+            after=new,
+            steps=self.records,
+            change=change,
+            portability=self.portability,
+            goals=goals or None,
+            ranking=ranking,
+            findings=findings_of(old, new, self.records, change, lower_is_worse, goals, ranking),
+            environment={**versions(), **environment},
+        )
+
     def _steps(self, model: ir.Model, recipe: Recipe, start: int) -> ir.Model:
         def finished(index: int, result: ir.Model, record: StepRecord) -> None:
             self.records.append(record.to_json())
-            self.last_good = self.before_step[index + 1] = result
+            self.last_good = result
+            self._keep(index + 1, result)
             self.checkpoints.save(index + 1, result, self.records)
 
-        result, _ = run_recipe(model, recipe.steps, self.inputs, exclude=recipe.exclude, seed=recipe.seed,
-                               finished=finished, resume_from=start)
-        return result
+        return run_recipe(
+            model,
+            recipe.steps,
+            self.inputs,
+            exclude=recipe.exclude,
+            seed=recipe.seed,
+            finished=finished,
+            resume_from=start,
+        )
+
+    def _keep(self, index: int, model: ir.Model) -> None:
+        if self.plan.has_goals:
+            self._before_step[index] = model
+
+    def _rank(self, model: ir.Model) -> None:
+        if self.inputs.probe and custom_nodes(model):
+            log.info("ranking the nodes by the error that each adds ...")
+            self.ranking = node_errors(self.loaded.model, model, self.inputs.probe)
 
     def _search_goals(self, first: ir.Model) -> ir.Model:
         """Change per-node widths until the goals hold on the calibration split; see ``edgefold.goals``."""
-        index = max((i for i, s in enumerate(self.recipe.steps) if "overrides" in s.__struct_fields__), default=None)
-        if index is None or index not in self.before_step:
+        index = max((i for i, s in enumerate(self.recipe.steps) if "overrides" in s.__struct_fields__), default=-1)
+        if index not in self._before_step:
             return first
-        base, done = self.before_step[index], self.records
-        calibration = self._calibration_score(self.loaded.model) if self.plan.max_drop else None
-        widths = {str(n.name): int(n.attributes["bits"].as_int()) for n in custom_nodes(first)}
+        base, done = self._before_step[index], self.records[: len(self.records) - (len(self.recipe.steps) - index)]
+        drop = self.plan.max_drop
+        original = self._calibration_score(self.loaded.model) if drop else None
+        widths = {str(node.name): int(node.attributes["bits"].as_int()) for node in custom_nodes(first)}
 
-        def attempt(model: ir.Model, recipe: Recipe, records: list[Mapping[str, Any]]) -> Attempt:
-            loss = self._loss(calibration, self._calibration_score(model)) if calibration else None
-            return Attempt({}, self.plan.written_bytes(model), loss, (model, recipe, records))
+        def judged(changed: Mapping[str, int], model: ir.Model, recipe: Recipe) -> Attempt:
+            loss = drop.loss_of(original, self._calibration_score(model)) if drop and original else None
+            return Attempt(changed, model_size(model), loss, (model, recipe, self.records))
 
         def build(changed: Mapping[str, int]) -> Attempt:
             recipe = _with_widths(self.recipe, index, changed)
-            self.records = list(done[: len(done) - (len(recipe.steps) - index)])
-            model = self._steps(base, recipe, index)
-            return dataclasses.replace(attempt(model, recipe, self.records), widths=changed)
+            self.records = list(done)
+            return judged(changed, self._steps(base, recipe, index), recipe)
 
-        drop = self.plan.max_drop
-        best, _ = search(attempt(first, self.recipe, done), widths, [e.node for e in self.ranking], build,
-                         max_loss=drop.amount if drop else None, max_bytes=self.plan.max_bytes)
+        best, attempts = search(
+            judged({}, first, self.recipe),
+            widths,
+            [error.node for error in self.ranking],
+            build,
+            max_loss=drop.amount if drop else None,
+            max_bytes=self.plan.max_bytes,
+        )
+        log.info("goals: %d compressions tried", len(attempts))
         model, self.recipe, self.records = best.payload
         assert isinstance(model, ir.Model)
         return model
 
     def _calibration_score(self, model: ir.Model) -> Evaluation:
         assert self.plan.task is not None
-        return evaluate(model, self.plan.task, split="calibration", original=self.loaded.model)
-
-    def _loss(self, original: Evaluation, now: Evaluation) -> float:
-        assert self.plan.max_drop is not None
-        return _loss(self.plan.max_drop, original, now)
-
-    def report(self, written: Path, folder: Path) -> Report:
-        """Measure the written file and say what came of it."""
-        plan, after = self.plan, None
-        if plan.task:
-            log.info("scoring the compressed model ...")
-            after = evaluate(written, plan.task)
-        figures, environment = plan.figures(self.loaded, written, self.before, after)
-        change = None
-        if self.before and after:
-            value, interval = paired_difference(after, self.before)
-            change = {"value": value, "ci95": list(interval)}
-        goals = self._goals(figures[1], after)
-        missed = [g for g in goals.values() if not g["met"]]
-        ranking = tuple((e.node, e.noise_to_signal) for e in self.ranking)
-        worse = self.before is not None and self.before.worse == "lower"
-        found = findings_of(*figures, self.records, change, worse, goals, ranking)
-        return Report(
-            status="goal missed" if missed else "done",
-            model=str(self.loaded.path), output=str(folder), before=figures[0], after=figures[1],
-            steps=self.records, change=change, portability=self.portability, goals=goals or None,
-            ranking=ranking, findings=found, environment={**versions(), **environment},
-        )
+        return evaluate(model, self.plan.task, split="calibration", original=self.loaded.path)
 
     def _goals(self, after: Figures, score: Evaluation | None) -> dict[str, dict[str, Any]]:
         goals: dict[str, dict[str, Any]] = {}
-        if self.plan.max_drop and self.before and score:
-            loss = _loss(self.plan.max_drop, self.before, score)
-            goals["max_drop"] = {"goal": str(self.plan.max_drop), "measured": loss,
-                                 "met": loss <= self.plan.max_drop.amount}
-        if self.plan.max_bytes:
-            goals["max_size"] = {"goal": self.plan.max_bytes, "measured": after.bytes,
-                                 "met": after.bytes <= self.plan.max_bytes}
+        drop, limit = self.plan.max_drop, self.plan.max_bytes
+        if drop and self.before and score:
+            loss = drop.loss_of(self.before, score)
+            goals["max_drop"] = {"goal": str(drop), "measured": loss, "met": loss <= drop.amount}
+        if limit:
+            goals["max_size"] = {"goal": limit, "measured": after.bytes, "met": after.bytes <= limit}
         return goals
-
-
-def _loss(self, original: Evaluation, now: Evaluation) -> float:
-        assert self.plan.max_drop is not None
-        return _loss(self.plan.max_drop, original, now)
-
-    def report(self, written: Path, folder: Path) -> Report:
-        """Measure the written file and say what came of it."""
-        plan, after = self.plan, None
-        if plan.task:
-            log.info("scoring the compressed model ...")
-            after = evaluate(written, plan.task)
-        figures, environment = plan.figures(self.loaded, written, self.before, after)
-        change = None
-        if self.before and after:
-            value, interval = paired_difference(after, self.before)
-            change = {"value": value, "ci95": list(interval)}
-        goals = self._goals(figures[1], after)
-        missed = [g for g in goals.values() if not g["met"]]
-        ranking = tuple((e.node, e.noise_to_signal) for e in self.ranking)
-        worse = self.before is not None and self.before.worse == "lower"
-        found = findings_of(*figures, self.records, change, worse, goals, ranking)
-        return Report(
-            status="goal missed" if missed else "done",
-            model=str(self.loaded.path), output=str(folder), before=figures[0], after=figures[1],
-            steps=self.records, change=change, portability=self.portability, goals=goals or None,
-            ranking=ranking, findings=found, environment={**versions(), **environment},
-        )
-
-    def _goals(self, after: Figures, score: Evaluation | None) -> dict[str, dict[str, Any]]:
-        goals: dict[str, dict[str, Any]] = {}
-        if self.plan.max_drop and self.before and score:
-            loss = _loss(self.plan.max_drop, self.before, score)
-            goals["max_drop"] = {"goal": str(self.plan.max_drop), "measured": loss,
-                                 "met": loss <= self.plan.max_drop.amount}
-        if self.plan.max_bytes:
-            goals["max_size"] = {"goal": self.plan.max_bytes, "measured": after.bytes,
-                                 "met": after.bytes <= self.plan.max_bytes}
-        return goals
-
-    def keep_last_good(self, partial: Path, emitter: Any, external: bool | None, failure: StepFailed) -> None:
-        """Turn the partial folder into one that loses nothing: the last good model and a reproducer."""
-        kept = partial.with_name(partial.name + ".failed")
-        kept.mkdir()
-        emitter.emit(self.last_good, kept, external)
-        write_reproducer(kept / "repro", failure, self.inputs)
-        final = Path(str(partial.parent / self.plan.failed_name(partial)))
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(partial / "run.log", kept / "run.log")
-        os.replace(kept, final)
-        failure.args = (f"{failure}; the last good model and a reproducer are in {final}",)
-
-
-def _loss(drop: Drop, original: Evaluation, now: Evaluation) -> float:
-    return drop.loss(original.metric, original.value, now.value, lower_is_worse=original.worse == "lower")
 
 
 def _with_widths(recipe: Recipe, index: int, widths: Mapping[str, int]) -> Recipe:
-    """The recipe with the widths as overrides of its step ``index``, before those the user gave (last wins)."""
+    """The recipe with the widths as overrides of its step ``index``, after which those the user gave still win."""
     step = recipe.steps[index]
-    added = [{"match": name, "weights": bits} for name, bits in sorted(widths.items())]
     plain = msgspec.to_builtins(step)
-    plain["overrides"] = [*added, *plain.get("overrides", [])]
+    plain["overrides"] = [
+        *({"match": name, "weights": bits} for name, bits in sorted(widths.items())),
+        *plain.get("overrides", []),
+    ]
     changed = msgspec.convert(plain, type(step))
     return msgspec.structs.replace(recipe, steps=(*recipe.steps[:index], changed, *recipe.steps[index + 1 :]))

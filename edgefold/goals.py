@@ -10,9 +10,12 @@ import dataclasses
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgefold.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgefold.evaluate import Evaluation
 
 log = logging.getLogger("edgefold")
 
@@ -33,6 +36,10 @@ class Drop:
 
     amount: float
     relative: bool
+
+    def loss_of(self, original: Evaluation, now: Evaluation) -> float:
+        """``loss`` of two scores of one metric."""
+        return self.loss(original.metric, original.value, now.value, lower_is_worse=original.worse == "lower")
 
     def loss(self, metric: str, original: float, value: float, *, lower_is_worse: bool) -> float:
         """How much worse ``value`` is than ``original``, in per cent or points as the goal is."""

@@ -72,7 +72,7 @@ class Inputs:
     shapes: Mapping[str, Sequence[int]]
 
 
-class StepFailed(VerificationError):
+class StepFailedError(VerificationError):
     """A step's result did not pass its checks; carries what a reproducer needs."""
 
     def __init__(self, message: str, step: Pass, before: ir.Model) -> None:
@@ -85,7 +85,7 @@ def run_step(model: ir.Model, step: Pass, inputs: Inputs, context: Context) -> t
     """Apply one pass to a clone of ``model`` and verify it by the pass's declared effect.
 
     Raises:
-        StepFailed: the checker, the interface, the pass's claim of edits or the numerics did not hold.
+        StepFailedError: the checker, the interface, the pass's claim of edits or the numerics did not hold.
     """
     started = time.perf_counter()
     log.info("%s ...", step.name)
@@ -102,7 +102,7 @@ def run_step(model: ir.Model, step: Pass, inputs: Inputs, context: Context) -> t
         check_structure(model, candidate, step.name)
         difference = check_numerics(model, candidate, step, inputs.probe) if inputs.probe else None
     except VerificationError as error:
-        raise StepFailed(str(error), step, model) from error
+        raise StepFailedError(str(error), step, model) from error
     return candidate, _record(step, notes, started, candidate, inputs, difference)
 
 
@@ -115,9 +115,8 @@ def run_recipe(
     seed: int = 0,
     finished: Callable[[int, ir.Model, StepRecord], None] = lambda _index, _model, _record: None,
     resume_from: int = 0,
-) -> tuple[ir.Model, list[StepRecord]]:
+) -> ir.Model:
     """Run the steps from ``resume_from`` on, calling ``finished`` after each with its index, model and record."""
-    records: list[StepRecord] = []
     for index, step in enumerate(steps):
         if index < resume_from:
             continue
@@ -131,9 +130,8 @@ def run_recipe(
             len(record.notes.skips),
             record.seconds,
         )
-        records.append(record)
         finished(index, model, record)
-    return model, records
+    return model
 
 
 def raise_to_minimum_opset(model: ir.Model, inputs: Inputs) -> tuple[ir.Model, StepRecord | None]:

@@ -46,6 +46,11 @@ class Plan:
     max_drop: Drop | None
     max_bytes: int | None
 
+    @property
+    def has_goals(self) -> bool:
+        """Whether the user stated what may be lost or must be gained."""
+        return self.max_drop is not None or self.max_bytes is not None
+
     def fingerprint(self, loaded: LoadedModel) -> str:
         """Identity of the call, for ``--resume``: model, recipe, task and version."""
         task = self.task.path.read_bytes() if self.task else b""

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgefold.errors import UsageError
-from edgefold.pipeline import Inputs, StepFailed, run_step
+from edgefold.pipeline import Inputs, StepFailedError, run_step
 from edgefold.recipe import Recipe, load_recipe, recipe_as_yaml
 from edgefold.saving import save_model
 from edgefold.verification import run_model
@@ -34,7 +34,7 @@ class Reproduction:
         return f"{self.step}: passes its checks here with {self.edits} edits; the failure does not occur"
 
 
-def write_reproducer(folder: Path, failure: StepFailed, inputs: Inputs) -> None:
+def write_reproducer(folder: Path, failure: StepFailedError, inputs: Inputs) -> None:
     """Write {before.onnx, recipe.yaml, inputs.npz, expected.npz, how-to-run.txt, failure.txt} into a new folder."""
     folder.mkdir()
     save_model(failure.before, folder / "before.onnx")
@@ -51,7 +51,7 @@ def reproduce(folder: str | Path) -> Reproduction:
 
     Raises:
         UsageError: not a reproducer folder.
-        StepFailed: the step fails here too.
+        StepFailedError: the step fails here too.
     """
     place = Path(folder)
     if not (place / "before.onnx").is_file() or not (place / "recipe.yaml").is_file():

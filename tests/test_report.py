@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from edgefold.findings import findings_of
+from edgefold.report import Figures, Report
+
+BEFORE = Figures(4_000_000, 1_000_000, 5_000_000, {"metric": "top1", "value": 80.0, "ci95": [78, 82]}, 2.0, 32.0)
+AFTER = Figures(600_000, 1_000_000, 5_000_000, {"metric": "top1", "value": 79.5, "ci95": [77, 82]}, 1.0, 4.3)
+RANKING = (("/conv1", 0.06), ("/conv2", 0.03), ("/conv3", 0.01))
+
+
+def step(skips: int = 0, edits: int = 3) -> dict[str, Any]:
+    one = {"node": "/conv", "reason": "weight is not a constant", "detail": ""}
+    return {"pass": "quantize", "edits": edits, "skips": [{**one, "node": f"/conv{i}"} for i in range(skips)]}
+
+
+def report(**changes: Any) -> Report:
+    plain = {"status": "done", "model": "a.onnx", "output": "out", "before": BEFORE, "after": AFTER, "steps": [step(2)]}
+    return Report(**{**plain, **changes})
+
+
+def test_the_summary_shows_each_figure_before_and_after() -> None:
+    text = report(environment={"latency": "1 thread"}).render()
+    for words in ("4 MB", "600 kB", "6.67x smaller", "80.0000", "79.5000", "2.00x faster (1 thread)", "4.30"):
+        assert words in text
+
+
+def test_a_slowdown_is_called_one() -> None:
+    assert "2.00x slower" in report(before=AFTER, after=BEFORE).render()
+
+
+def test_skips_are_counted_by_reason_and_a_long_list_is_cut() -> None:
+    text = report(steps=[step(30)]).render()
+    assert "weight is not a constant: 30 nodes" in text
+    assert "and 18 more in report.json" in text
+    assert "/conv20" not in text
+
+
+def test_the_json_document_has_the_promised_keys() -> None:
+    document = json.loads(json.dumps(report(ranking=RANKING).to_json()))
+    assert {"bytes", "weights", "macs", "metric", "latency_ms"} <= set(document["before"])
+    assert document["ranking"][0] == {"node": "/conv1", "noise_to_signal": 0.06}
+
+
+def test_a_significant_loss_names_the_nodes_that_carry_half_the_error() -> None:
+    change = {"value": -2.0, "ci95": [-3.0, -1.0]}
+    (cure,) = findings_of(BEFORE, AFTER, [step()], change, True, {}, RANKING)
+    assert "--exclude '/conv1'" in cure
+    assert "/conv2" not in cure
+
+
+def test_a_loss_within_its_interval_is_no_finding() -> None:
+    assert findings_of(BEFORE, AFTER, [step()], {"value": -0.5, "ci95": [-1.5, 0.5]}, True, {}, RANKING) == ()
+
+
+def test_higher_is_worse_for_perplexity() -> None:
+    change = {"value": 0.5, "ci95": [0.4, 0.6]}
+    assert findings_of(BEFORE, AFTER, [step()], change, False, {}, RANKING)
+    assert not findings_of(BEFORE, AFTER, [step()], change, True, {}, RANKING)
+
+
+def test_a_missed_goal_comes_first() -> None:
+    goals = {"max_size": {"goal": 500_000, "measured": 600_000, "met": False}}
+    found = findings_of(BEFORE, AFTER, [step(edits=0)], None, True, goals, ())
+    assert found[0].startswith("Goal missed: --max-size")
+    assert "quantize changed nothing" in found[1]

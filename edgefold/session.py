@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place that makes ONNX Runtime sessions: options, the EdgeFold operator library, and readable errors."""
+
+from __future__ import annotations
+
+import mmap
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgefold.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    import onnx_ir as ir
+    import onnxruntime as ort
+
+DOMAIN = "ai.edgefold"
+# protobuf refuses messages of 2 GiB; the graph itself needs some room beside the tensors.
+MAX_MESSAGE = (2 << 30) - (64 << 20)
+_ERRORS_ONLY = 3
+
+
+def make_session(
+    model: ir.Model | bytes | Path,
+    *,
+    threads: int = 0,
+    library: bool = True,
+    optimize: bool = True,
+) -> ort.InferenceSession:
+    """Opens a model in ONNX Runtime on the CPU.
+
+    Args:
+        model: a model in memory, its serialized bytes, or a file.
+        threads: threads inside an operator; 0 leaves the choice to ONNX Runtime.
+        library: register the EdgeFold kernels where the model uses ``ai.edgefold``; without them ONNX Runtime
+            inlines the operators' function bodies.
+        optimize: False turns ONNX Runtime's graph optimizations off, so that every tensor keeps its name.
+
+    Raises:
+        ModelError: ONNX Runtime refuses the model; one line, with the operator it does not know.
+    """
+    import onnxruntime as ort
+
+    if isinstance(model, bytes | Path):
+        return _open(model, _options(ort, threads, optimize), library)
+    with tempfile.TemporaryDirectory(prefix="edgefold-") as folder:
+        # The file may go when the session stands: ONNX Runtime keeps it mapped or has copied it.
+        return _open(_serialize(model, Path(folder)), _options(ort, threads, optimize), library)
+
+
+def run(
+    session: ort.InferenceSession, outputs: Sequence[str] | None, feeds: Mapping[str, np.ndarray[Any, Any]]
+) -> list[np.ndarray[Any, Any]]:
+    """``session.run`` with ONNX Runtime's exceptions turned into one line.
+
+    Raises:
+        ModelError: the run failed: feeds that do not fit, or a node that cannot compute them.
+    """
+    try:
+        return list(session.run(outputs, dict(feeds)))
+    except Exception as error:
+        raise ModelError(f"ONNX Runtime cannot run the model: {_one_line(error)}") from error
+
+
+def _options(ort: Any, threads: int, optimize: bool) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    if threads:
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    return options
+
+
+def _open(model: bytes | Path, options: ort.SessionOptions, library: bool) -> ort.InferenceSession:
+    import onnxruntime as ort
+
+    if library and _uses_domain(model):
+        from edgefold.runtime import ops_library
+
+        options.register_custom_ops_library(str(ops_library()))
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        place = "the model" if isinstance(model, bytes) else str(model)
+        raise ModelError(f"{place}: ONNX Runtime {ort.__version__} refuses it: {_one_line(error)}") from error
+
+
+def _uses_domain(model: bytes | Path) -> bool:
+    if isinstance(model, bytes):
+        return DOMAIN.encode() in model
+    try:
+        with model.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            return text.find(DOMAIN.encode()) >= 0
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{model}: cannot read the model: {error}; give an .onnx file") from error
+
+
+def _serialize(model: ir.Model, folder: Path) -> bytes | Path:
+    import onnx_ir as ir
+
+    tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
+    total = sum(tensor.nbytes for tensor in tensors)
+    if total < MAX_MESSAGE and not any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors):
+        return bytes(ir.to_proto(model).SerializeToString())
+    path = folder / "model.onnx"
+    ir.save(model, path, external_data="model.onnx.data")
+    return path
+
+
+def _one_line(error: Exception) -> str:
+    """ONNX Runtime's message without its codes and call stack, the unknown operator first."""
+    text = " ".join(str(error).split())
+    unknown = re.search(r"(?:Fatal error: )([\w.\-]*):?([\w]+)\(-?\d+\) is not a registered function/op", text)
+    if unknown:
+        name = f"{unknown[1]}::{unknown[2]}" if unknown[1] else unknown[2]
+        return f"unknown operator {name}; EdgeFold loads no operator library but its own"
+    missing = re.search(r"No Op registered for (\w+) with domain_version of (\d+)", text)
+    if missing:
+        return f"unknown operator {missing[1]} in its domain's version {missing[2]}"
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"^Load model from \S+ failed:\s*", "", text)
+    text = re.sub(r"/[^\s:]*/onnxruntime/[^\s:]+:\d+ .*?\)\s", "", text)
+    return text[:400]

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights that several nodes share, by name or by content, also transposed, are kept together."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from edgefold.passes._codes import Method
+from edgefold.passes._constants import feeds_graph_output, readers
+from edgefold.passes._packing import packed_bytes
+from edgefold.passes._weighted_nodes import WeightedNode
+from edgefold.passes.base import Skip, SkipReason
+
+LUT_MOST_BITS = 6
+_TABLES = {"rtn": lambda bits: 1, "shift": lambda bits: 9 - bits, "shift-lut": lambda bits: min(8, 256 >> bits)}
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightGroup:
+    """Nodes that apply one and the same matrix W [K, N], which is stored once.
+
+    Attributes:
+        sites: the nodes; never empty.
+        bits: the widest width that one of them asks for.
+        method: of the widest one; `shift` where `shift-lut` has no form for the width.
+    """
+
+    sites: tuple[WeightedNode, ...]
+    bits: int
+    method: Method
+
+    @property
+    def name(self) -> str:
+        """Name of the stored tensor that the packed ones are named after."""
+        return str(self.sites[0].weight.root.name)
+
+
+def group_by_content(
+    sites: Sequence[WeightedNode], bits: Mapping[ir.Node, int], methods: Mapping[ir.Node, Method]
+) -> tuple[list[WeightGroup], list[Skip]]:
+    """Groups nodes whose matrices are equal, and refuses those that packing would not make smaller.
+
+    Matrices are compared by a hash of their content in the orientation [K, N], so it does not matter in how many
+    tensors, which way round, or behind which views they are stored.
+    """
+    skips: list[Skip] = []
+    by_digest: dict[tuple[int, int, bytes], list[WeightedNode]] = {}
+    for site in _releasable(sites, skips):
+        matrix = site.matrix()
+        if not np.isfinite(matrix).all():
+            detail = f"tensor {site.weight.root.name}"
+            skips.append(Skip(site.label, SkipReason.NOT_FINITE, detail))
+            continue
+        digest = hashlib.blake2b(matrix.data, digest_size=16).digest()
+        by_digest.setdefault((site.k, site.n, digest), []).append(site)
+    groups = []
+    for members in by_digest.values():
+        widest = max(members, key=lambda site: bits[site.node])
+        group = WeightGroup(tuple(members), bits[widest.node], _method(methods[widest.node], bits[widest.node]))
+        stored = sum({site.weight.root: site.weight.nbytes for site in members}.values())
+        packed = packed_bytes(widest.k, widest.n, group.bits, _TABLES[group.method](group.bits))
+        if packed >= stored:
+            detail = f"{packed} bytes packed, {stored} now"
+            skips.extend(Skip(site.label, SkipReason.WOULD_GROW, detail) for site in members)
+        else:
+            groups.append(group)
+    return groups, skips
+
+
+def _method(method: Method, bits: int) -> Method:
+    return "shift" if method == "shift-lut" and bits > LUT_MOST_BITS else method
+
+
+def _releasable(sites: Sequence[WeightedNode], skips: list[Skip]) -> list[WeightedNode]:
+    """The nodes whose stored weights can go away with them; keeping both forms would make the file grow."""
+    nodes = {site.node for site in sites}
+    kept = []
+    for site in sites:
+        root = site.weight.root
+        others = [node for node, _ in readers(root) if node not in nodes]
+        if feeds_graph_output(root):
+            skips.append(Skip(site.label, SkipReason.GRAPH_OUTPUT, f"tensor {root.name}"))
+        elif others:
+            detail = f"tensor {root.name} is read by {others[0].name or others[0].op_type}"
+            skips.append(Skip(site.label, SkipReason.SHARED_WEIGHT, detail))
+        else:
+            kept.append(site)
+    return kept

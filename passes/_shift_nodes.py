@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts ``ai.edgefold`` nodes and their packed weights in the place of the nodes they stand for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from edgefold.passes._codes import QuantizedMatrix
+from edgefold.passes._constants import trace_constant
+from edgefold.passes._packing import LAYOUT_VERSION, pack_codes, pack_selectors
+from edgefold.passes._weighted_nodes import WeightedNode
+
+DOMAIN = "ai.edgefold"
+
+
+@dataclasses.dataclass(frozen=True)
+class Activation:
+    """How the activations of one node become integers: codes in [low, high]; high 0 leaves them float.
+
+    A scale of 0 is found anew for every row at run time.
+    """
+
+    low: int = 0
+    high: int = 0
+    scale: float = 0.0
+
+
+FLOAT_ACTIVATION = Activation()
+
+
+class WeightStore:
+    """The initializers that packed weights are kept in; equal small ones (tables, scales, zeros) are kept once."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._known: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._names = set(graph.initializers) | {str(value.name) for value in graph.inputs}
+        self._names.update(str(value.name) for node in graph.all_nodes() for value in node.outputs)
+        self.bytes = 0
+
+    def add(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
+        """Keeps an array under the name, or under a variation of it if that is taken."""
+        content = (array.dtype.str, array.shape, array.tobytes() if array.nbytes <= 4096 else b"")
+        if content[2] and content in self._known:
+            return self._known[content]
+        unique, number = name, 1
+        while unique in self._names:
+            unique, number = f"{name}_{number}", number + 1
+        self._names.add(unique)
+        value = ir.Value(name=unique, const_value=ir.tensor(array, name=unique))
+        value.shape = ir.Shape(array.shape)
+        value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+        self._graph.register_initializer(value)
+        self._known[content] = value
+        self.bytes += array.nbytes
+        return value
+
+    def add_matrix(self, name: str, matrix: QuantizedMatrix) -> list[ir.Value]:
+        """Packs a matrix and keeps its codes, selectors, table and scales."""
+        tables = len(matrix.table)
+        return [
+            self.add(f"{name}.codes", pack_codes(matrix.codes, matrix.bits)),
+            self.add(f"{name}.selectors", pack_selectors(matrix.selectors, tables=tables)),
+            self.add(f"{name}.table", matrix.table),
+            self.add(f"{name}.scales", matrix.scales),
+        ]
+
+
+def replace_node(
+    graph: ir.Graph, store: WeightStore, site: WeightedNode, weights: Sequence[ir.Value], bits: int, activation: Activation
+) -> None:
+    """Replaces a weighted node (and the bias Add it took in) by its packed form; tensor names stay."""
+    builder = _NodeBuilder(site)
+    source = site.data
+    if site.kind == "gather":
+        result = builder.node("ShiftGather", [source, *weights], k=site.k, bits=bits)
+    else:
+        source = builder.cast(source, ir.DataType.FLOAT)
+        source = builder.swap_last_two(source)
+        bias = store.add(f"{site.output.name}.bias", site.bias if site.bias is not None else np.zeros(1, np.float32))
+        scale = store.add(f"{site.output.name}.x_scale", np.array([activation.scale], np.float32))
+        result = builder.node(
+            "ShiftConv" if site.kind == "conv" else "ShiftMatMul",
+            [source, *weights, bias, scale],
+            k=site.k,
+            bits=bits,
+            activation_low=activation.low,
+            activation_high=activation.high,
+            **_geometry_attributes(site),
+        )
+        result = builder.swap_last_two(result)
+    result = builder.cast(result, site.weight.dtype)
+    old_nodes = [site.node] if site.tail is None else [site.tail, site.node]
+    constants = [trace_constant(value) for node in old_nodes for value in node.inputs if value is not None]
+    ir.convenience.replace_nodes_and_values(
+        graph, site.tail or site.node, old_nodes, builder.nodes, [site.output], [result]
+    )
+    _forget(graph, [constant.root for constant in constants if constant is not None and constant.root != site.weight.root])
+
+
+def _forget(graph: ir.Graph, roots: Sequence[ir.Value]) -> None:
+    """Drops stored biases that nothing reads any more."""
+    for root in roots:
+        if not root.uses() and not root.is_graph_output() and root.is_initializer():
+            graph.initializers.pop(str(root.name), None)
+            if root in graph.inputs:
+                graph.inputs.remove(root)
+
+
+def _geometry_attributes(site: WeightedNode) -> dict[str, Any]:
+    geometry = site.geometry
+    if geometry is None:
+        return {}
+    return {
+        "kernel_shape": geometry.kernel,
+        "strides": geometry.strides,
+        "pads": geometry.pads,
+        "dilations": geometry.dilations,
+        "group": geometry.group,
+    }
+
+
+class _NodeBuilder:
+    """Collects the nodes that replace one weighted node, with their provenance."""
+
+    def __init__(self, site: WeightedNode) -> None:
+        self._site = site
+        old = [site.node] if site.tail is None else [site.node, site.tail]
+        self._provenance = {
+            "edgefold.pass": "quantize",
+            "edgefold.from": ",".join(str(node.name or node.outputs[0].name) for node in old),
+        }
+        self.nodes: list[ir.Node] = []
+
+    def node(self, op_type: str, inputs: Sequence[ir.Value], **attributes: Any) -> ir.Value:
+        attributes["layout"] = LAYOUT_VERSION
+        return self._append(DOMAIN, op_type, inputs, self._site.label, ir.DataType.FLOAT, attributes)
+
+    def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """The value as another float type; itself where the layer is float32 already."""
+        if self._site.weight.dtype == ir.DataType.FLOAT:
+            return value
+        name = f"{self._site.label}/to_{dtype.name.lower()}"
+        return self._append("", "Cast", [value], name, dtype, {"to": int(dtype)})
+
+    def swap_last_two(self, value: ir.Value) -> ir.Value:
+        """The value with its last two dimensions exchanged, where the weights are the left operand."""
+        if not self._site.on_left:
+            return value
+        assert self._site.data.shape is not None
+        rank = self._site.data.shape.rank()
+        order = [*range(rank - 2), rank - 1, rank - 2]
+        name = f"{self._site.label}/transpose_{len(self.nodes)}"
+        return self._append("", "Transpose", [value], name, ir.DataType.FLOAT, {"perm": order})
+
+    def _append(
+        self,
+        domain: str,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        name: str,
+        dtype: ir.DataType,
+        attributes: dict[str, Any],
+    ) -> ir.Value:
+        output = ir.Value(name=f"{name}_output", type=ir.TensorType(dtype))
+        node = ir.Node(domain, op_type, inputs, ir.convenience.convert_attributes(attributes), outputs=[output], name=name)
+        node.metadata_props.update(self._provenance)
+        self.nodes.append(node)
+        return output

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quantize: constant weight matrices become packed integers of 2 to 8 bits behind ``ai.edgefold`` operators."""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+import onnx_ir as ir
+
+from edgefold.ops import add_functions
+from edgefold.passes._activation_codes import choose_activations
+from edgefold.passes._constants import remove_if_unread
+from edgefold.passes._layer_position import LayerPositions, layer_positions
+from edgefold.passes._quantize_weights import quantize_group
+from edgefold.passes._shared_weights import WeightGroup, group_by_content
+from edgefold.passes._shift_nodes import WeightStore, replace_node
+from edgefold.passes._weighted_nodes import WeightedNode, node_label, weighted_node
+from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
+
+Bits = Annotated[int, msgspec.Meta(ge=2, le=8)]
+Method = Literal["rtn", "shift", "shift-lut"]
+Rounding = Literal["nearest", "gptq"]
+Activations = Literal[8, "float", "dynamic8", "static8"]
+
+
+class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Other options for some nodes; of several that match a node the last one holds.
+
+    Attributes:
+        match: a node name or glob.
+        weights: bits.
+        method: of the weights.
+        activations: as in the pass.
+    """
+
+    match: str
+    weights: Bits | None = None
+    method: Method | None = None
+    activations: Activations | None = None
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What is asked for one node."""
+
+    bits: int
+    method: Method
+    activations: Activations
+    why_wider: str = ""
+
+
+class Quantize(Pass, frozen=True, kw_only=True):
+    """Replaces constant weights of MatMul, Gemm, Conv and embedding Gather by packed integer codes.
+
+    What it does: a weight matrix W [K, N] becomes codes of ``weights`` bits that index tables of int8 levels, with one
+    float scale a column (methods `rtn`, `shift`, `shift-lut`), and its node becomes ShiftMatMul, ShiftConv or
+    ShiftGather. Activations stay float, or become 8-bit codes at run time. Equal matrices, also transposed ones, are
+    stored once, at the widest of the widths asked for.
+
+    When it fires: on nodes of the main graph whose weights are constants of float32, float16 or bfloat16.
+
+    When it does not: each node left alone is listed with its reason; so is each that stays wider than ``weights``.
+
+    Numerics: lossy.
+
+    Attributes:
+        weights: bits of a weight code.
+        method: `rtn`, one table; `shift`, a power of two for 32 weights; `shift-lut`, learnt levels and finer steps
+            (up to 6 bits; wider layers use `shift`).
+        rounding: `nearest`, or `gptq` where there is calibration data.
+        activations: 8 is `dynamic8` for MatMul and Gemm, `static8` for Conv; `float` leaves them alone.
+        embeddings: bits of tables that a Gather reads.
+        first_last: bits of the first and the last layers.
+        overrides: other options for single nodes.
+    """
+
+    effect: ClassVar[Effect] = Effect.LOSSY
+
+    weights: Bits = 4
+    method: Method = "shift-lut"
+    rounding: Rounding = "nearest"
+    activations: Activations = 8
+    embeddings: Bits = 8
+    first_last: Bits = 8
+    overrides: tuple[Override, ...] = ()
+
+    def rewrite(self, model: ir.Model, context: Context) -> Notes:
+        graph = model.graph
+        sites, skips = _find(model, context)
+        positions = layer_positions(graph)
+        plans = {site.node: self._plan(site, positions) for site in sites}
+        widths = {node: plan.bits for node, plan in plans.items()}
+        groups, refused = group_by_content(sites, widths, {node: plan.method for node, plan in plans.items()})
+        skips += refused
+        kept = [site for group in groups for site in group.sites]
+        skips += [_wider(site, plans[site.node]) for site in kept if plans[site.node].why_wider]
+        activations, fallbacks = choose_activations(kept, {s.node: plans[s.node].activations for s in kept}, context)
+        skips += fallbacks
+
+        store = WeightStore(graph)
+        edits: list[Edit] = []
+        tally = _Tally()
+        for group in groups:
+            matrix, fallback = quantize_group(group, self.rounding, context)
+            skips += fallback
+            weights = store.add_matrix(group.name, matrix)
+            for site in group.sites:
+                replace_node(graph, store, site, weights, group.bits, activations[site.node])
+                edits.append(Edit(site.label, f"{group.bits} bits, {group.method}"))
+            for site in group.sites:
+                remove_if_unread(graph, site.weight)
+            tally.count(group, matrix.bits_per_weight)
+        add_functions(model)
+        return Notes(tuple(edits), tuple(skips), tally.stats())
+
+    def _plan(self, site: WeightedNode, positions: LayerPositions) -> Plan:
+        bits, why = self.weights, ""
+        if site.kind == "gather":
+            bits, why = self.embeddings, "embedding"
+        elif site.node in positions.first:
+            bits, why = self.first_last, "first layer"
+        elif site.node in positions.last:
+            bits, why = self.first_last, "last layer"
+        method, activations = self.method, self.activations
+        for override in self.overrides:
+            if fnmatch.fnmatchcase(site.label, override.match) or fnmatch.fnmatchcase(
+                str(site.output.name), override.match
+            ):
+                bits, why = (bits, why) if override.weights is None else (override.weights, "override")
+                method = override.method or method
+                activations = override.activations or activations
+        return Plan(bits, method, activations, why if bits > self.weights else "")
+
+
+def _find(model: ir.Model, context: Context) -> tuple[list[WeightedNode], list[Skip]]:
+    """The nodes that can be packed, and a Skip for each that cannot but has weights."""
+    sites: list[WeightedNode] = []
+    skips: list[Skip] = []
+    for node in model.graph:
+        found = weighted_node(node)
+        if isinstance(found, WeightedNode) and _excluded(found, context):
+            skips.append(Skip(found.label, SkipReason.EXCLUDED))
+        elif isinstance(found, WeightedNode):
+            sites.append(found)
+        elif found is not None:
+            skips.append(found)
+    bodies = [node for node in model.graph.all_nodes() if node.graph is not model.graph]
+    bodies += [node for function in model.functions.values() if function.domain != "ai.edgefold" for node in function]
+    skips += [Skip(node_label(node), SkipReason.SUBGRAPH) for node in bodies if node.op_type in ("MatMul", "Gemm", "Conv")]
+    return sites, skips
+
+
+def _excluded(site: WeightedNode, context: Context) -> bool:
+    return context.excludes(site.label) or context.excludes(str(site.output.name))
+
+
+def _wider(site: WeightedNode, plan: Plan) -> Skip:
+    return Skip(site.label, SkipReason.KEPT_WIDER, f"{plan.why_wider}, {plan.bits} bits")
+
+
+class _Tally:
+    """Adds up what was quantized for the report."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, int] = {}
+        self._bits = self._weights = self._all_bits = self._all_weights = 0.0
+
+    def count(self, group: WeightGroup, bits_per_weight: float) -> None:
+        key = f"nodes.{group.bits}-bit {group.method}"
+        self._nodes[key] = self._nodes.get(key, 0) + len(group.sites)
+        weights = group.sites[0].k * group.sites[0].n
+        self._all_weights += weights
+        self._all_bits += weights * bits_per_weight
+        if any(site.kind != "gather" for site in group.sites):
+            self._weights += weights
+            self._bits += weights * bits_per_weight
+
+    def stats(self) -> dict[str, float | int | str]:
+        stats: dict[str, float | int | str] = dict(sorted(self._nodes.items()))
+        if self._weights:
+            stats["bits_per_weight"] = round(self._bits / self._weights, 4)
+        if self._all_weights:
+            stats["bits_per_weight_with_embeddings"] = round(self._all_bits / self._all_weights, 4)
+            stats["weights"] = int(self._all_weights)
+        return stats

@@ -11,26 +11,26 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefold.passes._selection import (
-    Float,
-    LevelLookup,
-    Selection,
-    choose_tables,
-    refit_scales,
-    search,
-)
+from edgefold.passes._selection import GROUP, Float, LevelLookup, Selection, search
 
 Table = NDArray[np.int8]
+Counts = NDArray[np.float64]
 
 LEVEL_MAX = 127
 
 LUT_TABLES = {2: 8, 3: 8, 4: 8, 5: 4, 6: 2}
 """Number of `shift-lut` tables by code width: the 128 bytes of two 512-bit registers (less for 2 and 3 bits)."""
 
-_LUT_STEP = {2: 0.25, 3: 0.25, 4: 0.25, 5: 0.25, 6: 0.25}  # octaves between neighbouring tables
-_LEARNING_ROUNDS = 5
-_LLOYD_STEPS = 8
-_BINS, _BIN_RANGE = 3072, 1.5  # histogram of normalized magnitudes; above 1 are the clipped ones
+_OCTAVES = {
+    8: (np.arange(8) / 4, np.arange(8) / 3, np.array([0, 1 / 4, 1 / 2, 3 / 4, 1, 5 / 4, 2, 3])),
+    4: (np.arange(4) / 3, np.array([0, 3 / 8, 3 / 4, 2])),
+    2: (np.arange(2) / 2, np.arange(2) * 1.5),
+}
+"""Octaves below the first table at which learning starts, by number of tables; the later ones suit outliers."""
+
+_ROUNDS = 3
+_LLOYD_STEPS = 4
+_BINS, _BIN_TOP = 2048, 192.0  # histogram of magnitudes in units of the column scale; above 127 are the clipped ones
 
 
 def uniform_levels(bits: int) -> Table:
@@ -42,22 +42,22 @@ def uniform_levels(bits: int) -> Table:
 def shift_tables(bits: int) -> Table:
     """Uniform levels shifted by 0..8-bits, int8 [9 - bits, 2**bits]: group scales that differ by powers of two."""
     levels = uniform_levels(bits).astype(np.int16)
-    return np.stack([levels << shift for shift in range(9 - bits)]).astype(np.int8)
+    tables: Table = np.stack([levels << shift for shift in range(9 - bits)]).astype(np.int8)
+    return tables
 
 
-def lut_tables(magnitudes: NDArray[np.float64], bits: int) -> Table:
-    """Tables of one symmetric zero-free codebook at scales that fall by a fraction of an octave.
+def graded_tables(bits: int, octaves: Counts) -> Table:
+    """Symmetric zero-free levels, somewhat denser near zero, at scales of 2**-octaves: int8 [len(octaves), 2**bits]."""
+    count = 2 ** (bits - 1)
+    levels = ((np.arange(count) + 0.5) / (count - 0.5)) ** 1.3
+    return _symmetric(LEVEL_MAX * 2.0 ** -octaves[:, None] * levels)
 
-    Args:
-        magnitudes: float64 [2**(bits-1)], ascending, in (0, 1], the largest 1.
-        bits: code width, 2 to 6.
 
-    Returns:
-        int8 [LUT_TABLES[bits], 2**bits]; row t is the codebook times 127 * 2**(-t * step).
-    """
-    scales = LEVEL_MAX * 2.0 ** (-_LUT_STEP[bits] * np.arange(LUT_TABLES[bits]))
-    positive = np.maximum(np.rint(scales[:, None] * magnitudes), 1)
-    return np.concatenate([-positive[:, ::-1], positive], axis=1).astype(np.int8)
+def _symmetric(magnitudes: NDArray[np.float64]) -> Table:
+    """Tables int8 [T, 2m] of the rounded magnitudes [T, m] and their negatives, ascending and without a zero."""
+    positive = np.clip(np.rint(magnitudes), 1, LEVEL_MAX)
+    table: Table = np.concatenate([-positive[:, ::-1], positive], axis=1).astype(np.int8)
+    return table
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,11 @@ class Sample:
     column_error: NDArray[np.float64]
 
 
-def learn_lut_tables(sample: Sample, bits: int, clips: NDArray[np.float32]) -> Table:
-    """Learns the `shift-lut` codebook by alternating scales and tables, then levels (Lloyd 1982, on a histogram).
+def learn_lut_tables(sample: Sample, bits: int, clips: Float) -> Table:
+    """Learns the tables of `shift-lut`: alternates scales and table numbers with the levels of every table.
+
+    Each table is a scalar quantizer of the groups that chose it, so its levels follow Lloyd's iteration (Lloyd 1982),
+    run on a histogram. All of `_OCTAVES` are tried as starts.
 
     Args:
         sample: normalized columns.
@@ -84,19 +87,17 @@ def learn_lut_tables(sample: Sample, bits: int, clips: NDArray[np.float32]) -> T
         clips: float32 [C], starting column scales relative to the column's largest magnitude.
 
     Returns:
-        The tables (see `lut_tables`) with the least error among all rounds.
+        The tables with the least error among all starts and rounds, int8 [LUT_TABLES[bits], 2**bits].
     """
-    count = 2 ** (bits - 1)
-    table = lut_tables((np.arange(count) + 0.5) / (count - 0.5), bits)
-    best_table, best_error, chosen = table, np.inf, None
-    for _ in range(_LEARNING_ROUNDS):
-        lookup = LevelLookup.of(table)
-        chosen = _choose(sample, lookup, clips, chosen)
-        error = float((chosen.error * sample.column_error).sum())
-        if error < best_error:
-            best_table, best_error = table, error
-        magnitudes = np.abs(table[0, count:].astype(np.float64)) / LEVEL_MAX
-        table = lut_tables(_lloyd(*_histogram(sample, chosen, bits), magnitudes), bits)
+    best_table, best_error = uniform_levels(bits)[None], np.inf
+    for octaves in _OCTAVES[LUT_TABLES[bits]]:
+        table, chosen = graded_tables(bits, octaves), None
+        for _ in range(_ROUNDS):
+            chosen = _choose(sample, LevelLookup.of(table), clips, chosen)
+            error = float((chosen.error * sample.column_error).sum())
+            if error < best_error:
+                best_table, best_error = table, error
+            table = _refit_levels(table, *_histograms(sample, chosen, len(table)))
     return best_table
 
 
@@ -105,32 +106,28 @@ def _choose(sample: Sample, lookup: LevelLookup, clips: Float, previous: Selecti
     if previous is None:
         starts = [np.full(sample.weight.shape[1], clip / LEVEL_MAX, dtype=np.float32) for clip in clips]
         return search(sample.weight, sample.importance, lookup, starts, refinements=1)
-    chosen = choose_tables(sample.weight, sample.importance, lookup, previous.scales)
-    scales = refit_scales(sample.weight, sample.importance, lookup, chosen)
-    return chosen.better_of(choose_tables(sample.weight, sample.importance, lookup, scales))
+    return search(sample.weight, sample.importance, lookup, [previous.scales], refinements=1)
 
 
-def _histogram(sample: Sample, chosen: Selection, bits: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Bin centres and weighted counts of the magnitudes relative to the top level of their group's table."""
-    rows = len(sample.weight)
-    unit = chosen.scales * LEVEL_MAX * np.exp2(-_LUT_STEP[bits] * chosen.selectors)  # [G, n]
-    unit = np.repeat(unit, 32, axis=0)[:rows]
-    bins = np.minimum(np.abs(sample.weight) / unit * (_BINS / _BIN_RANGE), _BINS - 1).astype(np.intp)
-    weights = unit.astype(np.float64) ** 2 * sample.column_error
+def _histograms(sample: Sample, chosen: Selection, tables: int) -> tuple[Counts, Counts]:
+    """Bin centres [B] and weighted counts [T, B] of the scaled magnitudes of the groups that chose each table."""
+    bins = np.minimum(np.abs(sample.weight) / chosen.scales * (_BINS / _BIN_TOP), _BINS - 1).astype(np.intp)
+    bins += np.repeat(chosen.selectors.astype(np.intp) * _BINS, GROUP, axis=0)[: len(bins)]
+    weights = np.broadcast_to(chosen.scales.astype(np.float64) ** 2 * sample.column_error, bins.shape)
     if sample.importance is not None:
-        weights *= sample.importance
-    counts = np.bincount(bins.ravel(), weights=weights.ravel(), minlength=_BINS)
-    return (np.arange(_BINS) + 0.5) * (_BIN_RANGE / _BINS), counts
+        weights = weights * sample.importance
+    counts = np.bincount(bins.ravel(), weights=weights.ravel(), minlength=tables * _BINS)
+    return (np.arange(_BINS) + 0.5) * (_BIN_TOP / _BINS), counts.reshape(tables, _BINS).astype(np.float64)
 
 
-def _lloyd(
-    centres: NDArray[np.float64], counts: NDArray[np.float64], magnitudes: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Lloyd's iteration on a weighted histogram; an empty cell keeps its level; the result is scaled to a top of 1."""
-    moments = centres * counts
-    for _ in range(_LLOYD_STEPS):
-        cell = np.searchsorted((magnitudes[1:] + magnitudes[:-1]) / 2, centres)
-        mass = np.bincount(cell, weights=counts, minlength=len(magnitudes))
-        first = np.bincount(cell, weights=moments, minlength=len(magnitudes))
-        magnitudes = np.where(mass > 0, first / np.where(mass > 0, mass, 1), magnitudes)
-    return np.maximum.accumulate(magnitudes) / magnitudes.max()
+def _refit_levels(table: Table, centres: Counts, counts: Counts) -> Table:
+    """One table for each histogram, by Lloyd's iteration from the levels of `table`; an empty cell keeps its level."""
+    half = table.shape[1] // 2
+    levels = table[:, half:].astype(np.float64)
+    for row, weights in zip(levels, counts, strict=True):
+        for _ in range(_LLOYD_STEPS):
+            cell = np.searchsorted((row[1:] + row[:-1]) / 2, centres)
+            mass = np.bincount(cell, weights=weights, minlength=half)
+            first = np.bincount(cell, weights=weights * centres, minlength=half)
+            row[mass > 0] = first[mass > 0] / mass[mass > 0]
+    return _symmetric(levels)

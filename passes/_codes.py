@@ -17,6 +17,7 @@ Method = Literal["rtn", "shift", "shift-lut"]
 Rounding = Literal["nearest", "gptq"]
 
 _LEARN_ELEMENTS = 1 << 17  # weights from which a codebook is learnt
+_EXTREME_COLUMNS = 8
 _FLOAT_MAX = np.finfo(np.float32).max
 
 
@@ -158,12 +159,26 @@ def _tables(weight: Float, bits: int, method: Method, importance: Float | None) 
         return uniform_levels(bits)[None]
     if method == "shift":
         return shift_tables(bits)
-    rows, columns = weight.shape
-    count = min(columns, max(16, _LEARN_ELEMENTS // rows))
-    picked = np.linspace(0, columns - 1, count).astype(np.intp)
+    picked, counts = _learning_columns(weight)
     normalized, divisor = _normalized(weight[:, picked])
-    counts = (divisor.astype(np.float64) / float(divisor.max())) ** 2
+    counts *= (divisor.astype(np.float64) / float(divisor.max())) ** 2
     return learn_lut_tables(Sample(normalized, _part(importance, picked), counts), bits, _clips(bits))
+
+
+def _learning_columns(weight: Float) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Columns from which tables are learnt, and how many columns each stands for.
+
+    Evenly spaced ones, and the few with the strongest outliers, which can hold most of the error.
+    """
+    rows, columns = weight.shape
+    count = max(16, _LEARN_ELEMENTS // rows)
+    if columns <= count:
+        return np.arange(columns), np.ones(columns)
+    peak = np.abs(weight).max(axis=0) / np.maximum(np.sqrt(np.einsum("kn,kn->n", weight, weight)), 1e-30)
+    extreme = np.argsort(-peak, kind="stable")[:_EXTREME_COLUMNS]
+    even = np.setdiff1d(np.linspace(0, columns - 1, count - len(extreme)).astype(np.intp), extreme)
+    stands_for = np.full(len(even), (columns - len(extreme)) / len(even))
+    return np.concatenate([extreme, even]), np.concatenate([np.ones(len(extreme)), stands_for])
 
 
 def _select(weight: Float, importance: Float | None, bits: int, method: Method, table: NDArray[np.int8]) -> Selection:

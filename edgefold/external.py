@@ -53,7 +53,7 @@ def write_tensors(model: ir.Model, file: BinaryIO) -> dict[int, tuple[int, int]]
             continue
         padding = -position % ALIGNMENT
         file.write(bytes(padding))
-        if isinstance(tensor, ir.TensorBase):
+        if isinstance(tensor, ir.ExternalTensor | ir.Tensor):
             tensor.tofile(file)  # from file to file inside the kernel where it can
         else:
             file.write(tensor.tobytes())

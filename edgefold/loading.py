@@ -22,6 +22,8 @@ from edgefold.safety import check_model_file, tensors
 MODEL_FILE = "model.onnx"
 """The name of the model in an output folder of ``compress``."""
 
+_UNKNOWN_OPERATOR = "No Op registered for"  # how onnx's checker begins the message
+
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
@@ -105,7 +107,14 @@ def _check(path: Path) -> tuple[Path, ...]:
     try:
         onnx.checker.check_model(os.fspath(path))
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        if _UNKNOWN_OPERATOR in str(error):
+            # ONNX Runtime has operators of its own in the standard domain; it has the last word on them.
+            return _confined(path, locations)
         raise ModelError(f"{path}: the ONNX checker refuses it: {_one_line(error)}") from error
+    return _confined(path, locations)
+
+
+def _confined(path: Path, locations: set[str]) -> tuple[Path, ...]:
     return tuple(sorted({confined(path.parent, location) for location in locations}))
 
 

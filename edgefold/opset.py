@@ -123,7 +123,6 @@ def raise_opset(model: ir.Model, minimum: int = BODY_OPSET) -> tuple[ir.Model, b
 
 def _converted(model: ir.Model, version: int, minimum: int) -> ir.Model:
     weights = _detach_weights(model)
-    given = len(model.graph.inputs) - len(weights)
     skeleton = ir.to_proto(model)
     try:
         if skeleton.functions:
@@ -136,7 +135,7 @@ def _converted(model: ir.Model, version: int, minimum: int) -> ir.Model:
             f"export it with opset {minimum} or newer"
         ) from error
     result = ir.from_proto(proto)
-    _attach_weights(result, weights, given)
+    _attach_weights(result, weights)
     _restore_metadata(result, model)
     return result
 
@@ -155,12 +154,13 @@ def _detach_weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:
     return taken
 
 
-def _attach_weights(model: ir.Model, weights: dict[str, ir.TensorProtocol], given: int) -> None:
+def _attach_weights(model: ir.Model, weights: dict[str, ir.TensorProtocol]) -> None:
     graph = model.graph
-    inputs = list(graph.inputs)
+    detached = [value for value in graph.inputs if value.name in weights]
+    given = [value for value in graph.inputs if value.name not in weights]
     graph.inputs.clear()
-    graph.inputs.extend(inputs[:given])
-    for value in inputs[given:]:
+    graph.inputs.extend(given)
+    for value in detached:
         value.const_value = weights[value.name or ""]
         graph.register_initializer(value)
 

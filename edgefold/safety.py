@@ -69,15 +69,35 @@ def check_model_file(path: Path) -> ModelProto:
     """
     try:
         model = _parse(_read(path))
-        for tensor, where in tensors(model):
-            try:
-                check_tensor(tensor, path.parent)
-            except ModelError as error:
-                raise ModelError(f"{where}: {error}") from None
-        check_wellformed(model)
+        try:
+            _check(model, path.parent)
+        except TypeError:  # protobuf hands out text that is not UTF-8 as bytes
+            if _is_text(model):
+                raise
+            raise ModelError("has a name that is not UTF-8 text; the file is damaged") from None
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
     return model
+
+
+def _check(model: ModelProto, folder: Path) -> None:
+    for tensor, where in tensors(model):
+        try:
+            check_tensor(tensor, folder)
+        except ModelError as error:
+            raise ModelError(f"{where}: {error}") from None
+    check_wellformed(model)
+
+
+def _is_text(message: Message) -> bool:
+    for field, value in message.ListFields():
+        values = value if field.is_repeated else [value]
+        if field.message_type:
+            if not all(_is_text(child) for child in values):
+                return False
+        elif field.type == field.TYPE_STRING and not all(isinstance(text, str) for text in values):
+            return False
+    return True
 
 
 def _read(path: Path) -> bytes:

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sixteen channels that are each convolved with their own taps.
+//
+//   acc[i][c] = sum over t < taps of x[i * step + offsets[t] + c] * weights[t / 2][c][t % 2]   int32
+//
+// for pixels i and channels c = 0..15. x holds uint8, or int8 in [-127, 127]; weights are in
+// [-127, 127]; with an odd number of taps the last weights[.][c][1] are 0. Exact, taps <= 65536.
+// Nothing overlaps; no pointer needs alignment. 16 bytes are read at every offset.
+#pragma once
+
+#include <cstdint>
+
+#include "base/kernel.h"
+
+namespace edgefold {
+
+struct ConvDepthwiseArguments {
+  const uint8_t* x;
+  bool is_unsigned;
+  int64_t step;            // bytes from one output pixel's window to the next one's
+  const int64_t* offsets;  // [taps]: bytes from a window's start
+  int64_t taps;            // >= 1
+  const int16_t* weights;  // [ceil(taps / 2)][16][2]
+  int64_t pixels;
+  int32_t* acc;  // [pixels][16]
+};
+
+using ConvDepthwiseKernel = void(const ConvDepthwiseArguments& arguments);
+
+#define EF_KERNEL(isa, symbol) ConvDepthwiseKernel symbol;
+#include "kernels/conv_depthwise/kernels.inc"
+#undef EF_KERNEL
+
+// All variants, fastest first.
+KernelTable<ConvDepthwiseKernel> ConvDepthwiseKernels();
+
+}  // namespace edgefold

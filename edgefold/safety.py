@@ -17,7 +17,7 @@ from pathlib import Path
 import onnx_ir as ir
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
 from edgefold.confine import external_range
 from edgefold.errors import ModelError
@@ -173,7 +173,7 @@ def tensors(model: ModelProto) -> Iterator[tuple[TensorProto, str]]:
     """Every tensor of a model with the words that name it, e.g. ``initializer 'w'``.
 
     Raises:
-        ModelError: subgraphs are nested deeper than ``MAX_NESTING``.
+        ModelError: subgraphs are nested deeper than ``MAX_NESTING``, or a sparse tensor stands for an absurd size.
     """
     stack: list[tuple[Message, str, int]] = [(model, "model", 0)]
     while stack:
@@ -185,6 +185,8 @@ def tensors(model: ModelProto) -> Iterator[tuple[TensorProto, str]]:
             depth += 1
             if depth > MAX_NESTING:
                 raise ModelError(f"{where}: nests subgraphs too deeply; at most {MAX_NESTING} levels are read")
+        if isinstance(message, SparseTensorProto) and math.prod(message.dims) > MAX_SPARSE_ELEMENTS:
+            raise ModelError(f"{where}: is sparse and would have {math.prod(message.dims)} elements when made dense")
         for name, repeated in _tensor_fields()[message.DESCRIPTOR.full_name]:
             if repeated:
                 children = getattr(message, name)
@@ -258,9 +260,10 @@ def check_tensor(tensor: TensorProto, folder: Path) -> None:
     elif tensor.HasField("raw_data"):
         _check_equal(len(tensor.raw_data), expected, "bytes")
     else:
-        entries = expected if data_type.bitwidth < 8 else count * (2 if data_type.name.startswith("COMPLEX") else 1)
         field = _TYPED_FIELDS.get(tensor.data_type, "int32_data")
-        _check_equal(len(getattr(tensor, field)), entries, f"values in {field}")
+        packed = data_type.bitwidth in (2, 4)  # several in each byte, each byte in an int32; all others lie singly
+        pairs = 2 if data_type.name.startswith("COMPLEX") else 1
+        _check_equal(len(getattr(tensor, field)), expected if packed else count * pairs, f"values in {field}")
 
 
 def _check_equal(found: int, expected: int, unit: str) -> None:

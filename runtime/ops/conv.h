@@ -62,8 +62,8 @@ class Conv {
                    int64_t rows) const;
   void GatherChannels(const Call& call, int64_t panel, uint8_t* out) const;
   void DirectRows(const Call& call, const DirectTask& task) const;
-  void Finish(const Call& call, int64_t image, int64_t column, int64_t columns,
-              int64_t first_pixel, int64_t pixels, const int32_t* acc, int64_t acc_stride) const;
+  void Finish(const Call& call, int64_t image, int64_t column, int64_t columns, int64_t first_pixel,
+              int64_t pixels, const int32_t* acc, int64_t acc_stride) const;
   void FinishFloats(const Call& call, int64_t image, int64_t column, int64_t columns,
                     int64_t first_pixel, int64_t pixels, const float* product) const;
 

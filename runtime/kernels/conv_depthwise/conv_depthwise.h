@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sixteen channels that are each convolved with their own taps.
 //
-//   acc[i][c] = sum over t < taps of x[i * step + offsets[t] + c] * weights[t / 2][c][t % 2]   int32
+//   acc[i][c] = sum over t < taps of x[i * step + offsets[t] + c] * weights[t / 2][c][t % 2] int32
 //
 // for pixels i and channels c = 0..15. x holds uint8, or int8 in [-127, 127]; weights are in
 // [-127, 127]; with an odd number of taps the last weights[.][c][1] are 0. Exact, taps <= 65536.

@@ -12,12 +12,12 @@ from onnxscript.values import OnnxFunction
 
 from edgefold.errors import ModelError
 from edgefold.ops.functions import ShiftConv, ShiftGather, ShiftMatMul
-from edgefold.ops.unpack import DOMAIN, VERSION, ShiftField, ShiftUnpack
+from edgefold.ops.unpack import DOMAIN, VERSION, ShiftUnpack
 
 OLDEST_OPSET = 21
 NEWEST_OPSET = 26
 OPERATORS: tuple[OnnxFunction, ...] = (ShiftMatMul, ShiftConv, ShiftGather)
-_FUNCTIONS: tuple[OnnxFunction, ...] = (*OPERATORS, ShiftUnpack, ShiftField)
+_FUNCTIONS: tuple[OnnxFunction, ...] = (*OPERATORS, ShiftUnpack)
 
 
 def function_protos(opset: int, names: Iterable[str] | None = None) -> list[onnx.FunctionProto]:

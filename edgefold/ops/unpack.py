@@ -3,14 +3,15 @@
 # mypy: disable-error-code="untyped-decorator"
 """How the packed weights become numbers, over standard operators: what the operators' bodies share.
 
-No control flow, no tensor with an empty dimension, and one text for every width: a field that a width lacks is
-masked out. Codes stay uint8 until the last lookup, because ONNX Runtime folds all of it into a constant when it
-loads the model and keeps every step alive while it does.
+No control flow, no tensor with an empty dimension, and one text for every width: the fields of 8, 4, 2 and 1 bits are
+taken side by side, and those that a width lacks are masked out. Codes stay uint8 until the last lookup, because ONNX
+Runtime folds all of it into a constant when it loads the model and keeps every step alive while it does. The steps
+are few for the same reason: each is a kernel that the folding starts.
 """
 
 from __future__ import annotations
 
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from onnxscript import FLOAT, INT8, INT64, UINT8, script
 from onnxscript import opset21 as op
 from onnxscript.values import Opset
@@ -19,38 +20,11 @@ DOMAIN = "ai.edgefold"
 VERSION = 1
 EDGEFOLD = Opset(DOMAIN, VERSION)
 
-
-@script(EDGEFOLD)
-def ShiftField(rows_of_bytes: UINT8[...], columns: INT64[...], bits: INT64[...], width: int) -> UINT8[...]:
-    """One bit field of the codes of some columns, at its place in the code; zeros where the width has no such field.
-
-    Inputs:
-      rows_of_bytes: uint8 [panels * 2 * bits, K4 * 4], the packed codes with one row a dword of the unit.
-      columns: int64 [R, 1], the column numbers.
-      bits: int64 [1], the width of a code.
-
-    Attributes:
-      width: 8, 4, 2 or 1, the width of the field.
-
-    Output:
-      uint8 [R, K4 * 4].
-    """
-    one = op.Constant(value_ints=[1])
-    two = op.Constant(value_ints=[2])
-    sixteen = op.Constant(value_ints=[16])
-    w = op.Reshape(op.Constant(value_int=width), one)
-    dwords = op.Mul(w, two)
-    column = op.Mod(columns, sixteen)
-    position = op.Mul(op.Div(bits, dwords), dwords)
-    present = op.Mod(op.Div(bits, w), two)
-    panel_row = op.Mul(op.Mul(op.Div(columns, sixteen), bits), two)
-    row = op.Add(panel_row, op.Mul(op.Add(op.Mul(position, two), op.Mod(column, dwords)), present))
-    bytes_ = op.Gather(rows_of_bytes, op.Squeeze(row, one), axis=0)
-    down = op.Cast(op.Mul(w, op.Div(column, dwords)), to=TensorProto.UINT8)
-    mask = op.Cast(op.Mul(op.Sub(op.Pow(two, w), one), present), to=TensorProto.UINT8)
-    up = op.Cast(op.Mul(position, present), to=TensorProto.UINT8)
-    field = op.BitwiseAnd(op.BitShift(bytes_, down, direction="RIGHT"), mask)
-    return op.BitShift(field, up, direction="LEFT")
+# One row a field. A field of w bits fills 2 * w of a unit's dwords; dword d holds columns d, d + 2 * w, ...
+_WIDTHS = helper.make_tensor("widths", TensorProto.INT64, [4, 1, 1], [8, 4, 2, 1])
+_DWORDS = helper.make_tensor("dwords", TensorProto.INT64, [4, 1, 1], [16, 8, 4, 2])
+_MASKS = helper.make_tensor("masks", TensorProto.INT64, [4, 1, 1], [255, 15, 3, 1])
+_NIBBLE = helper.make_tensor("nibble", TensorProto.UINT8, [1, 1], [15])
 
 
 @script(EDGEFOLD)
@@ -77,37 +51,44 @@ def ShiftUnpack(
     Output:
       float32 [R, K], whole numbers in [-127, 127].
     """
-    zero = op.Constant(value_ints=[0])
-    one = op.Constant(value_ints=[1])
-    eight = op.Constant(value_ints=[8])
-    depth = op.Reshape(op.Constant(value_int=k), one)
-    width = op.Reshape(op.Constant(value_int=bits), one)
-    column = op.Unsqueeze(columns, one)
-    panels = op.Shape(codes, start=0, end=1)
-    units = op.Shape(codes, start=1, end=2)
-    four = op.Constant(value_ints=[4])
-    dwords = op.Reshape(codes, op.Concat(panels, units, op.Mul(width, op.Constant(value_ints=[2])), four, axis=0))
-    by_dword = op.Transpose(dwords, perm=[0, 2, 1, 3])
-    rows = op.Reshape(by_dword, op.Concat(op.Constant(value_ints=[-1]), op.Mul(units, four), axis=0))
-    high = op.BitwiseOr(ShiftField(rows, column, width, width=8), ShiftField(rows, column, width, width=4))
-    low = op.BitwiseOr(ShiftField(rows, column, width, width=2), ShiftField(rows, column, width, width=1))
-    code = op.Slice(op.BitwiseOr(high, low), zero, depth, one)
+    one = op.Constant(value_int=1)
+    two = op.Constant(value_int=2)
+    eight = op.Constant(value_int=8)
+    last = op.Constant(value_ints=[-1])
+    depth = op.Constant(value_int=k)
+    width = op.Constant(value_int=bits)
+    every = op.Unsqueeze(columns, last)
+    panel = op.Div(every, op.Constant(value_int=16))
+    column = op.Mod(every, op.Constant(value_int=16))
 
-    groups = op.Shape(selectors, start=1, end=2)
-    by_column = op.Concat(op.Constant(value_ints=[-1]), groups, axis=0)
-    blocks = op.Reshape(op.Transpose(selectors, perm=[0, 2, 1]), by_column)
-    sixteen = op.Constant(value_ints=[16])
-    panel_row = op.Mul(op.Div(column, sixteen), eight)
-    row = op.Min(op.Add(panel_row, op.Mod(column, eight)), op.Sub(op.Shape(blocks, start=0, end=1), one))
-    nibbles = op.Gather(blocks, op.Squeeze(row, one), axis=0)
-    upper = op.Mod(op.Div(column, eight), op.Constant(value_ints=[2]))
-    shifted = op.BitShift(nibbles, op.Cast(op.Mul(upper, four), to=TensorProto.UINT8), direction="RIGHT")
-    number = op.BitwiseAnd(shifted, op.Cast(op.Constant(value_ints=[15]), to=TensorProto.UINT8))
-    entry = op.Mul(op.Cast(number, to=TensorProto.INT32), op.Cast(op.Shape(table, start=1), to=TensorProto.INT32))
-    first = op.Cast(entry, to=TensorProto.UINT8)
-    group = op.Div(op.Range(op.Squeeze(zero), op.Squeeze(depth), op.Squeeze(one)), op.Constant(value_ints=[32]))
-    per_k = op.Gather(first, op.Min(group, op.Sub(groups, one)), axis=1)
+    field_width = op.Constant(value=_WIDTHS)
+    dwords = op.Constant(value=_DWORDS)
+    present = op.Mod(op.Div(width, field_width), two)
+    position = op.Mul(op.Mul(op.Div(width, dwords), dwords), present)
+    dword = op.Mul(op.Add(op.Mul(position, two), op.Mod(column, dwords)), present)
+    row = op.Add(op.Mul(panel, op.Mul(width, two)), dword)
+    dwords_apart = op.Reshape(codes, op.Constant(value_ints=[0, 0, -1, 4]))
+    rows = op.Flatten(op.Transpose(dwords_apart, perm=[0, 2, 1, 3]), axis=2)
+    taken = op.Gather(rows, op.Squeeze(row, last), axis=0)
+    down = op.Cast(op.Mul(op.Div(column, dwords), field_width), to=TensorProto.UINT8)
+    mask = op.Cast(op.Mul(op.Constant(value=_MASKS), present), to=TensorProto.UINT8)
+    field = op.BitwiseAnd(op.BitShift(taken, down, direction="RIGHT"), mask)
+    placed = op.BitShift(field, op.Cast(position, to=TensorProto.UINT8), direction="LEFT")
+    byte, nibble, pair, single = op.Split(placed, axis=0, num_outputs=4)
+    padded = op.BitwiseOr(op.BitwiseOr(byte, nibble), op.BitwiseOr(pair, single))
+    unpadded = op.Slice(padded, op.Constant(value_ints=[0]), op.Reshape(depth, last), last)
+    code = op.Squeeze(unpadded, op.Constant(value_ints=[0]))
+
+    several = op.Min(op.Sub(op.Shape(table, start=0, end=1), one), one)
+    block = op.Add(op.Mul(op.Mul(panel, eight), several), op.Mod(column, eight))
+    blocks = op.Flatten(op.Transpose(selectors, perm=[0, 2, 1]), axis=2)
+    nibbles = op.Gather(blocks, op.Squeeze(block, last), axis=0)
+    upper = op.Cast(op.Mul(op.Div(column, eight), op.Constant(value_int=4)), to=TensorProto.UINT8)
+    number = op.BitwiseAnd(op.BitShift(nibbles, upper, direction="RIGHT"), op.Constant(value=_NIBBLE))
+    first = op.BitShift(number, op.Cast(width, to=TensorProto.UINT8), direction="LEFT")
+    group = op.Div(op.Range(op.Constant(value_int=0), depth, one), op.Constant(value_int=32))
+    per_k = op.Gather(first, op.Mul(group, several), axis=1)
 
     index = op.Cast(op.BitwiseOr(per_k, code), to=TensorProto.INT32)
-    levels = op.Cast(op.Reshape(table, op.Constant(value_ints=[-1])), to=TensorProto.FLOAT)
+    levels = op.Cast(op.Reshape(table, last), to=TensorProto.FLOAT)
     return op.Gather(levels, index, axis=0)

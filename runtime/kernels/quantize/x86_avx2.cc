@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <immintrin.h>
+
+#include "kernels/quantize/quantize.h"
+
+namespace edgefold {
+namespace {
+
+// All ones in the lanes below `left`.
+inline __m256i Present(int64_t left) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const int32_t count = left <= 0 ? 0 : left >= 8 ? 8 : static_cast<int32_t>(left);
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane);
+}
+
+// Eight floats from x, zeros where fewer are left.
+inline __m256 Load(const float* x, int64_t left) {
+  return left >= 8 ? _mm256_loadu_ps(x) : _mm256_maskload_ps(x, Present(left));
+}
+
+float AbsMax(const float* x, int64_t columns) {
+  const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+  __m256 most[4] = {};
+  for (int64_t k = 0; k < columns; k += 32) {
+    for (int i = 0; i < 4; ++i) {
+      // max returns its second operand where one is NaN.
+      const __m256 value = _mm256_and_ps(Load(x + k + i * 8, columns - k - i * 8), magnitude);
+      most[i] = _mm256_max_ps(value, most[i]);
+    }
+  }
+  const __m256 eight =
+      _mm256_max_ps(_mm256_max_ps(most[0], most[1]), _mm256_max_ps(most[2], most[3]));
+  __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(four, _mm_shuffle_ps(four, four, 1)));
+}
+
+struct Codes {
+  __m256 inverse, low, high;
+
+  // The code of each x, as int32: clipping to integers before rounding equals clipping after it.
+  __m256i Of(__m256 x) const {
+    const __m256 value = _mm256_max_ps(_mm256_mul_ps(x, inverse), low);  // NaN becomes low
+    return _mm256_cvtps_epi32(_mm256_min_ps(value, high));
+  }
+
+  // The 32 codes of one group, in order.
+  __m256i Group(const float* x, int64_t left, bool is_signed) const {
+    __m256i part[4];
+    for (int i = 0; i < 4; ++i) {
+      part[i] = Of(Load(x + i * 8, left - i * 8));
+      if (left < i * 8 + 8) part[i] = _mm256_and_si256(part[i], Present(left - i * 8));
+    }
+    const __m256i first = _mm256_packs_epi32(part[0], part[1]);
+    const __m256i second = _mm256_packs_epi32(part[2], part[3]);
+    const __m256i bytes =
+        is_signed ? _mm256_packs_epi16(first, second) : _mm256_packus_epi16(first, second);
+    return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  }
+};
+
+// Sums of 16-bit lanes of equal parity: (even, odd) as two int32.
+inline void Parity(__m256i lanes, int32_t* even, int32_t* odd) {
+  const __m128i eight =
+      _mm_add_epi16(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
+  const __m128i four = _mm_add_epi16(eight, _mm_srli_si128(eight, 8));
+  const int32_t pair = _mm_cvtsi128_si32(_mm_add_epi16(four, _mm_srli_si128(four, 4)));
+  *even = static_cast<int16_t>(pair & 0xffff);
+  *odd = static_cast<int16_t>(pair >> 16);
+}
+
+void Row(const QuantizeArguments& q, int64_t m, float inverse) {
+  const bool is_signed = q.low < 0;
+  const Codes codes = {_mm256_set1_ps(inverse), _mm256_set1_ps(static_cast<float>(q.low)),
+                       _mm256_set1_ps(static_cast<float>(q.high))};
+  const float* x = q.x + m * q.columns;
+  uint8_t* out = q.codes + m * q.stride;
+  const int64_t groups = q.stride / 32;
+  const __m256i ones = _mm256_set1_epi8(1);
+  int32_t sum = 0;
+  for (int64_t g = 0; g < groups; ++g) {
+    const __m256i bytes = codes.Group(x + g * 32, q.columns - g * 32, is_signed);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + g * 32), bytes);
+    // Sums of two neighbours: at most 510, sixteen of them 4080.
+    const __m256i pairs =
+        is_signed ? _mm256_maddubs_epi16(ones, bytes) : _mm256_maddubs_epi16(bytes, ones);
+    int32_t even;
+    int32_t odd;
+    Parity(pairs, &even, &odd);
+    sum += even + odd;
+    if (q.pair_sums != nullptr) {
+      q.pair_sums[(m * groups + g) * 2] = static_cast<int16_t>(even);
+      q.pair_sums[(m * groups + g) * 2 + 1] = static_cast<int16_t>(odd);
+    }
+  }
+  q.sums[m] = sum;
+}
+
+}  // namespace
+
+void quantize_x86_avx2(const QuantizeArguments& q) {
+  const float high = static_cast<float>(q.high);
+  for (int64_t m = 0; m < q.rows; ++m) {
+    float scale = q.static_scale;
+    float inverse;
+    if (scale > 0.0f) {
+      inverse = 1.0f / scale;
+    } else {
+      const float absmax = AbsMax(q.x + m * q.columns, q.columns);
+      const bool zero = !(absmax > 1e-30f);
+      scale = zero ? 0.0f : absmax / high;
+      inverse = zero ? 0.0f : high / absmax;
+    }
+    q.row_scales[m] = scale;
+    Row(q, m, inverse);
+  }
+}
+
+}  // namespace edgefold

@@ -24,7 +24,7 @@ class Listing:
     def to_json(self) -> dict[str, Any]:
         return self.document
 
-    def render(self) -> str:
+    def to_text(self) -> str:
         return self.text
 
 

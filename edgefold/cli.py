@@ -66,7 +66,7 @@ def _show(result: Any, form: str) -> None:
     if form == "json":
         click.echo(json.dumps(result.to_json(), indent=2, default=str))
     else:
-        click.echo(result.render())
+        click.echo(result.to_text())
 
 
 @cli.command()

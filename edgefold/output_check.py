@@ -39,7 +39,7 @@ class FolderVerdict:
     def to_json(self) -> dict[str, Any]:
         return {"status": "ok", **dataclasses.asdict(self)}
 
-    def render(self) -> str:
+    def to_text(self) -> str:
         lines = [f"{self.folder}: {self.files} files as written, valid ONNX"]
         if self.agreement:
             lines.append(

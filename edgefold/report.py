@@ -66,7 +66,7 @@ class Report:
         plain["ranking"] = [{"node": node, "noise_to_signal": error} for node, error in self.ranking]
         return plain
 
-    def render(self) -> str:
+    def to_text(self) -> str:
         """The summary printed at the end of a run: table, findings, then what was skipped and why."""
         lines = [f"{self.model} -> {self.output}", "", *_table(self.before, self.after, self.environment)]
         if self.change:

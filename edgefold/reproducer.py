@@ -30,7 +30,7 @@ class Reproduction:
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
-    def render(self) -> str:
+    def to_text(self) -> str:
         return f"{self.step}: passes its checks here with {self.edits} edits; the failure does not occur"
 
 

@@ -5,6 +5,7 @@ if __name__ != "edgefold.passes":
     raise ImportError("import edgefold.passes; the folder passes/ is reached only through the package")
 
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
+from edgefold.passes.quantize import Quantize
 
 __all__ = [
     "PASSES",
@@ -18,4 +19,4 @@ __all__ = [
     "SkipReason",
 ]
 
-PASSES: tuple[type[Pass], ...] = ()
+PASSES: tuple[type[Pass], ...] = (Quantize,)

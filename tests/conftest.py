@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from edgefold.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,3 +41,32 @@ def data_folder() -> Path:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error_line(self) -> str:
+        """The error, which must be exactly one line and never a traceback."""
+        lines = [line for line in self.err.splitlines() if line.startswith("edgefold: error: ")]
+        assert len(lines) == 1, self.err
+        assert "Traceback" not in self.err
+        return lines[0]
+
+
+@pytest.fixture
+def edgefold(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """The command line in this process: ``edgefold("eval", "-m", path)`` gives exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        streams = capsys.readouterr()
+        return Outcome(int(caught.value.code or 0), streams.out, streams.err)
+
+    return run

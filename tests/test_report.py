@@ -23,17 +23,17 @@ def report(**changes: Any) -> Report:
 
 
 def test_the_summary_shows_each_figure_before_and_after() -> None:
-    text = report(environment={"latency": "1 thread"}).render()
+    text = report(environment={"latency": "1 thread"}).to_text()
     for words in ("4 MB", "600 kB", "6.67x smaller", "80.0000", "79.5000", "2.00x faster (1 thread)", "4.30"):
         assert words in text
 
 
 def test_a_slowdown_is_called_one() -> None:
-    assert "2.00x slower" in report(before=AFTER, after=BEFORE).render()
+    assert "2.00x slower" in report(before=AFTER, after=BEFORE).to_text()
 
 
 def test_skips_are_counted_by_reason_and_a_long_list_is_cut() -> None:
-    text = report(steps=[step(30)]).render()
+    text = report(steps=[step(30)]).to_text()
     assert "weight is not a constant: 30 nodes" in text
     assert "and 18 more in report.json" in text
     assert "/conv20" not in text

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every kind of bad input through the real command: one line, the right exit code, and nothing written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+Command = Callable[..., Any]  # the fixture `edgefold`
+K, N = 64, 48
+
+
+def weights(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((K, N)).astype(np.float32)
+
+
+def linear(weight: np.ndarray | None = None, opset: int = 21) -> onnx.ModelProto:
+    """y = x . w, on which everything works; the tests break it in one place."""
+    weight = weights() if weight is None else weight
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="linear")],
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", K])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", N])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    onnx.save(linear(), path)
+    return path
+
+
+def write_task(folder: Path, **changes: object) -> Path:
+    data = {"x": np.ones((6, K), np.float32), "y": np.zeros(6, np.int64)}
+    np.savez(folder / "data.npz", **{**data, **changes.pop("arrays", {})})  # type: ignore[dict-item]
+    plain = {
+        "data": "data.npz",
+        "inputs": {"x": {"array": "x"}},
+        "metric": {"name": "top1", "output": "y", "labels": "y"},
+        "calibration": {"data": "data.npz"},
+    }
+    path = folder / "task.yaml"
+    path.write_text(json.dumps({**plain, **changes}))  # JSON is YAML
+    return path
+
+
+def external(location: str) -> onnx.ModelProto:
+    broken = linear()
+    tensor = broken.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    return broken
+
+
+def sparse_external(location: str) -> onnx.ModelProto:
+    broken = linear()
+    values = TensorProto(name="s", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    values.external_data.add(key="location", value=location)
+    indices = helper.make_tensor("i", TensorProto.INT64, [1], [0])
+    broken.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [4]))
+    return broken
+
+
+def cyclic() -> onnx.ModelProto:
+    broken = linear()
+    broken.graph.node.extend(
+        [helper.make_node("Relu", ["b"], ["a"], name="one"), helper.make_node("Relu", ["a"], ["b"], name="two")]
+    )
+    return broken
+
+
+def unknown_domain() -> onnx.ModelProto:
+    broken = linear()
+    broken.graph.node.append(helper.make_node("Frobnicate", ["y"], ["z"], domain="com.nobody"))
+    return broken
+
+
+def unknown_operator() -> onnx.ModelProto:
+    broken = linear()
+    broken.graph.node.append(helper.make_node("Frobnicate", ["y"], ["z"], domain="com.nobody"))
+    broken.opset_import.append(helper.make_opsetid("com.nobody", 1))
+    return broken
+
+
+def duplicate_names() -> onnx.ModelProto:
+    broken = linear()
+    broken.graph.node.append(helper.make_node("Relu", ["x"], ["y"], name="again"))
+    return broken
+
+
+def empty_graph() -> onnx.ModelProto:
+    graph = helper.make_graph([], "empty", [], [])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+BROKEN: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
+    "missing external data": (lambda: external("gone.data"), "gone.data"),
+    "external data above the folder": (lambda: external("../secret"), r"\.\./secret"),
+    "sparse external data above the folder": (lambda: sparse_external("../secret"), r"\.\./secret"),
+    "absolute external data": (lambda: external("/etc/hostname"), "/etc/hostname"),
+    "cyclic graph": (cyclic, "one|two"),
+    "unknown domain": (unknown_domain, "com.nobody"),
+    "unknown operator": (unknown_operator, "Frobnicate|com.nobody"),
+    "duplicate names": (duplicate_names, "`?'?y"),
+    "empty graph": (empty_graph, "no nodes|empty"),
+    "opset too old": (lambda: linear(opset=8), "opset"),
+    "opset too new": (lambda: linear(opset=99), "opset"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_model_is_one_line(case: str, tmp_path: Path, edgefold: Command) -> None:
+    make, words = BROKEN[case]
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(make().SerializeToString())
+    outcome = edgefold("compress", "-m", path, "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert re.search(words, outcome.error_line), outcome.error_line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no protobuf at all", b"\x00" * 100])
+def test_a_file_that_is_no_model(content: bytes, tmp_path: Path, edgefold: Command) -> None:
+    path = tmp_path / "none.onnx"
+    path.write_bytes(content)
+    outcome = edgefold("compress", "-m", path, "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert "none.onnx" in outcome.error_line
+
+
+def test_a_truncated_file(model: Path, tmp_path: Path, edgefold: Command) -> None:
+    short = tmp_path / "short.onnx"
+    short.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
+    outcome = edgefold("compress", "-m", short, "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert "short.onnx" in outcome.error_line
+
+
+def test_a_path_that_is_not_there(tmp_path: Path, edgefold: Command) -> None:
+    outcome = edgefold("eval", "-m", tmp_path / "gone.onnx", "-d", write_task(tmp_path))
+    assert outcome.code == 2
+    assert "gone.onnx" in outcome.error_line
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"metrik": {}}, "metrik"),
+        ({"inputs": {"x": {"array": "pixels"}}}, "pixels"),
+        ({"inputs": {"x": {"array": "x", "skale": 2}}}, "skale"),
+        ({"metric": {"name": "top1", "output": "y", "labels": "why"}}, "why"),
+        ({"metric": {"name": "top1", "output": "z", "labels": "y"}}, ""),
+        ({"metric": {"name": "accuracy", "output": "y", "labels": "y"}}, "accuracy|top1"),
+        ({"arrays": {"y": np.zeros(5, np.int64)}}, "rows|length"),
+        ({"data": "gone.npz"}, "gone.npz"),
+    ],
+)
+def test_a_wrong_task(changes: dict[str, object], words: str, model: Path, tmp_path: Path, edgefold: Command) -> None:
+    if changes.get("metric", {}).get("output") == "z":  # type: ignore[attr-defined]
+        pytest.skip("one output under another name is paired")
+    task = write_task(tmp_path, **changes)
+    outcome = edgefold("compress", "-m", model, "-o", tmp_path / "out", "-d", task)
+    assert outcome.code == 2
+    assert re.search(words, outcome.error_line), outcome.error_line
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_exists_is_refused_and_left_alone(model: Path, tmp_path: Path, edgefold: Command) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "precious").write_text("data")
+    outcome = edgefold("compress", "-m", model, "-o", out)
+    assert outcome.code == 2
+    assert "--force" in outcome.error_line
+    assert [p.name for p in out.iterdir()] == ["precious"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_a_read_only_place(model: Path, tmp_path: Path, edgefold: Command) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    outcome = edgefold("compress", "-m", model, "-o", locked / "out")
+    assert outcome.code == 2
+    assert "locked" in outcome.error_line
+
+
+def test_an_output_below_a_file(model: Path, edgefold: Command) -> None:
+    outcome = edgefold("compress", "-m", model, "-o", model / "out")
+    assert outcome.code == 2
+    assert "model.onnx" in outcome.error_line
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--set", "quantize.weigths=4"], "weigths"),
+        (["--set", "quantize.weights=1"], "weights"),
+        (["--set", "quantize.weights=4", "--set", "quantize.weights=8"], "contradicts"),
+        (["--resume", "--force"], "--resume"),
+        (["--max-drop", "1%"], "-d TASK"),
+        (["--max-drop", "lots"], "--max-drop"),
+        (["--max-size", "small"], "--max-size"),
+        (["--exclude", "no-such-node"], "no-such-node"),
+        (["--recipe", "w5"], "w5"),
+        (["--target", "toaster"], "toaster"),
+        (["--frobnicate"], "frobnicate"),
+        (["--set", "quantize.method=shift-lut", "--set", "quantize.weights=8"], "shift"),
+    ],
+)
+def test_wrong_options(flags: list[str], words: str, model: Path, tmp_path: Path, edgefold: Command) -> None:
+    outcome = edgefold("compress", "-m", model, "-o", tmp_path / "out", *flags)
+    assert outcome.code == 2
+    assert words in outcome.error_line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_graph_without_anything_to_compress_is_copied(tmp_path: Path, edgefold: Command) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "x"], ["y"], name="twice")],
+        "integers",
+        [helper.make_tensor_value_info("x", TensorProto.INT64, [3])],
+        [helper.make_tensor_value_info("y", TensorProto.INT64, [3])],
+    )
+    path = tmp_path / "integers.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    outcome = edgefold("compress", "-m", path, "-o", tmp_path / "out", "--set", "quantize.rounding=nearest")
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "out" / "model.onnx").is_file()
+
+
+def test_contrib_operators_that_the_runtime_knows_are_left_alone(tmp_path: Path, edgefold: Command) -> None:
+    plain = linear()
+    plain.graph.node.append(helper.make_node("Gelu", ["y"], ["z"], domain="com.microsoft", name="gelu"))
+    plain.graph.output[0].name = "z"
+    plain.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    path = tmp_path / "contrib.onnx"
+    path.write_bytes(plain.SerializeToString())
+    outcome = edgefold("compress", "-m", path, "-o", tmp_path / "out", "--format", "json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["status"] == "done"
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_weight_that_is_not_finite_stays_float_and_is_named(bad: float, tmp_path: Path, edgefold: Command) -> None:
+    broken = weights()
+    broken[3, 5] = bad
+    path = tmp_path / "nan.onnx"
+    onnx.save(linear(broken), path)
+    outcome = edgefold("compress", "-m", path, "-o", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert "NaN or infinity" in outcome.out
+    assert "linear" in outcome.out
+    kept = onnx.load(tmp_path / "out" / "model.onnx")
+    assert [node.op_type for node in kept.graph.node] == ["MatMul"]

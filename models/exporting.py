@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from onnxscript import optimizer
 
 
 def write_model(
@@ -21,13 +22,17 @@ def write_model(
         model: The trained model, in evaluation mode.
         example: An input of the model; its dynamic dimensions may have any size above one.
         path: The file to write.
-        optimize: Let the exporter tidy its graph; this also folds batch normalization into convolutions.
+        optimize: Let the exporter rewrite its graph, which folds batch normalization into convolutions; else only constants
+            are folded.
         interface: ``input_names``, ``output_names`` and ``dynamic_shapes`` of ``torch.onnx.export``.
     """
     program = torch.onnx.export(
         model, (example,), dynamo=True, optimize=optimize, opset_version=21, verbose=False, **interface
     )
     assert program is not None
+    if not optimize:  # the exporter writes each missing bias as a small computation
+        optimizer.fold_constants(program.model)
+        optimizer.remove_unused_nodes(program.model)
     proto = program.model_proto
     _drop_provenance(proto)
     proto.ir_version = 10

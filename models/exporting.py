@@ -22,8 +22,8 @@ def write_model(
         model: The trained model, in evaluation mode.
         example: An input of the model; its dynamic dimensions may have any size above one.
         path: The file to write.
-        optimize: Let the exporter rewrite its graph, which folds batch normalization into convolutions; else only constants
-            are folded.
+        optimize: Let the exporter rewrite its graph, which folds batch normalization into convolutions; else only
+            constants are folded.
         interface: ``input_names``, ``output_names`` and ``dynamic_shapes`` of ``torch.onnx.export``.
     """
     program = torch.onnx.export(

@@ -31,11 +31,10 @@ def conv_geometry(node: ir.Node, weight_shape: Sequence[int]) -> ConvGeometry | 
     ones = (1,) * len(kernel)
     strides = tuple(node.attributes.get_ints("strides", ones))
     dilations = tuple(node.attributes.get_ints("dilations", ones))
-    pads: tuple[int, ...] | None = (0,) * (2 * len(kernel))
     auto = node.attributes.get_string("auto_pad", "NOTSET")
-    if auto == "NOTSET":
-        pads = tuple(node.attributes.get_ints("pads", pads))
-    elif auto != "VALID":
+    none = (0,) * (2 * len(kernel))
+    pads: tuple[int, ...] | None = tuple(node.attributes.get_ints("pads", none)) if auto == "NOTSET" else none
+    if auto.startswith("SAME"):
         pads = _same_pads(node.inputs[0], kernel, strides, dilations, lower=auto == "SAME_LOWER")
     if pads is None:
         return None

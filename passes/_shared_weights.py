@@ -10,14 +10,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from edgefold.passes._codebook import LUT_TABLES
 from edgefold.passes._codes import Method
 from edgefold.passes._constants import feeds_graph_output, readers
 from edgefold.passes._packing import packed_bytes
 from edgefold.passes._weighted_nodes import WeightedNode
 from edgefold.passes.base import Skip, SkipReason
-
-LUT_MOST_BITS = 6
-_TABLES = {"rtn": lambda bits: 1, "shift": lambda bits: 9 - bits, "shift-lut": lambda bits: min(8, 256 >> bits)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +61,7 @@ def group_by_content(
         widest = max(members, key=lambda site: bits[site.node])
         group = WeightGroup(tuple(members), bits[widest.node], _method(methods[widest.node], bits[widest.node]))
         stored = sum({site.weight.root: site.weight.nbytes for site in members}.values())
-        packed = packed_bytes(widest.k, widest.n, group.bits, _TABLES[group.method](group.bits))
+        packed = packed_bytes(widest.k, widest.n, group.bits, _tables(group.method, group.bits))
         if packed >= stored:
             detail = f"{packed} bytes packed, {stored} now"
             skips.extend(Skip(site.label, SkipReason.WOULD_GROW, detail) for site in members)
@@ -73,7 +71,12 @@ def group_by_content(
 
 
 def _method(method: Method, bits: int) -> Method:
-    return "shift" if method == "shift-lut" and bits > LUT_MOST_BITS else method
+    return "shift" if method == "shift-lut" and bits not in LUT_TABLES else method
+
+
+def _tables(method: Method, bits: int) -> int:
+    """How many tables a matrix has."""
+    return {"rtn": 1, "shift": 9 - bits, "shift-lut": LUT_TABLES.get(bits, 1)}[method]
 
 
 def _releasable(sites: Sequence[WeightedNode], skips: list[Skip]) -> list[WeightedNode]:

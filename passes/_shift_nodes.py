@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from edgefold.passes._codes import QuantizedMatrix
-from edgefold.passes._constants import trace_constant
+from edgefold.passes._constants import remove_if_unread, trace_constant
+from edgefold.passes._initializers import InitializerStore
 from edgefold.passes._packing import LAYOUT_VERSION, pack_codes, pack_selectors
 from edgefold.passes._weighted_nodes import WeightedNode
 
@@ -34,46 +34,24 @@ class Activation:
 FLOAT_ACTIVATION = Activation()
 
 
-class WeightStore:
-    """The initializers that packed weights are kept in; equal small ones (tables, scales, zeros) are kept once."""
-
-    def __init__(self, graph: ir.Graph) -> None:
-        self._graph = graph
-        self._known: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
-        self._names = set(graph.initializers) | {str(value.name) for value in graph.inputs}
-        self._names.update(str(value.name) for node in graph.all_nodes() for value in node.outputs)
-        self.bytes = 0
-
-    def add(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
-        """Keeps an array under the name, or under a variation of it if that is taken."""
-        content = (array.dtype.str, array.shape, array.tobytes() if array.nbytes <= 4096 else b"")
-        if content[2] and content in self._known:
-            return self._known[content]
-        unique, number = name, 1
-        while unique in self._names:
-            unique, number = f"{name}_{number}", number + 1
-        self._names.add(unique)
-        value = ir.Value(name=unique, const_value=ir.tensor(array, name=unique))
-        value.shape = ir.Shape(array.shape)
-        value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
-        self._graph.register_initializer(value)
-        self._known[content] = value
-        self.bytes += array.nbytes
-        return value
-
-    def add_matrix(self, name: str, matrix: QuantizedMatrix) -> list[ir.Value]:
-        """Packs a matrix and keeps its codes, selectors, table and scales."""
-        tables = len(matrix.table)
-        return [
-            self.add(f"{name}.codes", pack_codes(matrix.codes, matrix.bits)),
-            self.add(f"{name}.selectors", pack_selectors(matrix.selectors, tables=tables)),
-            self.add(f"{name}.table", matrix.table),
-            self.add(f"{name}.scales", matrix.scales),
-        ]
+def store_matrix(store: InitializerStore, name: str, matrix: QuantizedMatrix) -> list[ir.Value]:
+    """Packs a matrix and keeps its codes, selectors, table and scales."""
+    tables = len(matrix.table)
+    return [
+        store.add(f"{name}.codes", pack_codes(matrix.codes, matrix.bits)),
+        store.add(f"{name}.selectors", pack_selectors(matrix.selectors, tables=tables)),
+        store.add(f"{name}.table", matrix.table),
+        store.add(f"{name}.scales", matrix.scales),
+    ]
 
 
 def replace_node(
-    graph: ir.Graph, store: WeightStore, site: WeightedNode, weights: Sequence[ir.Value], bits: int, activation: Activation
+    graph: ir.Graph,
+    store: InitializerStore,
+    site: WeightedNode,
+    weights: Sequence[ir.Value],
+    bits: int,
+    activation: Activation,
 ) -> None:
     """Replaces a weighted node (and the bias Add it took in) by its packed form; tensor names stay."""
     builder = _NodeBuilder(site)
@@ -101,16 +79,9 @@ def replace_node(
     ir.convenience.replace_nodes_and_values(
         graph, site.tail or site.node, old_nodes, builder.nodes, [site.output], [result]
     )
-    _forget(graph, [constant.root for constant in constants if constant is not None and constant.root != site.weight.root])
-
-
-def _forget(graph: ir.Graph, roots: Sequence[ir.Value]) -> None:
-    """Drops stored biases that nothing reads any more."""
-    for root in roots:
-        if not root.uses() and not root.is_graph_output() and root.is_initializer():
-            graph.initializers.pop(str(root.name), None)
-            if root in graph.inputs:
-                graph.inputs.remove(root)
+    for constant in constants:
+        if constant is not None and constant.root != site.weight.root:
+            remove_if_unread(graph, constant)
 
 
 def _geometry_attributes(site: WeightedNode) -> dict[str, Any]:
@@ -169,7 +140,9 @@ class _NodeBuilder:
         attributes: dict[str, Any],
     ) -> ir.Value:
         output = ir.Value(name=f"{name}_output", type=ir.TensorType(dtype))
-        node = ir.Node(domain, op_type, inputs, ir.convenience.convert_attributes(attributes), outputs=[output], name=name)
+        node = ir.Node(
+            domain, op_type, inputs, ir.convenience.convert_attributes(attributes), outputs=[output], name=name
+        )
         node.metadata_props.update(self._provenance)
         self.nodes.append(node)
         return output

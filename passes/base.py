@@ -46,6 +46,7 @@ class SkipReason(enum.StrEnum):
     BELOW_THRESHOLD = "below the threshold"
     KEPT_WIDER = "kept at a higher width"
     FALLBACK = "fell back to a simpler method"
+    NO_NEIGHBOUR = "no neighbouring layer can take it in"
 
 
 @dataclasses.dataclass(frozen=True)

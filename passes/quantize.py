@@ -9,13 +9,13 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 import onnx_ir as ir
 
-from edgefold.ops import add_functions
 from edgefold.passes._activation_codes import choose_activations
 from edgefold.passes._constants import remove_if_unread
+from edgefold.passes._initializers import InitializerStore
 from edgefold.passes._layer_position import LayerPositions, layer_positions
 from edgefold.passes._quantize_weights import quantize_group
 from edgefold.passes._shared_weights import WeightGroup, group_by_content
-from edgefold.passes._shift_nodes import WeightStore, replace_node
+from edgefold.passes._shift_nodes import replace_node, store_matrix
 from edgefold.passes._weighted_nodes import WeightedNode, node_label, weighted_node
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
 
@@ -86,6 +86,8 @@ class Quantize(Pass, frozen=True, kw_only=True):
     overrides: tuple[Override, ...] = ()
 
     def rewrite(self, model: ir.Model, context: Context) -> Notes:
+        from edgefold.ops import add_functions  # onnxscript takes a second to import
+
         graph = model.graph
         sites, skips = _find(model, context)
         positions = layer_positions(graph)
@@ -98,13 +100,13 @@ class Quantize(Pass, frozen=True, kw_only=True):
         activations, fallbacks = choose_activations(kept, {s.node: plans[s.node].activations for s in kept}, context)
         skips += fallbacks
 
-        store = WeightStore(graph)
+        store = InitializerStore(graph)
         edits: list[Edit] = []
         tally = _Tally()
         for group in groups:
             matrix, fallback = quantize_group(group, self.rounding, context)
             skips += fallback
-            weights = store.add_matrix(group.name, matrix)
+            weights = store_matrix(store, group.name, matrix)
             for site in group.sites:
                 replace_node(graph, store, site, weights, group.bits, activations[site.node])
                 edits.append(Edit(site.label, f"{group.bits} bits, {group.method}"))
@@ -147,7 +149,9 @@ def _find(model: ir.Model, context: Context) -> tuple[list[WeightedNode], list[S
             skips.append(found)
     bodies = [node for node in model.graph.all_nodes() if node.graph is not model.graph]
     bodies += [node for function in model.functions.values() if function.domain != "ai.edgefold" for node in function]
-    skips += [Skip(node_label(node), SkipReason.SUBGRAPH) for node in bodies if node.op_type in ("MatMul", "Gemm", "Conv")]
+    skips += [
+        Skip(node_label(node), SkipReason.SUBGRAPH) for node in bodies if node.op_type in ("MatMul", "Gemm", "Conv")
+    ]
     return sites, skips
 
 

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Simplify: what onnx-ir and onnxscript know how to remove from a graph, and nothing of our own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
+
+_FOLD_INPUT_BYTES = 8192
+_FOLD_OUTPUT_BYTES = 65536
+# Folding these trades a small graph for a large tensor, or takes a quantized weight apart.
+_NEVER_FOLD = frozenset({"ConstantOfShape", "DequantizeLinear", "Expand", "QuantizeLinear", "Range", "Tile"})
+_EDGEFOLD = "ai.edgefold"
+
+
+class Simplify(Pass, frozen=True, kw_only=True):
+    """Folds small constants, inlines functions, and removes what has no effect or exists twice.
+
+    What it does: runs, in this order, function inlining, removal of identities, constant folding (results up to
+    64 kB), common subexpression elimination, lifting of Constant nodes to initializers, deduplication of
+    initializers, and removal of nodes, functions and imports that nothing uses. Nodes without a name get one.
+
+    When it fires: on any model.
+
+    When it does not: a constant larger than the limit is not folded, nor one whose folding would take a quantized
+    weight apart or expand a tensor; functions of ``ai.edgefold`` are never inlined.
+
+    Numerics: reassociated. Folded constants are computed by numpy instead of ONNX Runtime, each of whose operators
+    is within a few units in the last place of it.
+
+    Example: ``y = Identity(x + 0 * c)`` keeps its Add and its Mul, since only constants are folded, and loses the
+    Identity.
+    """
+
+    effect: ClassVar[Effect] = Effect.REASSOCIATED
+
+    def rewrite(self, model: ir.Model, context: Context) -> Notes:
+        before = _inventory(model)
+        interface = [(value, value.shape, value.type) for value in (*model.graph.inputs, *model.graph.outputs)]
+        names = [str(value.name) for value in model.graph.outputs]
+        weights = len(model.graph.initializers)
+        _pipeline()(model)
+        for value, shape, kind in interface:
+            value.shape, value.type = shape, kind
+        for value, name in zip(model.graph.outputs, names, strict=True):
+            value.name = name
+        after = _inventory(model)
+        edits = [Edit(name, f"removed {kind}") for name, kind in sorted(before.items()) if name not in after]
+        merged = weights - len(model.graph.initializers)
+        stats: dict[str, float | int | str] = {
+            "nodes_before": len(before),
+            "nodes_after": len(after),
+            "initializers_merged": max(merged, 0),
+        }
+        removed = Counter(before.values()) - Counter(after.values())
+        stats.update({f"removed.{kind}": count for kind, count in sorted(removed.items())})
+        if merged > 0 and not edits:
+            edits.append(Edit("model", f"merged {merged} initializers"))
+        skips = () if edits else (Skip("model", SkipReason.BELOW_THRESHOLD, "nothing to simplify"),)
+        return Notes(tuple(edits), skips, stats)
+
+
+def _pipeline() -> ir.passes.Sequential:
+    # Both take a second to import and only this pass needs them.
+    from onnx_ir.passes import common
+    from onnxscript.optimizer import constant_folding
+
+    return ir.passes.Sequential(
+        common.InlinePass(criteria=lambda function: function.domain != _EDGEFOLD),
+        common.RemoveInitializersFromInputsPass(),
+        common.IdentityEliminationPass(),
+        constant_folding.FoldConstantsPass(
+            shape_inference=True,
+            input_size_limit=_FOLD_INPUT_BYTES,
+            output_size_limit=_FOLD_OUTPUT_BYTES,
+            should_fold=lambda node: False if node.op_type in _NEVER_FOLD else None,
+        ),
+        common.RemoveUnusedNodesPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateHashedInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    )
+
+
+def _inventory(model: ir.Model) -> dict[str, str]:
+    """Operator of every node, by the name of its first output."""
+    return {str(node.outputs[0].name): node.op_type for node in model.graph.all_nodes() if node.outputs}

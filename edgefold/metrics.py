@@ -66,7 +66,7 @@ def _mean(sums: Array, rows: int) -> Array:
 
 def _row_mean(values: Array) -> Array:
     """Mean of everything after the first axis, as one column."""
-    return values.reshape(len(values), -1).mean(axis=1, dtype=np.float64)[:, None]
+    return np.asarray(values.reshape(len(values), -1).mean(axis=1, dtype=np.float64)[:, None])
 
 
 def top1(output: Array, target: Array, peak: float | None) -> Array:

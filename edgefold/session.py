@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 DOMAIN = "ai.edgefold"
-# protobuf refuses messages of 2 GiB; the graph itself needs some room beside the tensors.
-MAX_MESSAGE = (2 << 30) - (64 << 20)
 _ERRORS_ONLY = 3
 
 
@@ -103,14 +101,15 @@ def _uses_domain(model: bytes | Path) -> bool:
 
 
 def _serialize(model: ir.Model, folder: Path) -> bytes | Path:
-    import onnx_ir as ir
+    """The model as ONNX Runtime takes it with the least memory: bytes, or above 64 MB files that it maps."""
+    from edgefold.external import EXTERNAL_ABOVE, serialize, weight_bytes
+    from edgefold.opset import written_ir_version
+    from edgefold.saving import save_model
 
-    tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
-    total = sum(tensor.nbytes for tensor in tensors)
-    if total < MAX_MESSAGE and not any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors):
-        return bytes(ir.to_proto(model).SerializeToString())
+    if weight_bytes(model) <= EXTERNAL_ABOVE:
+        return serialize(model, {}, "", written_ir_version(model))
     path = folder / "model.onnx"
-    ir.save(model, path, external_data="model.onnx.data")
+    save_model(model, path, external=True)
     return path
 
 

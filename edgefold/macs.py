@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Multiply-accumulates of every node that multiplies matrices, from inferred shapes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+
+from edgefold.shapes import graphs, inferred_skeleton, known_shapes
+
+Shape = tuple[int, ...]
+
+# Operator -> positions of the two factors among its inputs.
+_MATMUL = {"MatMul": (0, 1), "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3), "FusedMatMul": (0, 1), "Gemm": (0, 1),
+           "DynamicQuantizeMatMul": (0, 1), "MatMulIntegerToFloat": (0, 1), "QGemm": (0, 3)}  # fmt: skip
+_CONV = {"Conv": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3), "FusedConv": (0, 1)}
+_RECURRENT = ("LSTM", "GRU", "RNN")
+
+
+@dataclass(frozen=True)
+class NodeMacs:
+    """One node's work.
+
+    Attributes:
+        node: the node's name, or that of its first output.
+        operator: its type.
+        macs: multiply-accumulates of one run; None where a shape is unknown.
+        output: the output's shape, where it is known.
+    """
+
+    node: str
+    operator: str
+    macs: int | None
+    output: Shape | None
+
+
+def node_macs(model: ir.Model, shapes: Mapping[str, Shape]) -> list[NodeMacs]:
+    """The work of every matrix-multiplying node, in graph order; the body of a loop or branch counts once.
+
+    Args:
+        model: not changed.
+        shapes: the inputs' shapes; those left out keep what the model declares.
+
+    Raises:
+        ModelError: the graph contradicts the shapes.
+    """
+    found: list[NodeMacs] = []
+    known: dict[str, Shape] = {}
+    for graph in graphs(inferred_skeleton(model, shapes).graph):
+        known = {**known, **known_shapes(graph)}
+        for node in graph.node:
+            if node.op_type in _MATMUL or node.op_type in _CONV or node.op_type in (*_RECURRENT, "ConvTranspose"):
+                name, output = node.name or node.output[0], known.get(node.output[0])
+                found.append(NodeMacs(name, node.op_type, _count(node, known), output))
+    return found
+
+
+def _count(node: onnx.NodeProto, known: Mapping[str, Shape]) -> int | None:
+    if node.op_type in _RECURRENT:
+        return _recurrent(*(known.get(name) for name in node.input[:3]))
+    data, weight = (known.get(node.input[i]) for i in (_MATMUL | _CONV).get(node.op_type, (0, 1)))
+    if data is None or weight is None:
+        return None
+    if node.op_type == "ConvTranspose":
+        return math.prod(data) * math.prod(weight[1:])
+    if node.op_type in _CONV:
+        output = known.get(node.output[0])
+        return None if output is None else math.prod(output) * math.prod(weight[1:])
+    return _matmul(node, data, weight)
+
+
+def _matmul(node: onnx.NodeProto, left: Shape, right: Shape) -> int | None:
+    """Rows x K x columns, for every matrix of the broadcast stack."""
+    flags = {attribute.name: attribute.i for attribute in node.attribute}
+    if flags.get("transA") and len(left) > 1:
+        left = (*left[:-2], left[-1], left[-2])
+    if flags.get("transB") and len(right) > 1:
+        right = (*right[:-2], right[-1], right[-2])
+    rows, columns = left[-2] if len(left) > 1 else 1, right[-1] if len(right) > 1 else 1
+    stacks = (left[:-2], right[:-2])
+    depth = max(len(stack) for stack in stacks)
+    first, second = ((1,) * (depth - len(stack)) + stack for stack in stacks)
+    return math.prod(max(a, b) for a, b in zip(first, second, strict=True)) * rows * left[-1] * columns
+
+
+def _recurrent(data: Shape | None, weight: Shape | None, recurrence: Shape | None) -> int | None:
+    """Every step and sequence multiplies by all input and all recurrent weights."""
+    if data is None or weight is None or recurrence is None:
+        return None
+    return data[0] * data[1] * (math.prod(weight) + math.prod(recurrence))

@@ -34,7 +34,7 @@ default edgefold
 prompt 0
 label edgefold
   kernel /vmlinuz
-  append initrd=/initrd.gz console=ttyS0,115200 mitigations=off nokaslr clearcpuid=321,323,515 lsm= nosmp tsc=unstable clocksource=jiffies no_timer_check earlyprintk=ttyS0,115200 ignore_loglevel
+  append initrd=/initrd.gz console=ttyS0,115200 mitigations=off nokaslr clearcpuid=321,323,515 acpi=off noapic nolapic nosmp earlyprintk=ttyS0,115200 ignore_loglevel
 EOF
 xorriso -as mkisofs -quiet -o boot.iso -b isolinux/isolinux.bin -c isolinux/boot.cat -no-emul-boot -boot-load-size 4 \
   -boot-info-table iso

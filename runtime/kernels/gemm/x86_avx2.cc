@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "base/x86_avx2.h"
+
 #include <immintrin.h>
 
+#include "base/unroll.h"
 #include "kernels/gemm/gemm.h"
 
 namespace edgefold {
@@ -8,14 +11,15 @@ namespace {
 
 constexpr int kTileRows = 4;
 
-inline __m256i Broadcast(const uint8_t* four) {
-  int32_t bytes;
-  __builtin_memcpy(&bytes, four, 4);
-  return _mm256_set1_epi32(bytes);
-}
-
 inline void Store(int32_t* acc, __m256i sums) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(acc), sums);
+}
+
+template <int kRows>
+inline void StoreTile(const __m256i (&sums)[kRows][2], int32_t* acc, int64_t acc_stride) {
+  Unroll<kRows>([&](auto r) EF_INLINE {
+    Unroll<2>([&](auto h) EF_INLINE { Store(acc + r * acc_stride + h * 8, sums[r][h]); });
+  });
 }
 
 // int8 rows: |w| * (a with the sign of w) in unsigned times signed bytes. A pair sum is at most
@@ -24,22 +28,22 @@ template <int kRows>
 void SignedTile(const uint8_t* a, int64_t stride, const int8_t* panel, int64_t units, int32_t* acc,
                 int64_t acc_stride) {
   const __m256i ones = _mm256_set1_epi16(1);
-  __m256i sums[kRows][2] = {};
+  __m256i sums[kRows][2];
+  Unroll<kRows>([&](auto r) EF_INLINE { sums[r][0] = sums[r][1] = _mm256_setzero_si256(); });
   for (int64_t u = 0; u < units; ++u) {
     const __m256i* unit = reinterpret_cast<const __m256i*>(panel + u * kUnitCodes);
     const __m256i w[2] = {_mm256_loadu_si256(unit), _mm256_loadu_si256(unit + 1)};
     const __m256i magnitude[2] = {_mm256_abs_epi8(w[0]), _mm256_abs_epi8(w[1])};
-    for (int r = 0; r < kRows; ++r) {
+    Unroll<kRows>([&](auto r) EF_INLINE {
       const __m256i codes = Broadcast(a + r * stride + u * kUnitDepth);
-      for (int h = 0; h < 2; ++h) {
+      Unroll<2>([&](auto h) EF_INLINE {
         const __m256i pairs = _mm256_maddubs_epi16(magnitude[h], _mm256_sign_epi8(codes, w[h]));
         sums[r][h] = _mm256_add_epi32(sums[r][h], _mm256_madd_epi16(pairs, ones));
-      }
-    }
+        Pin(sums[r][h]);
+      });
+    });
   }
-  for (int r = 0; r < kRows; ++r) {
-    for (int h = 0; h < 2; ++h) Store(acc + r * acc_stride + h * 8, sums[r][h]);
-  }
+  StoreTile<kRows>(sums, acc, acc_stride);
 }
 
 // uint8 rows: both sides widened to 16 bits, even and odd k apart.
@@ -47,30 +51,30 @@ template <int kRows>
 void UnsignedTile(const uint8_t* a, int64_t stride, const int8_t* panel, int64_t units,
                   int32_t* acc, int64_t acc_stride) {
   const __m256i low = _mm256_set1_epi16(0x00ff);
-  __m256i sums[kRows][2] = {};
+  __m256i sums[kRows][2];
+  Unroll<kRows>([&](auto r) EF_INLINE { sums[r][0] = sums[r][1] = _mm256_setzero_si256(); });
   for (int64_t u = 0; u < units; ++u) {
     const __m256i* unit = reinterpret_cast<const __m256i*>(panel + u * kUnitCodes);
     __m256i even[2];
     __m256i odd[2];
-    for (int h = 0; h < 2; ++h) {
+    Unroll<2>([&](auto h) EF_INLINE {
       const __m256i w = _mm256_loadu_si256(unit + h);
       even[h] = _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8);
       odd[h] = _mm256_srai_epi16(w, 8);
-    }
-    for (int r = 0; r < kRows; ++r) {
+    });
+    Unroll<kRows>([&](auto r) EF_INLINE {
       const __m256i codes = Broadcast(a + r * stride + u * kUnitDepth);
       const __m256i codes_even = _mm256_and_si256(codes, low);
       const __m256i codes_odd = _mm256_srli_epi16(codes, 8);
-      for (int h = 0; h < 2; ++h) {
+      Unroll<2>([&](auto h) EF_INLINE {
         const __m256i first = _mm256_madd_epi16(even[h], codes_even);
         const __m256i second = _mm256_madd_epi16(odd[h], codes_odd);
         sums[r][h] = _mm256_add_epi32(sums[r][h], _mm256_add_epi32(first, second));
-      }
-    }
+        Pin(sums[r][h]);
+      });
+    });
   }
-  for (int r = 0; r < kRows; ++r) {
-    for (int h = 0; h < 2; ++h) Store(acc + r * acc_stride + h * 8, sums[r][h]);
-  }
+  StoreTile<kRows>(sums, acc, acc_stride);
 }
 
 using Tile = void(const uint8_t*, int64_t, const int8_t*, int64_t, int32_t*, int64_t);

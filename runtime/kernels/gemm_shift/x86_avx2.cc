@@ -1,22 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // 16-bit sums within a group of 32 k, one multiplication by the group's multiplier after it: half
 // the instructions of an int8 product.
+#include "base/x86_avx2.h"
+
 #include <immintrin.h>
 
+#include "base/unroll.h"
 #include "base/x86_avx2_codes.h"
 #include "kernels/gemm_shift/gemm_shift.h"
 
 namespace edgefold {
 namespace {
 
-constexpr int kTileRows = 4;
+constexpr int kTileRows = 6;
 constexpr int64_t kGroupBytes = kGroupUnits * kUnitCodes;
-
-inline __m256i Broadcast(const void* four) {
-  int32_t bytes;
-  __builtin_memcpy(&bytes, four, 4);
-  return _mm256_set1_epi32(bytes);
-}
 
 // Codes of whole groups, [groups][8 units][64], then multipliers, [groups][16] pairs of int16.
 // int8 rows take the codes as unsigned bytes, uint8 rows the signed levels code - zero.
@@ -61,41 +58,42 @@ void Tile(const PackedMatrix& matrix, const Activations& a, int64_t row, const i
   const uint8_t* rows = a.Row(row);
   for (int64_t g = 0; g < groups; ++g) {
     __m256i sums[kRows][2];
-    for (int r = 0; r < kRows; ++r) {
+    Unroll<kRows>([&](auto r) EF_INLINE {
       // - zero * sum of a, so that the sum of a * code becomes that of a * (code - zero).
       __m256i start = _mm256_setzero_si256();
       if constexpr (!kUnsigned) {
         start = _mm256_mullo_epi16(Broadcast(a.PairSums(row + r) + g * 2), minus_zero);
       }
       sums[r][0] = sums[r][1] = start;
-    }
+    });
     const __m256i* group = reinterpret_cast<const __m256i*>(codes + g * kGroupBytes);
-#pragma GCC unroll 8
-    for (int u = 0; u < kGroupUnits; ++u) {
-      const __m256i w0 = _mm256_load_si256(group + u * 2);
-      const __m256i w1 = _mm256_load_si256(group + u * 2 + 1);
-      for (int r = 0; r < kRows; ++r) {
-        const __m256i x = Broadcast(rows + r * a.stride + g * kGroupDepth + u * kUnitDepth);
-        sums[r][0] = _mm256_add_epi16(sums[r][0], Pairs<kUnsigned>(w0, x));
-        sums[r][1] = _mm256_add_epi16(sums[r][1], Pairs<kUnsigned>(w1, x));
-      }
-    }
-    for (int r = 0; r < kRows; ++r) {
-      for (int h = 0; h < 2; ++h) {
+    const uint8_t* x_group = rows + g * kGroupDepth;
+    Unroll<kGroupUnits>([&](auto u) EF_INLINE {
+      const __m256i w[2] = {_mm256_load_si256(group + u * 2), _mm256_load_si256(group + u * 2 + 1)};
+      Unroll<kRows>([&](auto r) EF_INLINE {
+        const __m256i x = Broadcast(x_group + r * a.stride + u * kUnitDepth);
+        Unroll<2>([&](auto h) EF_INLINE {
+          sums[r][h] = _mm256_add_epi16(sums[r][h], Pairs<kUnsigned>(w[h], x));
+          Pin(sums[r][h]);
+        });
+      });
+    });
+    Unroll<kRows>([&](auto r) EF_INLINE {
+      Unroll<2>([&](auto h) EF_INLINE {
         __m256i* out = reinterpret_cast<__m256i*>(acc + r * acc_stride + h * 8);
         const __m256i scaled = _mm256_madd_epi16(sums[r][h], multipliers[g * 2 + h]);
         const __m256i before = g == 0 ? _mm256_setzero_si256() : _mm256_loadu_si256(out);
         _mm256_storeu_si256(out, _mm256_add_epi32(before, scaled));
-      }
-    }
+      });
+    });
   }
 }
 
 using TileFunction = void(const PackedMatrix&, const Activations&, int64_t, const int8_t*, int32_t*,
                           int64_t);
 constexpr TileFunction* kTiles[2][kTileRows] = {
-    {Tile<1, false>, Tile<2, false>, Tile<3, false>, Tile<4, false>},
-    {Tile<1, true>, Tile<2, true>, Tile<3, true>, Tile<4, true>}};
+    {Tile<1, false>, Tile<2, false>, Tile<3, false>, Tile<4, false>, Tile<5, false>, Tile<6, false>},
+    {Tile<1, true>, Tile<2, true>, Tile<3, true>, Tile<4, true>, Tile<5, true>, Tile<6, true>}};
 
 }  // namespace
 

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "base/x86_avx2.h"
+
 #include <immintrin.h>
 
 #include "base/x86_avx2_codes.h"
@@ -9,12 +11,6 @@ namespace edgefold {
 namespace {
 
 constexpr int kTileRows = 3;
-
-inline __m256i Broadcast(const void* four) {
-  int32_t bytes;
-  __builtin_memcpy(&bytes, four, 4);
-  return _mm256_set1_epi32(bytes);
-}
 
 // Adds four products a column to int32 sums.
 template <bool kUnsigned>

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// Speed of every kernel variant on real layer shapes, one thread: `build/bench_kernels [K N]`.
+// Prints GOP/s (two operations a multiply-add) of the best of many calls.
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "kernels/gemm/gemm.h"
+#include "kernels/gemm_shift/gemm_shift.h"
+#include "kernels/gemv/gemv.h"
+#include "kernels/quantize/quantize.h"
+#include "kernels/unpack/unpack.h"
+
+namespace edgefold {
+namespace {
+
+// Seconds of one call, best of as many as fit into 50 ms.
+template <typename Body>
+double Best(const Body& body) {
+  using Clock = std::chrono::steady_clock;
+  double best = 1e9;
+  const auto begin = Clock::now();
+  do {
+    const auto start = Clock::now();
+    body();
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    if (seconds < best) best = seconds;
+  } while (std::chrono::duration<double>(Clock::now() - begin).count() < 0.05);
+  return best;
+}
+
+struct Problem {
+  std::vector<uint8_t> codes, selectors, activations;
+  std::vector<int8_t> table, panel, scratch;
+  std::vector<int16_t> pair_sums;
+  std::vector<int32_t> sums, acc;
+  PackedMatrix matrix = {};
+  Activations a = {};
+
+  Problem(int64_t k, int64_t n, int64_t rows, bool shift) {
+    const int64_t panels = n / 16;
+    const int64_t groups = k / 32;
+    codes.resize(panels * k / 4 * 32);
+    selectors.resize(panels * groups * 8);
+    for (uint8_t& byte : codes) byte = static_cast<uint8_t>(std::rand());
+    table.resize(5 * 16);
+    for (int t = 0; t < 5; ++t) {
+      for (int c = 0; c < 16; ++c) {
+        const int level = (c == 0 ? 1 : c) - 8;
+        table[t * 16 + c] = static_cast<int8_t>(shift ? level * (1 << t) : std::rand() % 255 - 127);
+      }
+    }
+    for (uint8_t& byte : selectors) byte = std::rand() % 5 | std::rand() % 5 << 4;
+    activations.resize(rows * k);
+    for (uint8_t& byte : activations) byte = static_cast<uint8_t>(std::rand() % 255 - 127);
+    pair_sums.resize(rows * groups * 2);
+    sums.resize(rows);
+    acc.resize(rows * n);
+    panel.resize(k * 16);
+    scratch.resize(k * 32 + 64);
+    matrix = {codes.data(), selectors.data(), table.data(), k, n, 4, 5, false, 0, 0, {}};
+    DetectLinear(&matrix);
+    a = {activations.data(), k, rows, false, sums.data(), pair_sums.data(), groups};
+  }
+};
+
+void Report(const char* name, int64_t rows, double operations, double seconds) {
+  std::printf("%-22s rows %4lld %9.1f us %7.1f GOP/s\n", name, static_cast<long long>(rows),
+              seconds * 1e6, operations / seconds * 1e-9);
+}
+
+void Run(int64_t k, int64_t n) {
+  for (int64_t rows : {1, 4, 64}) {
+    Problem table(k, n, rows, false);
+    Problem shift(k, n, rows, true);
+    const double all = 2.0 * rows * k * n;
+    const double panel = 2.0 * rows * k * 16;
+    for (const auto& kernel : GemvKernels()) {
+      if (!kernel.Supported() || rows > 4 || kernel.isa == Isa::kReference) continue;
+      for (Problem* p : {&table, &shift}) {
+        Report(kernel.name, rows, all,
+               Best([&] { kernel.run(p->matrix, 0, n / 16, p->a, p->acc.data(), n); }));
+      }
+    }
+    for (const auto& kernel : GemmKernels()) {
+      if (!kernel.Supported()) continue;
+      Report(kernel.name, rows, panel, Best([&] {
+               kernel.run(table.a, table.panel.data(), 1, k / 4, table.acc.data(), 16);
+             }));
+    }
+    void* scratch =
+        shift.scratch.data() + 64 - reinterpret_cast<uintptr_t>(shift.scratch.data()) % 64;
+    for (const auto& kernel : GemmShiftKernels()) {
+      if (!kernel.Supported()) continue;
+      Report(kernel.name, rows, panel,
+             Best([&] { kernel.run(shift.matrix, 0, shift.a, scratch, shift.acc.data(), 16); }));
+    }
+    for (const auto& kernel : UnpackKernels()) {
+      if (!kernel.Supported()) continue;
+      for (Problem* p : {&table, &shift}) {
+        Report(kernel.name, 1, 2.0 * k * 16,
+               Best([&] { kernel.run(p->matrix, 0, 0, k / 4, p->panel.data()); }));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace edgefold
+
+int main(int argc, char** argv) {
+  edgefold::Run(argc > 2 ? std::atoll(argv[1]) : 768, argc > 2 ? std::atoll(argv[2]) : 3072);
+  return 0;
+}

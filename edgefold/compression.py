@@ -78,7 +78,7 @@ def compress(
     if resume and force:
         raise UsageError("--resume goes on with a run, --force starts it over; give one of them")
     plan = make_plan(
-        model, recipe, task, settings=settings, exclude=exclude, max_drop=max_drop, max_size=max_size, seed=seed
+        recipe, task, settings=settings, exclude=exclude, max_drop=max_drop, max_size=max_size, seed=seed
     )
     emitter = find_target(target)
     folder = Path(output)

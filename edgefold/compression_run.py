@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from edgefold.checkpoints import Checkpoints
 from edgefold.evaluate import Evaluation, evaluate, paired_difference
+from edgefold.figures import measured_figures
 from edgefold.findings import findings_of
 from edgefold.goals import Attempt, search
 from edgefold.loading import LoadedModel
@@ -81,7 +82,7 @@ class Run:
             after = evaluate(written, self.plan.task)
             value, interval = paired_difference(after, self.before)
             change = {"value": value, "ci95": list(interval)}
-        old, new, environment = self.plan.figures(self.loaded, written, self.before, after, self.inputs)
+        old, new, latency = measured_figures(self.loaded, written, self.before, after, self.inputs)
         goals = self._goals(new, after)
         ranking = tuple((error.node, error.noise_to_signal) for error in self.ranking)
         lower_is_worse = self.before is not None and self.before.worse == "lower"
@@ -97,7 +98,7 @@ class Run:
             goals=goals or None,
             ranking=ranking,
             findings=findings_of(old, new, self.records, change, lower_is_worse, goals, ranking),
-            environment={**versions(), **environment},
+            environment={**versions(), "latency": latency},
         )
 
     def _steps(self, model: ir.Model, recipe: Recipe, start: int) -> ir.Model:

@@ -105,7 +105,6 @@ class Plan:
 
 
 def make_plan(
-    model: str | os.PathLike[str],
     recipe: str | os.PathLike[str],
     task: str | os.PathLike[str] | None,
     *,
@@ -120,7 +119,6 @@ def make_plan(
     Raises:
         UsageError: anything is malformed or contradicts something else.
     """
-    del model
     read = load_recipe(os.fspath(recipe), settings)
     read = msgspec.structs.replace(
         read,

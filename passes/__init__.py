@@ -5,7 +5,9 @@ if __name__ != "edgefold.passes":
     raise ImportError("import edgefold.passes; the folder passes/ is reached only through the package")
 
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
+from edgefold.passes.fold_batchnorm import FoldBatchnorm
 from edgefold.passes.quantize import Quantize
+from edgefold.passes.simplify import Simplify
 
 __all__ = [
     "PASSES",
@@ -19,4 +21,4 @@ __all__ = [
     "SkipReason",
 ]
 
-PASSES: tuple[type[Pass], ...] = (Quantize,)
+PASSES: tuple[type[Pass], ...] = (Simplify, FoldBatchnorm, Quantize)

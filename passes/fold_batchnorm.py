@@ -177,7 +177,7 @@ def _fold_into_after(
 
 def _scale_outputs(layer: ir.Node, weight: Array, scale: Array) -> Array:
     """The weights with every output channel multiplied by its scale."""
-    if layer.op_type == "Conv" or (layer.op_type == "Gemm" and layer.attributes.get_int("transB", 0)):
+    if layer.op_type == "Conv" or (layer.op_type == "Gemm" and layer.attributes.get_int("transB", 0) != 0):
         return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
     if layer.op_type == "ConvTranspose":  # [C, M / group, kernel]; input channel c belongs to group c // (C / group)
         group = layer.attributes.get_int("group", 1)

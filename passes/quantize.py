@@ -13,7 +13,7 @@ from edgefold.passes._activation_codes import choose_activations
 from edgefold.passes._constants import remove_if_unread
 from edgefold.passes._initializers import InitializerStore
 from edgefold.passes._layer_position import LayerPositions, layer_positions
-from edgefold.passes._quantize_weights import quantize_group
+from edgefold.passes._quantize_weights import quantize_groups
 from edgefold.passes._shared_weights import WeightGroup, group_by_content
 from edgefold.passes._shift_nodes import replace_node, store_matrix
 from edgefold.passes._weighted_nodes import WeightedNode, node_label, weighted_node
@@ -103,8 +103,7 @@ class Quantize(Pass, frozen=True, kw_only=True):
         store = InitializerStore(graph)
         edits: list[Edit] = []
         tally = _Tally()
-        for group in groups:
-            matrix, fallback = quantize_group(group, self.rounding, context)
+        for group, matrix, fallback in quantize_groups(groups, self.rounding, context):
             skips += fallback
             weights = store_matrix(store, group.name, matrix)
             for site in group.sites:

@@ -53,9 +53,9 @@ def write_tensors(model: ir.Model, file: BinaryIO) -> dict[int, tuple[int, int]]
             continue
         padding = -position % ALIGNMENT
         file.write(bytes(padding))
-        if isinstance(tensor, ir.ExternalTensor | ir.Tensor):
-            tensor.tofile(file)  # from file to file inside the kernel where it can
-        else:
+        if isinstance(tensor, ir.ExternalTensor):
+            tensor.tofile(file)  # from file to file, inside the kernel where it can
+        else:  # not tofile: numpy's forgets the reason when the disk is full
             file.write(tensor.tobytes())
         file.flush()
         layout[id(tensor)] = (position + padding, tensor.nbytes)

@@ -11,7 +11,7 @@ import functools
 
 import onnx
 import onnx_ir as ir
-from onnx import ModelProto, TensorProto, helper, inliner, version_converter
+from onnx import ModelProto, TensorProto, helper, inliner, shape_inference, version_converter
 
 from edgefold.errors import ModelError
 from edgefold.quoting import quoted
@@ -126,6 +126,7 @@ def _converted(model: ir.Model, version: int, minimum: int) -> ir.Model:
     skeleton = ir.to_proto(model)
     try:
         if skeleton.functions:
+            skeleton = shape_inference.infer_shapes(skeleton)  # the inliner converts only values of known type
             skeleton = inliner.inline_local_functions(skeleton, convert_version=True)
         proto = version_converter.convert_version(skeleton, minimum)
     except Exception as error:

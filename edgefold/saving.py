@@ -172,8 +172,8 @@ def _disk_errors(path: Path) -> Iterator[None]:
             raise UsageError(
                 f"{path}: cannot be written: the disk is full or the file size is limited; free some space"
             ) from error
-        place = f" ({error.filename})" if error.filename else ""
-        raise UsageError(f"{path}: cannot be written: {error.strerror}{place}; choose another place") from error
+        reason = f"{error.strerror or error} ({error.filename})" if error.filename else error.strerror or error
+        raise UsageError(f"{path}: cannot be written: {reason}; choose another place") from error
 
 
 def _refuse_own_source(model: ir.Model, data: Path) -> None:

@@ -111,19 +111,22 @@ def run_node(model: ir.Model, node: ir.Node, data: np.ndarray | None) -> np.ndar
     dynamic = node.inputs[0]
     assert dynamic is not None
     source = ir.Value(name=str(dynamic.name), type=dynamic.type, shape=None)
-    weights: list[ir.Value] = []
+    weights: dict[str, ir.Value] = {}  # by name: one constant may serve as two inputs
     for value in node.inputs[1:]:
         assert value is not None
         assert value.const_value is not None, f"{node.name}: weight {value.name} is not an initializer"
-        weights.append(ir.Value(name=value.name, const_value=value.const_value, type=value.type, shape=value.shape))
+        copy = ir.Value(name=value.name, const_value=value.const_value, type=value.type, shape=value.shape)
+        weights.setdefault(str(value.name), copy)
+    constants = [weights[str(value.name)] for value in node.inputs[1:] if value is not None]
     output = ir.Value(name="output", type=ir.TensorType(ir.DataType.FLOAT))
     if data is not None:
         source.type = ir.TensorType(ir.DataType.from_numpy(data.dtype))
         source.shape = ir.Shape([None] * data.ndim)
     attributes = [ir.Attr(a.name, a.type, a.value) for a in node.attributes.values()]
-    alone = ir.Node(DOMAIN, node.op_type, [source, *weights], attributes=attributes, outputs=[output], name=node.name)
-    unique = list({weight.name: weight for weight in weights}.values())
-    graph = ir.Graph([source], [output], nodes=[alone], initializers=unique, opset_imports=_imports(model))
+    alone = ir.Node(DOMAIN, node.op_type, [source, *constants], attributes=attributes, outputs=[output], name=node.name)
+    graph = ir.Graph(
+        [source], [output], nodes=[alone], initializers=list(weights.values()), opset_imports=_imports(model)
+    )
     single = ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values()))
     session = make_session(single, library=True, threads=0)
     return np.asarray(session.run(["output"], {str(dynamic.name): data})[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +114,8 @@ def check_structure(before: ir.Model, after: ir.Model, step_name: str) -> None:
         ("inputs", _interface(before.graph.inputs, before), _interface(after.graph.inputs, after)),
         ("outputs", _interface(before.graph.outputs, before), _interface(after.graph.outputs, after)),
     ):
-        if old != new:
-            raise VerificationError(f"{step_name}: the model's {kind} changed from {old} to {new}")
+        if len(old) != len(new) or not all(map(_same_port, old, new)):
+            raise VerificationError(f"{step_name}: the model's {kind} changed from {_ports(old)} to {_ports(new)}")
     try:
         check_onnx(after)
     except onnx.checker.ValidationError as error:
@@ -138,9 +138,20 @@ def check_onnx(model: ir.Model) -> None:
         onnx.checker.check_model(str(path))
 
 
-def _interface(values: Any, model: ir.Model) -> list[tuple[str, str, str]]:
-    return [
-        (value.name, str(value.dtype), str(value.shape))
-        for value in values
-        if value.name not in model.graph.initializers  # IR 3 lists weights among the inputs
-    ]
+def _interface(values: Iterable[ir.Value], model: ir.Model) -> list[ir.Value]:
+    """Inputs or outputs without the weights that IR 3 lists among the inputs."""
+    return [value for value in values if value.name not in model.graph.initializers]
+
+
+def _same_port(old: ir.Value, new: ir.Value) -> bool:
+    """Equal name and type, and equal sizes where both are known: inference may find out a size, never change one."""
+    if old.name != new.name or (old.dtype is not None and old.dtype != new.dtype):
+        return False
+    if old.shape is None or new.shape is None:
+        return True
+    known = [(a, b) for a, b in zip(old.shape, new.shape, strict=False) if isinstance(a, int) and isinstance(b, int)]
+    return len(old.shape) == len(new.shape) and all(a == b for a, b in known)
+
+
+def _ports(values: Sequence[ir.Value]) -> str:
+    return ", ".join(f"{value.name} {value.dtype} {value.shape}" for value in values)

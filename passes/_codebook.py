@@ -21,10 +21,10 @@ LEVEL_MAX = 127
 LUT_TABLES = {2: 8, 3: 8, 4: 8, 5: 4, 6: 2}
 """Number of `shift-lut` tables by code width: the 128 bytes of two 512-bit registers (less for 2 and 3 bits)."""
 
-_OCTAVES = {
+_OCTAVES: dict[int, tuple[Counts, ...]] = {
     8: (np.arange(8) / 4, np.arange(8) / 3, np.array([0, 1 / 4, 1 / 2, 3 / 4, 1, 5 / 4, 2, 3])),
     4: (np.arange(4) / 3, np.array([0, 3 / 8, 3 / 4, 2])),
-    2: (np.arange(2) / 2, np.arange(2) * 1.5),
+    2: (np.arange(2) / 2, np.arange(2) / (2 / 3)),
 }
 """Octaves below the first table at which learning starts, by number of tables; the later ones suit outliers."""
 
@@ -36,7 +36,8 @@ _BINS, _BIN_TOP = 2048, 192.0  # histogram of magnitudes in units of the column 
 def uniform_levels(bits: int) -> Table:
     """Signed integer levels -qmax..qmax, qmax = 2**(bits-1) - 1, as int8 [2**bits]; the spare code repeats -qmax."""
     qmax = 2 ** (bits - 1) - 1
-    return np.maximum(np.arange(-qmax - 1, qmax + 1), -qmax).astype(np.int8)
+    levels: Table = np.maximum(np.arange(-qmax - 1, qmax + 1), -qmax).astype(np.int8)
+    return levels
 
 
 def shift_tables(bits: int) -> Table:
@@ -117,7 +118,7 @@ def _histograms(sample: Sample, chosen: Selection, tables: int) -> tuple[Counts,
     if sample.importance is not None:
         weights = weights * sample.importance
     counts = np.bincount(bins.ravel(), weights=weights.ravel(), minlength=tables * _BINS)
-    return (np.arange(_BINS) + 0.5) * (_BIN_TOP / _BINS), counts.reshape(tables, _BINS).astype(np.float64)
+    return np.linspace(0, _BIN_TOP, 2 * _BINS + 1)[1::2], counts.astype(np.float64).reshape(tables, _BINS)
 
 
 def _refit_levels(table: Table, centres: Counts, counts: Counts) -> Table:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefold.passes._codebook import LUT_TABLES, Sample, learn_lut_tables, shift_tables, uniform_levels
+from edgefold.passes._gptq import round_columns
 from edgefold.passes._packing import packed_bytes
 from edgefold.passes._selection import GROUP, Float, LevelLookup, Selection, cells_of, column_blocks, search
 
@@ -87,8 +88,10 @@ def quantize_matrix(
     spread = None if importance is None else _per_column(importance, weight.shape[1])
     table = _tables(weight, bits, method, spread)
     chosen = _select(weight, spread, bits, method, table)
-    codes = _nearest_codes(weight, table, chosen)
-    return QuantizedMatrix(codes, chosen.selectors, table, chosen.scales, bits)
+    if rounding == "gptq" and moment is not None:
+        codes, selectors, scales = round_columns(weight, moment, table, chosen.scales)
+        return QuantizedMatrix(codes, selectors, table, scales, bits)
+    return QuantizedMatrix(_nearest_codes(weight, table, chosen), chosen.selectors, table, chosen.scales, bits)
 
 
 def _check(

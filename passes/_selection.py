@@ -76,7 +76,8 @@ def group_sums(values: Float) -> Float:
     """Sums [G, N] of `values` [K, N] over groups of 32 rows; the last group may be short."""
     rows = len(values)
     if rows % GROUP == 0:
-        return values.reshape(rows // GROUP, GROUP, -1).sum(axis=1, dtype=np.float32)
+        whole: Float = values.reshape(rows // GROUP, GROUP, -1).sum(axis=1, dtype=np.float32)
+        return whole
     sums: Float = np.add.reduceat(values, np.arange(0, rows, GROUP), axis=0)
     return sums
 

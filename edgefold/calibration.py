@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Statistics of a model's activations over calibration data: the only thing passes see of ONNX Runtime.
+
+Requested tensors are made outputs of the model for the time of a session, batches stream through it, and each batch is
+reduced at once to second moments or histograms; no activation outlives its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from edgefold.errors import ModelError
+from edgefold.passes._layer_inputs import Inputs, Targets
+from edgefold.passes._moments import Moments
+from edgefold.passes._ranges import Range
+from edgefold.session import make_session, run
+
+Array = np.ndarray[Any, Any]
+Feeds = Mapping[str, Array]
+
+MAX_ROWS = 8192
+"""Rows of one layer that enter its moments; more are sampled. Enough for a few thousand inputs with damping."""
+
+MAX_BYTES = 256 << 20
+"""Activations of one batch held at once; requests beyond it take another pass over the data."""
+
+
+class Calibration:
+    """Second moments and ranges of a model's tensors over a task's calibration data.
+
+    Args:
+        model: a model in memory, serialized, or a file. A model in memory is read at each call, never changed.
+        feeds: makes a fresh iterator over the calibration batches.
+        seed: of the choice of rows.
+        threads: of ONNX Runtime; 0 leaves the choice to it.
+        max_rows: rows that enter the moments of one request, spread over all batches.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model | bytes | str | Path,
+        feeds: Callable[[], Iterable[Feeds]],
+        *,
+        seed: int = 0,
+        threads: int = 0,
+        max_rows: int = MAX_ROWS,
+    ) -> None:
+        self._model = _as_model(model)
+        self._feeds = feeds
+        self._seed = seed
+        self._threads = threads
+        self._max_rows = max_rows
+        self._batches: int | None = None
+
+    def why_not(self, tensor: str) -> str | None:
+        """Why a tensor cannot be observed, or None where it can."""
+        if tensor in _visible(self._model):
+            return None
+        for node in self._model.graph.all_nodes():
+            if node.graph is not self._model.graph and any(value.name == tensor for value in node.outputs):
+                return f"tensor '{tensor}' is inside a subgraph; only those of the main graph can be observed"
+        return f"the model has no tensor '{tensor}'"
+
+    def moments(self, requests: Sequence[Inputs]) -> dict[Inputs, Moments]:
+        """Second moments of layer inputs; equal requests are computed once.
+
+        Raises:
+            ModelError: a tensor that cannot be observed, or activations that are not finite.
+        """
+        return dict(self._moments(dict.fromkeys(requests), None))
+
+    def regressions(self, requests: Mapping[Inputs, Targets], original: Calibration) -> dict[Inputs, Moments]:
+        """Moments with targets: inputs from this model, targets from `original` on the same batches.
+
+        Args:
+            requests: for each layer input of this model, the tensor of the original that its layer should give.
+            original: of the unchanged model; its own batches are not read.
+
+        Raises:
+            ModelError: a tensor that cannot be observed, or activations that are not finite.
+        """
+        return dict(self._moments(dict(requests), original))
+
+    def ranges(self, tensors: Sequence[str]) -> dict[str, Range]:
+        """Range and histogram of each tensor.
+
+        Raises:
+            ModelError: a tensor that cannot be observed, or activations that are not finite.
+        """
+        found = {name: Range() for name in tensors}
+        for names in self._portions(list(found)):
+            with self._observed(names) as values_of:
+                for feeds in self._feeds():
+                    values = values_of(feeds)
+                    for name in names:
+                        with _named(name):
+                            found[name].add(values[name])
+        return found
+
+    def _moments(
+        self, requests: Mapping[Inputs, Targets | None], original: Calibration | None
+    ) -> Iterator[tuple[Inputs, Moments]]:
+        """Moments of each request, portion by portion of what fits in memory."""
+        for names in self._portions(list(dict.fromkeys(request.tensor for request in requests))):
+            portion = {request: target for request, target in requests.items() if request.tensor in names}
+            targets = list(dict.fromkeys(target.tensor for target in portion.values() if target))
+            found: dict[Inputs, Moments] = {}
+            with self._observed(names) as values_of, (original or self)._observed(targets) as targets_of:
+                for number, feeds in enumerate(self._feeds()):
+                    values = values_of(feeds)
+                    wanted = targets_of(feeds) if targets else {}
+                    for request, target in portion.items():
+                        with _named(request.tensor):
+                            picked = self._pick(request.count(values[request.tensor].shape), number)
+                            x = request.gather(values[request.tensor], picked)
+                            y = target.gather(wanted[target.tensor], picked) if target else None
+                            if request not in found:
+                                found[request] = Moments.zeros(len(x), x.shape[2], 0 if y is None else y.shape[2])
+                            found[request].add(x, y)
+            yield from found.items()
+
+    def _pick(self, rows: int, batch: int) -> np.ndarray[Any, np.dtype[np.intp]]:
+        """Row numbers of one batch: all, or a seeded sample, in order, so that layers of one size share it."""
+        share = -(-self._max_rows // self._count_batches())
+        if rows <= share:
+            return np.arange(rows)
+        chosen = np.random.default_rng([self._seed, batch]).choice(rows, share, replace=False, shuffle=False)
+        return np.sort(chosen).astype(np.intp)
+
+    def _count_batches(self) -> int:
+        if self._batches is None:
+            self._batches = max(1, sum(1 for _ in self._feeds()))
+        return self._batches
+
+    def _portions(self, names: list[str]) -> Iterator[list[str]]:
+        """Splits tensors so that those of one portion stay below `MAX_BYTES` for the first batch."""
+        first = next(iter(self._feeds()), None)
+        if first is None:
+            return
+        portion: list[str] = []
+        held = 0
+        for name, size in self._sizes(names, first).items():
+            if portion and held + size > MAX_BYTES:
+                yield portion
+                portion, held = [], 0
+            portion.append(name)
+            held += size
+        if portion:
+            yield portion
+
+    def _sizes(self, names: list[str], feeds: Feeds) -> dict[str, int]:
+        """Bytes of each tensor in one batch; ONNX Runtime reports the shapes alone."""
+        shapes = [f"{name}:edgefold-shape" for name in names]
+        with self._observed(names, shapes) as values_of:
+            values = values_of(feeds)
+        return {name: 4 * int(np.prod(values[shape])) for name, shape in zip(names, shapes, strict=True)}
+
+    @contextmanager
+    def _observed(
+        self, names: list[str], shapes: list[str] | None = None
+    ) -> Iterator[Callable[[Feeds], dict[str, Array]]]:
+        """A function from feeds to the values of tensors (or their shapes), while the block lasts."""
+        if not names:
+            yield lambda feeds: {}
+            return
+        for name in names:
+            reason = self.why_not(name)
+            if reason:
+                raise ModelError(f"calibration: {reason}")
+        outputs = shapes or names
+        session = make_session(_exposing(self._model, names, shapes), threads=self._threads)
+        inputs = {one.name for one in session.get_inputs()}
+
+        def values_of(feeds: Feeds) -> dict[str, Array]:
+            used = {name: value for name, value in feeds.items() if name in inputs}
+            return dict(zip(outputs, run(session, outputs, used), strict=True))
+
+        yield values_of
+
+
+@contextmanager
+def _named(tensor: str) -> Iterator[None]:
+    """Turns a refusal of the values into one line that names their tensor."""
+    try:
+        yield
+    except ValueError as error:
+        raise ModelError(f"calibration: tensor '{tensor}': {error}") from error
+
+
+def _as_model(model: ir.Model | bytes | str | Path) -> ir.Model:
+    if isinstance(model, ir.Model):
+        return model
+    if isinstance(model, bytes):
+        import onnx
+
+        return ir.from_proto(onnx.load_model_from_string(model))
+    return ir.load(model)
+
+
+def _visible(model: ir.Model) -> dict[str, ir.Value]:
+    """The values of the main graph by name."""
+    graph = model.graph
+    values = [*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+    return {value.name: value for value in values if value.name}
+
+
+def _exposing(model: ir.Model, names: list[str], shapes: list[str] | None) -> ir.Model:
+    """A copy of the model (sharing its tensors) whose only outputs are the named tensors, or their shapes."""
+    copy = model.clone()
+    visible = _visible(copy)
+    copy.graph.outputs.clear()
+    for number, name in enumerate(names):
+        value = visible[name]
+        if shapes:
+            node = ir.node("Shape", [value], name=shapes[number])
+            node.outputs[0].name = shapes[number]
+            node.outputs[0].dtype = ir.DataType.INT64
+            copy.graph.append(node)
+            value = node.outputs[0]
+        copy.graph.outputs.append(value)
+    return copy

@@ -10,6 +10,7 @@ namespace edgefold {
 namespace {
 
 constexpr int64_t kPixelsPerFill = 512;  // input pixels of one task
+constexpr int64_t kChannelsPerFill = 16;
 
 GemmShiftKernel* ChooseGemmShift(const PackedMatrix& matrix) {
   const Kernel<GemmShiftKernel>& row = GemmShiftKernels().Choose();
@@ -33,7 +34,8 @@ Conv::Conv(const PackedMatrix& matrix, const float* scales, const ConvAttributes
       gemm_float_(GemmFloatKernels().Choose().run),
       quantize_(ConvQuantizeKernels().Choose().run),
       depthwise_(ConvDepthwiseKernels().Choose().run),
-      epilogue_(ConvEpilogueKernels().Choose().run) {}
+      epilogue_(ConvEpilogueKernels().Choose().run),
+      sum_codes_(ConvSumsKernels().Choose().run) {}
 
 bool Conv::Run(const ConvInputs& inputs, const Parallel& parallel) const {
   if (inputs.batch == 0) return true;
@@ -79,49 +81,47 @@ void Conv::PrepareImage(const Call& call) const {
   std::memset(call.image + first, 0, static_cast<size_t>(call.image_bytes - first));
 }
 
-void Conv::FillRow(const Call& call, const float* x, int64_t pixels, uint8_t* out) const {
+// Channels first ... of a row of pixels, to their place in `out`.
+void Conv::FillRow(const Call& call, const float* x, int64_t pixels, int64_t first,
+                   int64_t channels, uint8_t* out) const {
   const int64_t channel_stride = call.inputs.shape.InPixels();
+  x += first * channel_stride;
   if (!is_float()) {
-    ConvQuantizeArguments q = {};
-    q.x = x;
-    q.channel_stride = channel_stride;
-    q.channels = attributes_.in_channels;
-    q.pixels = pixels;
-    q.inverse = 1.0f / call.inputs.x_scale;
-    q.low = low_;
-    q.high = high_;
-    q.codes = out;
-    q.pixel_stride = call.pixel_bytes;
-    return quantize_(q);
+    return quantize_({x, channel_stride, channels, pixels, 1.0f / call.inputs.x_scale, low_, high_,
+                      out + first, call.pixel_bytes});
   }
-  float* values = reinterpret_cast<float*>(out);
+  float* values = reinterpret_cast<float*>(out) + first;
   const int64_t pixel_stride = call.pixel_bytes / call.element;
   for (int64_t i = 0; i < pixels; ++i) {
-    for (int64_t c = 0; c < attributes_.in_channels; ++c) {
-      values[i * pixel_stride + c] = x[c * channel_stride + i];
-    }
+    for (int64_t c = 0; c < channels; ++c) values[i * pixel_stride + c] = x[c * channel_stride + i];
   }
 }
 
 // Image `image` of the batch, channel-last, into the middle of the padded one.
 void Conv::FillImage(const Call& call, int64_t image) const {
   const ConvShape& s = call.inputs.shape;
-  const float* x = call.inputs.x + image * attributes_.in_channels * s.InPixels();
+  const bool padded = attributes_.Padded();
+  const int64_t channels = attributes_.in_channels;
+  const float* x = call.inputs.x + image * channels * s.InPixels();
   // Without padding an image is one long row.
-  const int64_t width = attributes_.Padded() ? s.in[2] : s.InPixels();
+  const int64_t width = padded ? s.in[2] : s.InPixels();
   const int64_t rows = s.InPixels() / width;
   const int64_t across = CeilDiv(width, kPixelsPerFill);
   const int64_t down = std::max<int64_t>(1, kPixelsPerFill / width);
   call.parallel.For(across * CeilDiv(rows, down), [&](size_t index) {
     const int64_t column = static_cast<int64_t>(index) % across * kPixelsPerFill;
     const int64_t first = static_cast<int64_t>(index) / across * down;
-    for (int64_t row = first; row < std::min(rows, first + down); ++row) {
-      const int64_t plane = row / s.in[1] + attributes_.pads_begin[0];
-      const int64_t line = plane * s.padded[1] + row % s.in[1] + attributes_.pads_begin[1];
-      const int64_t pixel =
-          (rows == 1 && !attributes_.Padded() ? 0 : line * s.padded[2]) + attributes_.pads_begin[2];
-      FillRow(call, x + row * width + column, std::min(kPixelsPerFill, width - column),
-              call.image + (pixel + column) * call.pixel_bytes);
+    const int64_t last = std::min(rows, first + down);
+    // Few channels at a time: as many streams as the caches follow.
+    for (int64_t c = 0; c < channels; c += kChannelsPerFill) {
+      for (int64_t row = first; row < last; ++row) {
+        const int64_t plane = row / s.in[1] + attributes_.pads_begin[0];
+        const int64_t line = plane * s.padded[1] + row % s.in[1] + attributes_.pads_begin[1];
+        const int64_t pixel = padded ? line * s.padded[2] + attributes_.pads_begin[2] : 0;
+        FillRow(call, x + row * width + column, std::min(kPixelsPerFill, width - column), c,
+                std::min(kChannelsPerFill, channels - c),
+                call.image + (pixel + column) * call.pixel_bytes);
+      }
     }
   });
 }

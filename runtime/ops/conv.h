@@ -12,6 +12,7 @@
 #include "kernels/conv_depthwise/conv_depthwise.h"
 #include "kernels/conv_epilogue/conv_epilogue.h"
 #include "kernels/conv_quantize/conv_quantize.h"
+#include "kernels/conv_sums/conv_sums.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm_float/gemm_float.h"
 #include "kernels/gemm_shift/gemm_shift.h"
@@ -50,7 +51,8 @@ class Conv {
   struct DirectTask;
 
   void PrepareImage(const Call& call) const;
-  void FillRow(const Call& call, const float* x, int64_t pixels, uint8_t* out) const;
+  void FillRow(const Call& call, const float* x, int64_t pixels, int64_t first, int64_t channels,
+               uint8_t* out) const;
   void FillImage(const Call& call, int64_t image) const;
   bool RunGemm(const Call& call, int64_t image) const;
   bool GemmBlock(const Call& call, const GemmTask& task) const;
@@ -80,6 +82,7 @@ class Conv {
   ConvQuantizeKernel* quantize_;
   ConvDepthwiseKernel* depthwise_;
   ConvEpilogueKernel* epilogue_;
+  ConvSumsKernel* sum_codes_;
 };
 
 }  // namespace edgefold

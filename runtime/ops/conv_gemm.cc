@@ -19,22 +19,6 @@ int64_t RowsPerBlock(int64_t row_bytes, int64_t pixels) {
   return std::min(pixels, std::max<int64_t>(fitting, 16));
 }
 
-// Sums that kernels need of signed codes (activations.h).
-void SumCodes(const Activations& a, int32_t* sums, int16_t* pair_sums) {
-  for (int64_t m = 0; m < a.rows; ++m) {
-    const int8_t* codes = reinterpret_cast<const int8_t*>(a.Row(m));
-    int32_t total = 0;
-    for (int64_t g = 0; g < a.groups; ++g) {
-      int32_t pairs[2] = {0, 0};
-      for (int k = 0; k < kGroupDepth; ++k) pairs[k % 4 / 2] += codes[g * kGroupDepth + k];
-      pair_sums[(m * a.groups + g) * 2] = static_cast<int16_t>(pairs[0]);
-      pair_sums[(m * a.groups + g) * 2 + 1] = static_cast<int16_t>(pairs[1]);
-      total += pairs[0] + pairs[1];
-    }
-    sums[m] = total;
-  }
-}
-
 }  // namespace
 
 struct Conv::GemmTask {
@@ -121,7 +105,7 @@ void Conv::GemmIntegers(const Call& call, const GemmTask& task, const uint8_t* r
     a.sums = nullptr;
     a.pair_sums = nullptr;
   } else {
-    SumCodes(a, sums, pair_sums);
+    sum_codes_(a, sums, pair_sums);
   }
   for (int64_t p = 0; p < task.panels; p += kPanelsPerChunk) {
     const int64_t panel = task.first_panel + p;

@@ -12,6 +12,10 @@ inline void Copy(uint8_t* out, const uint8_t* in, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += kCopySlack) std::memcpy(out + i, in + i, kCopySlack);
 }
 
+inline void Clear(uint8_t* out, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += kCopySlack) std::memset(out + i, 0, kCopySlack);
+}
+
 }  // namespace
 
 void BuildRows(const ConvAttributes& attributes, const ConvShape& shape, const WindowRuns& window,
@@ -29,7 +33,7 @@ void BuildRows(const ConvAttributes& attributes, const ConvShape& shape, const W
         Copy(row, start + window.offsets[r], window.run_bytes);
         row += window.run_bytes;
       }
-      std::memset(row, 0, static_cast<size_t>(row_bytes - used));
+      Clear(row, row_bytes - used);
       start += step;
       out += row_bytes;
     }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lay the weights of a model out in one external data file, and serialize the rest of it around them."""
+"""Lay the weights of a model out in one external data file."""
 
 from __future__ import annotations
 
@@ -7,16 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import BinaryIO, TypeAlias
 
 import onnx_ir as ir
-from google.protobuf.message import EncodeError
-from onnx import TensorProto
 
 from edgefold.errors import ModelError
 
 EXTERNAL_ABOVE = 64 * 2**20
 """Bytes of weights above which they are written beside the model unless the user says otherwise."""
-
-MAX_EMBEDDED_BYTES = 2**31 - 2**26
-"""Bytes of weights that fit into one protobuf (2 GB) and leave room for the graph."""
 
 ALIGNMENT = 64
 """Each external tensor starts at a multiple of this: a cache line, and the widest vector register."""
@@ -25,6 +20,11 @@ _SMALLEST = 1024  # shapes, axes and scales stay inside, where shape inference f
 
 Layout: TypeAlias = Mapping[int, tuple[int, int]]
 """``id`` of a tensor -> (offset, length) in the data file, in bytes."""
+
+
+def is_large(tensor: ir.TensorProtocol) -> bool:
+    """Whether a tensor is worth a place of its own, outside the graph's message; strings have none."""
+    return tensor.dtype != ir.DataType.STRING and tensor.nbytes >= _SMALLEST
 
 
 def weight_values(model: ir.Model) -> Iterator[ir.Value]:
@@ -43,13 +43,13 @@ def write_tensors(model: ir.Model, file: BinaryIO) -> dict[int, tuple[int, int]]
     """Write the weights, one at a time, each aligned; a tensor object used twice is written once.
 
     Returns:
-        Where each tensor lies, for :func:`serialize`.
+        Where each tensor lies.
     """
     layout: dict[int, tuple[int, int]] = {}
     position = 0
     for value in weight_values(model):
         tensor = value.const_value
-        if tensor is None or id(tensor) in layout or tensor.dtype == ir.DataType.STRING or tensor.nbytes < _SMALLEST:
+        if tensor is None or id(tensor) in layout or not is_large(tensor):
             continue
         padding = -position % ALIGNMENT
         file.write(bytes(padding))
@@ -63,47 +63,3 @@ def write_tensors(model: ir.Model, file: BinaryIO) -> dict[int, tuple[int, int]]
         if file.tell() != position:
             raise ModelError(f"initializer {value.name!r} wrote other than its {tensor.nbytes} bytes")
     return layout
-
-
-def serialize(model: ir.Model, layout: Layout, location: str, ir_version: int) -> bytes:
-    """The protobuf of a model whose tensors in ``layout`` lie in the file ``location``, and all others inside.
-
-    Raises:
-        ModelError: the message exceeds protobuf's 2 GB.
-    """
-    copy = model.clone()
-    copy.ir_version = ir_version
-    for value in weight_values(copy):
-        tensor = value.const_value
-        if tensor is not None:
-            value.const_value = _placed(tensor, layout, location, value.name or "")
-    for graph in (copy.graph, *(function.graph for function in copy.functions.values())):
-        for node in graph.all_nodes():
-            _embed_attributes(node)
-    try:
-        return bytes(ir.to_proto(copy).SerializeToString())
-    except (EncodeError, ValueError) as error:
-        raise ModelError(f"the model cannot be written as one protobuf: {' '.join(str(error).split())}") from error
-
-
-def _placed(tensor: ir.TensorProtocol, layout: Layout, location: str, name: str) -> ir.TensorProtocol:
-    if id(tensor) in layout:
-        offset, length = layout[id(tensor)]
-        return ir.ExternalTensor(
-            location, offset, length, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
-        )
-    return _embedded(tensor)
-
-
-def _embedded(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    if not isinstance(tensor, ir.ExternalTensor):
-        return tensor
-    proto = TensorProto(name=tensor.name, data_type=tensor.dtype.value, dims=tensor.shape.numpy())
-    proto.raw_data = tensor.tobytes()
-    return ir.serde.TensorProtoTensor(proto)
-
-
-def _embed_attributes(node: ir.Node) -> None:
-    for name, attribute in list(node.attributes.items()):
-        if attribute.type == ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor):
-            node.attributes[name] = ir.AttrTensor(name, _embedded(attribute.value))

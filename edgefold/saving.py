@@ -19,15 +19,15 @@ from typing import BinaryIO
 
 import onnx_ir as ir
 
-from edgefold.errors import ModelError, UsageError
-from edgefold.external import EXTERNAL_ABOVE, MAX_EMBEDDED_BYTES, serialize, weight_bytes, weight_values, write_tensors
-from edgefold.opset import written_ir_version
+from edgefold.errors import UsageError
+from edgefold.external import EXTERNAL_ABOVE, weight_bytes, weight_values, write_tensors
+from edgefold.serialization import write_model
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
-def save_model(model: ir.Model, path: Path, external: bool | None = None) -> None:
+def save_model(model: ir.Model, path: Path, external: bool | None = None, *, durable: bool = True) -> None:
     """Write a model to a file, atomically; the model itself is not changed.
 
     The IR version written is 10 unless the model's data types ask for a newer one.
@@ -36,6 +36,7 @@ def save_model(model: ir.Model, path: Path, external: bool | None = None) -> Non
         model: its tensors may lie in memory or in other files, from which they are copied one by one.
         path: the ``.onnx`` file. With external data, ``<path>.data`` is written beside it, tensors aligned to 64 bytes.
         external: weights beside the model (True), inside it (False), or beside it above 64 MB (None).
+        durable: wait until the disk has it all; False is for files that only this process reads.
 
     Raises:
         UsageError: the place cannot be written, the disk is full, or the file that the model's own weights are read
@@ -43,25 +44,23 @@ def save_model(model: ir.Model, path: Path, external: bool | None = None) -> Non
         ModelError: with ``external=False``, the model is too large for one protobuf.
     """
     path = Path(path)
-    size = weight_bytes(model)
     if external is None:
-        external = size > EXTERNAL_ABOVE
-    if not external and size > MAX_EMBEDDED_BYTES:
-        raise ModelError(f"{path}: {size} bytes of weights do not fit into one file (2 GB); write external data")
+        external = weight_bytes(model) > EXTERNAL_ABOVE
     data = path.with_name(path.name + ".data")
     if external:
         _refuse_own_source(model, data)
     with _disk_errors(path), _temporary(path) as partial, _temporary(data) as partial_data:
         layout = {}
         if external:
-            with _create(partial_data) as file:
+            with _create(partial_data, durable) as file:
                 layout = write_tensors(model, file)
-        with _create(partial) as file:
-            file.write(serialize(model, layout, data.name, written_ir_version(model)))
+        with _create(partial, durable) as file:
+            write_model(model, layout, data.name, file)
         if external:  # first, because a model must never stand there without its data
             partial_data.replace(data)
         partial.replace(path)
-        _flush(path.parent)
+        if durable:
+            _flush(path.parent)
 
 
 @contextmanager
@@ -145,12 +144,13 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _create(path: Path) -> Iterator[BinaryIO]:
-    """A new file, on the disk when the block ends; a link that stands in its place is not followed."""
+def _create(path: Path, durable: bool) -> Iterator[BinaryIO]:
+    """A new file, if durable on the disk when the block ends; a link that stands in its place is not followed."""
     with path.open("xb") as file:
         yield file
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _flush(path: Path) -> None:

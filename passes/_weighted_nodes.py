@@ -72,6 +72,13 @@ class WeightedNode:
         matrix = np.ascontiguousarray(array, dtype=np.float32)
         return matrix if self.alpha == 1.0 else matrix * np.float32(self.alpha)
 
+    def with_bias_added(self, correction: Float | None) -> WeightedNode:
+        """The same node with something added to its bias."""
+        if correction is None:
+            return self
+        bias = correction if self.bias is None else self.bias + correction
+        return dataclasses.replace(self, bias=bias)
+
 
 def node_label(node: ir.Node) -> str:
     """The node's name, or that of its first output where the exporter gave it none."""

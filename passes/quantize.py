@@ -103,15 +103,19 @@ class Quantize(Pass, frozen=True, kw_only=True):
         store = InitializerStore(graph)
         edits: list[Edit] = []
         tally = _Tally()
-        for group, matrix, fallback in quantize_groups(groups, self.rounding, context):
-            skips += fallback
-            weights = store_matrix(store, group.name, matrix)
+        for quantized in quantize_groups(groups, self.rounding, context):
+            group = quantized.group
+            skips += quantized.fallbacks
+            weights = store_matrix(store, group.name, quantized.matrix)
             for site in group.sites:
-                replace_node(graph, store, site, weights, group.bits, activations[site.node])
+                correction = quantized.corrections.get(site.node)
+                replace_node(
+                    graph, store, site.with_bias_added(correction), weights, group.bits, activations[site.node]
+                )
                 edits.append(Edit(site.label, f"{group.bits} bits, {group.method}"))
             for site in group.sites:
                 remove_if_unread(graph, site.weight)
-            tally.count(group, matrix.bits_per_weight)
+            tally.count(group, quantized.matrix.bits_per_weight)
         add_functions(model)
         return Notes(tuple(edits), tuple(skips), tally.stats())
 

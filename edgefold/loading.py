@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnx import ModelProto, TensorProto
 
 from edgefold.confine import confined
+from edgefold.dense import make_dense
 from edgefold.errors import ModelError
 from edgefold.opset import check_versions
 from edgefold.quoting import quoted
@@ -78,6 +79,7 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     proto = check_model_file(path)
     try:
         _check_representable(proto)
+        sparse = make_dense(proto, path.parent)
         model = ir.serde.deserialize_model(proto)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
@@ -85,6 +87,8 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
         raise ModelError(f"{path}: cannot be read by onnx_ir: {_one_line(error)}") from error
     _set_folder(model, path.parent)
     notes = _take_weights_out_of_inputs(model)
+    if sparse:
+        notes += (f"{sparse} sparse tensors are held dense.",)
     size = sum(file.stat().st_size for file in (path, *data_files))
     return LoadedModel(model, path, size, data_files, notes)
 
@@ -133,9 +137,6 @@ def _check_representable(proto: ModelProto) -> None:
             )
     if proto.training_info:
         raise ModelError("holds training information; export it for inference")
-    for tensor, where in tensors(proto):
-        if where.endswith("(values)"):
-            raise ModelError(f"{where}: sparse tensors are not supported; store {quoted(tensor.name)} dense")
 
 
 def _set_folder(model: ir.Model, folder: Path) -> None:

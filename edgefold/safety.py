@@ -30,8 +30,8 @@ MAX_PROTOBUF_BYTES = 2**31 - 1
 MAX_NESTING = 24
 """The deepest nesting of subgraphs; protobuf itself stops reading at 32."""
 
-MAX_SPARSE_ELEMENTS = 2**31
-"""The most elements that a sparse tensor may have when it is made dense, which readers do."""
+MAX_SPARSE_ELEMENTS = 2**27
+"""The most elements a sparse tensor may stand for: all readers make it dense, and a dense one has to fit 2 GB."""
 
 _MAX_ELEMENTS = 2**63 - 1
 _FOREIGN = (  # what people hand over by mistake: magic bytes, their offset, what it is

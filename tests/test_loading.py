@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
+from edgefold.dense import make_dense
 from edgefold.errors import ModelError
 from edgefold.loading import LoadedModel, load_model
 from edgefold.opset import newest_opset
@@ -216,18 +219,59 @@ class TestWhatCannotBeHandled:
         assert "'y' is a map" in (message := refusal(model, tmp_path))
         assert "options={'zipmap': False}" in message
 
-    def test_a_sparse_tensor(self, tmp_path: Path) -> None:
-        model = add()
-        values = helper.make_tensor("s", TensorProto.FLOAT, [1], [1.0])
-        indices = helper.make_tensor("i", TensorProto.INT64, [1], [0])
-        model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [4]))
-        assert "sparse tensors are not supported; store 's' dense" in refusal(model, tmp_path)
-
     def test_training_information(self, tmp_path: Path) -> None:
         model = add()
         model.training_info.add().algorithm.CopyFrom(model.graph)
         model.training_info[0].algorithm.name = "a"
         assert "holds training information; export it for inference" in refusal(model, tmp_path)
+
+
+class TestSparseTensors:
+    @staticmethod
+    def sparse(indices: list[int] | list[list[int]]) -> onnx.SparseTensorProto:
+        values = numpy_helper.from_array(np.float32([5, 7]), "s")
+        return helper.make_sparse_tensor(values, numpy_helper.from_array(np.int64(indices), "i"), [2, 2])
+
+    def model(self, sparse: onnx.SparseTensorProto, as_attribute: bool) -> ModelProto:
+        model = parser.parse_model("""<ir_version: 10, opset_import: ["" : 21]>
+            g (float[2, 2] x) => (float[2, 2] y) { y = Add(x, s) }""")
+        if as_attribute:
+            model.graph.node.insert(0, helper.make_node("Constant", [], ["s"], sparse_value=sparse))
+        else:
+            model.graph.sparse_initializer.append(sparse)
+        return model
+
+    @pytest.mark.parametrize("as_attribute", [True, False])
+    @pytest.mark.parametrize("indices", [[1, 2], [[0, 1], [1, 0]]])
+    def test_they_are_held_dense_and_mean_the_same(
+        self, as_attribute: bool, indices: list[int] | list[list[int]], tmp_path: Path
+    ) -> None:
+        model = self.model(self.sparse(indices), as_attribute)
+        loaded = load_model(written(model, tmp_path))
+        assert loaded.notes == ("1 sparse tensors are held dense.",)
+        session = ort.InferenceSession(ir.to_proto(loaded.model).SerializeToString())
+        (output,) = session.run(None, {"x": np.zeros((2, 2), np.float32)})
+        assert output.tolist() == [[0, 5], [7, 0]]
+
+    @pytest.mark.parametrize(
+        ("indices", "complaint"),
+        [
+            ([1, 4], "an index lies outside of [2, 2]"),
+            ([-1, 2], "an index lies outside of [2, 2]"),
+            ([[0, 1], [0, 2]], "an index lies outside of [2, 2]"),
+            ([1, 2, 3], "do not fit indices of (3,)"),
+            ([[0, 1, 1], [1, 0, 1]], "do not fit indices of (2, 3)"),
+        ],
+    )
+    def test_malformed_indices_are_refused(
+        self, indices: list[int] | list[list[int]], complaint: str, tmp_path: Path
+    ) -> None:
+        """Once by the checker, and once more where the checker stopped early at an operator that it does not know."""
+        for as_attribute in (True, False):
+            model = self.model(self.sparse(indices), as_attribute)
+            assert "the ONNX checker refuses it: Sparse tensor" in refusal(model, tmp_path)
+            with pytest.raises(ModelError, match=re.escape(complaint)):
+                make_dense(model, tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -117,9 +117,10 @@ class Calibration:
                     wanted = targets_of(feeds) if targets else {}
                     for request, target in portion.items():
                         with _named(request.tensor):
-                            picked = self._pick(request.count(values[request.tensor].shape), number)
+                            rows = request.count(values[request.tensor].shape)
+                            picked = self._pick(rows, number)
                             x = request.gather(values[request.tensor], picked)
-                            y = target.gather(wanted[target.tensor], picked) if target else None
+                            y = target.gather(wanted[target.tensor], picked, rows) if target else None
                             if request not in found:
                                 found[request] = Moments.zeros(len(x), x.shape[2], 0 if y is None else y.shape[2])
                             found[request].add(x, y)

@@ -107,8 +107,14 @@ class Targets:
     axis: int = -1
     group: int = 1
 
-    def gather(self, value: Tensor, picked: Indices) -> Tensor:
-        """The picked rows, [group, len(picked), N / group]."""
+    def gather(self, value: Tensor, picked: Indices, count: int) -> Tensor:
+        """The picked rows, [group, len(picked), N / group].
+
+        Raises:
+            ValueError: the tensor has other than `count` rows: it does not stand beside the layer's inputs.
+        """
         last = np.moveaxis(value, self.axis, -1)
-        rows = last.reshape(-1, last.shape[-1])[picked]
-        return rows.reshape(len(picked), self.group, -1).swapaxes(0, 1)
+        rows = last.reshape(-1, last.shape[-1])
+        if len(rows) != count:
+            raise ValueError(f"its layer has {count} rows but the target '{self.tensor}' has {len(rows)}")
+        return rows[picked].reshape(len(picked), self.group, -1).swapaxes(0, 1)

@@ -81,11 +81,12 @@ def output_folder(path: Path, force: bool) -> Iterator[Path]:
     path = Path(path)
     _check_vacant(path, force)
     partial = _beside(path)
-    with _disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
     try:
-        yield partial
+        with _disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.mkdir()
+        with _full_disk(path):
+            yield partial
         with _disk_errors(path):
             for file in partial.rglob("*"):
                 _flush(file)
@@ -166,14 +167,23 @@ def _flush(path: Path) -> None:
 @contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
     try:
-        yield
+        with _full_disk(path):
+            yield
     except OSError as error:
-        if error.errno in _FULL:
-            raise UsageError(
-                f"{path}: cannot be written: the disk is full or the file size is limited; free some space"
-            ) from error
         reason = f"{error.strerror or error} ({error.filename})" if error.filename else error.strerror or error
         raise UsageError(f"{path}: cannot be written: {reason}; choose another place") from error
+
+
+@contextmanager
+def _full_disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise UsageError(
+            f"{path}: cannot be written: the disk is full or the file size is limited; free some space"
+        ) from error
 
 
 def _refuse_own_source(model: ir.Model, data: Path) -> None:

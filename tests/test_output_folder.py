@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -37,6 +38,13 @@ def test_it_does_not_appear_when_the_block_raises(failure: type[BaseException], 
         (partial / "sub").mkdir()
         (partial / "sub" / "model.onnx").write_text("half")
         raise failure
+    assert names(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_while_it_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"out: cannot be written: the disk is full"):  # noqa: SIM117
+        with output_folder(tmp_path / "out", force=False):
+            raise OSError(errno.ENOSPC, "No space left on device")
     assert names(tmp_path) == []
 
 

@@ -28,6 +28,7 @@ def make_session(
     threads: int = 0,
     library: bool = True,
     optimize: bool = True,
+    config: Mapping[str, str] | None = None,
 ) -> ort.InferenceSession:
     """Opens a model in ONNX Runtime on the CPU.
 
@@ -37,17 +38,21 @@ def make_session(
         library: register the EdgeFold kernels where the model uses ``ai.edgefold``; without them ONNX Runtime
             inlines the operators' function bodies.
         optimize: False turns ONNX Runtime's graph optimizations off, so that every tensor keeps its name.
+        config: further session configuration entries of ONNX Runtime.
 
     Raises:
         ModelError: ONNX Runtime refuses the model; one line, with the operator it does not know.
     """
     import onnxruntime as ort
 
+    options = _options(ort, threads, optimize)
+    for key, value in (config or {}).items():
+        options.add_session_config_entry(key, value)
     if isinstance(model, bytes | Path):
-        return _open(model, _options(ort, threads, optimize), library)
+        return _open(model, options, library)
     with tempfile.TemporaryDirectory(prefix="edgefold-") as folder:
         # The file may go when the session stands: ONNX Runtime keeps it mapped or has copied it.
-        return _open(_serialize(model, Path(folder)), _options(ort, threads, optimize), library)
+        return _open(_serialize(model, Path(folder)), options, library)
 
 
 def run(
@@ -78,7 +83,7 @@ def _options(ort: Any, threads: int, optimize: bool) -> ort.SessionOptions:
 def _open(model: bytes | Path, options: ort.SessionOptions, library: bool) -> ort.InferenceSession:
     import onnxruntime as ort
 
-    if library and _uses_domain(model):
+    if library and uses_library(model):
         from edgefold.runtime import ops_library
 
         options.register_custom_ops_library(str(ops_library()))
@@ -90,7 +95,12 @@ def _open(model: bytes | Path, options: ort.SessionOptions, library: bool) -> or
         raise ModelError(f"{place}: ONNX Runtime {ort.__version__} refuses it: {_one_line(error)}") from error
 
 
-def _uses_domain(model: bytes | Path) -> bool:
+def uses_library(model: bytes | Path) -> bool:
+    """Whether a model has ``ai.edgefold`` operators, for which the EdgeFold kernels would run.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
     if isinstance(model, bytes):
         return DOMAIN.encode() in model
     try:
@@ -102,14 +112,14 @@ def _uses_domain(model: bytes | Path) -> bool:
 
 def _serialize(model: ir.Model, folder: Path) -> bytes | Path:
     """The model as ONNX Runtime takes it with the least memory: bytes, or above 64 MB files that it maps."""
-    from edgefold.external import EXTERNAL_ABOVE, serialize, weight_bytes
-    from edgefold.opset import written_ir_version
+    from edgefold.external import EXTERNAL_ABOVE, weight_bytes
     from edgefold.saving import save_model
+    from edgefold.serialization import serialize
 
     if weight_bytes(model) <= EXTERNAL_ABOVE:
-        return serialize(model, {}, "", written_ir_version(model))
+        return serialize(model)
     path = folder / "model.onnx"
-    save_model(model, path, external=True)
+    save_model(model, path, external=True, durable=False)
     return path
 
 

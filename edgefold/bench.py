@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Latency of models beside ONNX Runtime's own forms of the same model, all in one interleaved run."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgefold.baselines import KINDS, build_baseline
+from edgefold.errors import EdgefoldError, ModelError, UsageError
+from edgefold.interface import ModelInterface
+from edgefold.latency import Timing, interleave, pinned
+from edgefold.machine import Machine, this_machine
+from edgefold.random_feeds import random_feeds
+from edgefold.session import make_session, run, uses_library
+from edgefold.text_table import text_table
+
+if TYPE_CHECKING:
+    from edgefold.task import Task
+
+log = logging.getLogger("edgefold")
+
+SECONDS_PER_CONTENDER = 4.0
+MAX_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One contender.
+
+    Attributes:
+        model: the file; for a form that was built, the file it was built from.
+        backend: "ort" (stock ONNX Runtime), "edgefold" (with the operator library), or the form that was built.
+        bytes: size of the file (without external data).
+        median_ms, p10_ms, p90_ms: one run of the whole batch; None where it could not be run.
+        ratio: ORT fp32 median / this median, above 1 is faster; None without an fp32 row.
+        runs: how many runs were timed.
+        note: how the form was made, what stays float, or why there is no figure.
+    """
+
+    model: str
+    backend: str
+    bytes: int | None
+    median_ms: float | None
+    p10_ms: float | None
+    p90_ms: float | None
+    ratio: float | None
+    runs: int
+    note: str
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One bench.
+
+    Attributes:
+        rows: the contenders.
+        machine: where.
+        isa: what EdgeFold's kernels use: family -> instruction set; empty without the compiled library.
+        onnxruntime: its version.
+        threads: threads inside an operator.
+        processors: the processors that the run was bound to.
+        inputs: input name -> shape that was fed.
+    """
+
+    rows: tuple[BenchRow, ...]
+    machine: Machine
+    isa: dict[str, str]
+    onnxruntime: str
+    threads: int
+    processors: tuple[int, ...]
+    inputs: dict[str, tuple[int, ...]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON document of ``edgefold bench``."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """A table with what is needed to read it."""
+        header = ("model", "backend", "median ms", "p10", "p90", "ratio", "")
+        table = text_table(header, [_cells(row) for row in self.rows], left=2, notes=True)
+        fed = ", ".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in self.inputs.items())
+        isa = "/".join(dict.fromkeys(self.isa.values())) or "not built"
+        where = f"{self.machine.cpu}, {self.threads} thread(s) on processor(s) {', '.join(map(str, self.processors))}"
+        return (
+            f"{table}\n\n{where}; ONNX Runtime {self.onnxruntime}; EdgeFold kernels: {isa}; fed {fed}.\n"
+            "ratio: median of ORT fp32 / median of the row; above 1 is faster."
+        )
+
+
+@dataclass(frozen=True)
+class _Contender:
+    model: Path
+    path: Path
+    backend: str
+    note: str
+    run: Callable[[], Any] | None
+
+
+def bench(
+    models: Sequence[Path],
+    *,
+    task: Task | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    against: Sequence[str] = (),
+    device: str = "local",
+    threads: int = 1,
+    seconds: float | None = None,
+) -> Bench:
+    """Times models and ONNX Runtime's forms of the first float one among them.
+
+    Every contender is fed the task's first batch, else seeded random data of ``shapes``.
+
+    Args:
+        models: ONNX files.
+        task: gives the batch, and calibrates the static int8 form.
+        shapes: sizes of dynamic inputs where there is no task.
+        against: forms to build; see `edgefold.baselines.KINDS`.
+        device: "local".
+        threads: threads inside an operator; all contenders alike.
+        seconds: budget; None: four seconds a contender, at most a minute.
+
+    Raises:
+        UsageError: another device, an unknown form, a dynamic dimension without a size, too many threads.
+        ModelError: one of ``models`` cannot be run.
+    """
+    import onnxruntime as ort
+
+    if device != "local":
+        raise UsageError(f"--device {device}: only 'local' is supported; run bench on the device itself")
+    for kind in against:
+        if kind not in KINDS:
+            raise UsageError(f"--against {kind}: expected one of {', '.join(KINDS)}")
+    with tempfile.TemporaryDirectory(prefix="edgefold-bench-") as folder, pinned(threads) as processors:
+        feeder = _Feeder(task, shapes or {}, threads)
+        forms = _forms(models, against, task, Path(folder), feeder)
+        # A model that is itself the fp32 form stands in the table once.
+        already = {form.path for form in forms if form.backend == "ort-fp32"}
+        listed = [path for path in models if path not in already]
+        contenders = [feeder.contender(path, path, "edgefold" if uses_library(path) else "ort") for path in listed]
+        contenders = sorted([*forms, *contenders], key=lambda one: one.backend != "ort-fp32")
+        runs = {str(index): one.run for index, one in enumerate(contenders) if one.run is not None}
+        log.info("timing %d contenders ...", len(runs))
+        budget = min(MAX_SECONDS, SECONDS_PER_CONTENDER * len(runs)) if seconds is None else seconds
+        timings = interleave(runs, budget)
+        rows = _rows(contenders, timings)
+    return Bench(rows, this_machine(), _isa(), ort.__version__, threads, processors, feeder.fed)
+
+
+class _Feeder:
+    """Opens contenders and binds each to its inputs."""
+
+    def __init__(self, task: Task | None, shapes: Mapping[str, tuple[int, ...]], threads: int) -> None:
+        self._task, self._shapes, self._threads = task, shapes, threads
+        self.fed: dict[str, tuple[int, ...]] = {}
+
+    def contender(self, model: Path, path: Path, backend: str, note: str = "") -> _Contender:
+        # Without the stop, threads of the contender that ran last would spin through the next one's turn.
+        session = make_session(path, threads=self._threads, config={"session.force_spinning_stop": "1"})
+        interface = ModelInterface.of(session)
+        if self._task is not None:
+            feeds = next(self._task.batches(interface)).feeds
+        else:
+            feeds = random_feeds(interface, self._shapes)
+        run(session, None, feeds)
+        self.fed = self.fed or {name: array.shape for name, array in feeds.items()}
+        return _Contender(model, path, backend, note, lambda: session.run(None, feeds))
+
+
+def _forms(
+    models: Sequence[Path], against: Sequence[str], task: Task | None, folder: Path, feeder: _Feeder
+) -> list[_Contender]:
+    if not against:
+        return []
+    original = next((path for path in models if not uses_library(path)), None)
+    if original is None:
+        raise UsageError("--against needs the float model too, to build ONNX Runtime's forms of it: add -m ORIGINAL")
+    found = []
+    for kind in dict.fromkeys(against):
+        log.info("building %s ...", kind)
+        try:
+            form = build_baseline(original, kind, task, folder)
+            found.append(feeder.contender(original, form.path, kind, form.note))
+        except ModelError as error:
+            # A form that ORT cannot build or run is a finding, not the end of the bench.
+            found.append(_Contender(original, original, kind, str(error), None))
+    return found
+
+
+def _rows(contenders: Sequence[_Contender], timings: Mapping[str, Timing]) -> tuple[BenchRow, ...]:
+    medians = {one.backend: timings[str(index)].median for index, one in enumerate(contenders) if one.run is not None}
+    # The named fp32 form, else the first model that runs in stock ONNX Runtime.
+    stock = [timings[str(i)].median for i, one in enumerate(contenders) if one.backend == "ort"]
+    base = medians.get("ort-fp32", stock[0] if stock else None)
+    rows = []
+    for index, one in enumerate(contenders):
+        timing = timings.get(str(index))
+        size = one.path.stat().st_size if timing is not None else None
+        if timing is None:
+            rows.append(BenchRow(str(one.model), one.backend, size, None, None, None, None, 0, one.note))
+            continue
+        ratio = None if base is None else base / timing.median
+        figures = (timing.median, timing.p10, timing.p90, ratio, timing.runs)
+        rows.append(BenchRow(str(one.model), one.backend, size, *figures, one.note))
+    return tuple(rows)
+
+
+def _cells(row: BenchRow) -> tuple[str, ...]:
+    figures = (row.median_ms, row.p10_ms, row.p90_ms)
+    ratio = "-" if row.ratio is None else f"{row.ratio:.2f}"
+    name = "/".join(Path(row.model).parts[-2:])
+    return (name, row.backend, *("-" if figure is None else f"{figure:.4g}" for figure in figures), ratio, row.note)
+
+
+def _isa() -> dict[str, str]:
+    from edgefold.runtime import kernels
+
+    try:
+        return {one.family: one.isa for one in kernels() if one.chosen}
+    except EdgefoldError:
+        # Stock models are benched without the compiled module too; the text then says "not built".
+        return {}

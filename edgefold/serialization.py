@@ -18,9 +18,7 @@ from onnx import GraphProto, ModelProto, TensorProto
 from edgefold.errors import ModelError
 from edgefold.external import Layout, is_large
 from edgefold.opset import written_ir_version
-
-MAX_PROTOBUF_BYTES = 2**31 - 1
-"""The most bytes that one protobuf message can have."""
+from edgefold.safety import MAX_PROTOBUF_BYTES
 
 _LENGTH_DELIMITED = 2  # protobuf's wire type of messages and bytes
 _GRAPH = ModelProto.DESCRIPTOR.fields_by_name["graph"].number

@@ -10,10 +10,11 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgefold.errors import UsageError
-
 if TYPE_CHECKING:
+    from edgefold.bench import Bench
     from edgefold.evaluate import Evaluation
+    from edgefold.inspect import Inspection
+    from edgefold.loading import LoadedModel
     from edgefold.output_check import FolderVerdict
     from edgefold.report import Report
     from edgefold.reproducer import Reproduction
@@ -35,11 +36,10 @@ def evaluate(model: Path, task: Path, *, threads: int = 0) -> Evaluation:
         UsageError, ModelError: task and model do not fit, or the model cannot be run.
     """
     from edgefold.evaluate import evaluate as run
-    from edgefold.loading import load_model
     from edgefold.task import load_task
 
     parsed = load_task(task)
-    return run(load_model(model).path, parsed, threads=threads)
+    return run(_loaded(model).path, parsed, threads=threads)
 
 
 def verify(folder: Path) -> FolderVerdict:
@@ -69,8 +69,44 @@ def bench(
     against: Sequence[str] = (),
     device: str = "local",
     threads: int = 1,
-) -> Any:
-    """Measure latency of models and of ONNX Runtime's own forms of the first, interleaved."""
-    from edgefold.bench import bench as run
+) -> Bench:
+    """Measure latency of models and of ONNX Runtime's own forms of the first, interleaved.
 
-    raise UsageError(f"bench: {run} {models} {task} {shapes} {against} {device} {threads}")
+    Args:
+        models: ONNX files or output folders.
+        task: gives the batch and calibrates ``ort-int8``.
+        shapes: ``INPUT=1x128`` for dynamic inputs where there is no task.
+        against: any of ``ort-fp32``, ``ort-int8``, ``ort-int4``.
+        device: ``local``.
+        threads: threads inside an operator.
+
+    Raises:
+        UsageError, ModelError: wrong arguments, or a model that cannot be run.
+    """
+    from edgefold.bench import bench as run
+    from edgefold.random_feeds import parse_shapes
+    from edgefold.task import load_task
+
+    listed = [models] if isinstance(models, str | os.PathLike) else list(models)
+    return run(
+        [_loaded(model).path for model in listed],
+        task=load_task(task) if task is not None else None,
+        shapes=parse_shapes(shapes),
+        against=against,
+        device=device,
+        threads=threads,
+    )
+
+
+def inspect(model: Path, *, shapes: Sequence[str] = ()) -> Inspection:
+    """Show operators, shapes, MACs, weights and bits of a model, and what quantize would skip."""
+    from edgefold.inspect import inspect as run
+    from edgefold.random_feeds import parse_shapes
+
+    return run(_loaded(model), parse_shapes(shapes))
+
+
+def _loaded(model: Path) -> LoadedModel:
+    from edgefold.loading import load_model
+
+    return load_model(model)

@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
 from edgefold.evaluate import Evaluation
+from edgefold.latency import interleave, pinned
 from edgefold.loading import LoadedModel, load_model
 from edgefold.measure import bits_per_weight, model_macs, model_weights
 from edgefold.pipeline import Inputs
@@ -19,7 +16,6 @@ from edgefold.report import Figures
 from edgefold.session import make_session
 
 LATENCY_SECONDS = 2.0  # for both models together
-LEAST_RUNS = 5
 
 
 def measured_figures(
@@ -30,8 +26,12 @@ def measured_figures(
     old_ms, new_ms = None, None
     if inputs.probe:
         sample = one_sample(inputs)
-        sessions = [make_session(loaded.path, threads=1), make_session(written, threads=1)]
-        old_ms, new_ms = interleaved_medians(sessions, sample)
+        with pinned(1):
+            old, new = make_session(loaded.path, threads=1), make_session(written, threads=1)
+            times = interleave(
+                {"old": lambda: old.run(None, sample), "new": lambda: new.run(None, sample)}, LATENCY_SECONDS
+            )
+        old_ms, new_ms = times["old"].median, times["new"].median
     return (
         _figures(loaded, before, inputs, old_ms),
         _figures(result, after, inputs, new_ms),
@@ -43,22 +43,6 @@ def one_sample(inputs: Inputs) -> dict[str, np.ndarray]:
     """The probe cut to the shapes of one sample."""
     assert inputs.probe is not None
     return {name: array[: inputs.shapes[name][0]] if array.ndim else array for name, array in inputs.probe.items()}
-
-
-def interleaved_medians(
-    sessions: Sequence[ort.InferenceSession], feeds: Mapping[str, np.ndarray], seconds: float = LATENCY_SECONDS
-) -> list[float]:
-    """Median milliseconds of a run of each session, taken in turns so that the machine's moods hit all alike."""
-    for session in sessions:
-        session.run(None, dict(feeds))
-    times: list[list[float]] = [[] for _ in sessions]
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[0]) < LEAST_RUNS:
-        for session, taken in zip(sessions, times, strict=True):
-            start = time.perf_counter()
-            session.run(None, dict(feeds))
-            taken.append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(taken) for taken in times]
 
 
 def _figures(model: LoadedModel, score: Evaluation | None, inputs: Inputs, latency: float | None) -> Figures:

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes docs/results/accuracy.md: every model with a task, compressed by the recipe w4, beside ONNX Runtime's forms.
+
+    python docs/results/accuracy.py DATA_FOLDER WORK_FOLDER [NAME ...]
+
+Results are kept as one JSON file a model in WORK_FOLDER, so that an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import edgefold
+from edgefold.baselines import build_baseline
+from edgefold.compression import compress
+from edgefold.errors import EdgefoldError
+from edgefold.evaluate import Evaluation, evaluate, paired_difference
+from edgefold.loading import load_model
+from edgefold.machine import this_machine
+from edgefold.measure import bits_per_weight
+from edgefold.provenance import versions
+from edgefold.task import load_task
+
+FORMS = ("ort-int8", "ort-int8-dynamic", "ort-int4")
+HERE = Path(__file__).resolve().parent
+
+
+def main(data: Path, work: Path, names: list[str]) -> None:
+    work.mkdir(parents=True, exist_ok=True)
+    models = sorted(
+        path for folder in data.iterdir() if (folder / "task.yaml").is_file() for path in folder.glob("*.onnx")
+    )
+    for path in models:
+        name = f"{path.parent.name}/{path.stem}"
+        record = work / f"{name.replace('/', '.')}.json"
+        if record.exists() or (names and path.parent.name not in names):
+            continue
+        print(name, flush=True)
+        record.write_text(json.dumps({"name": name, "rows": measure(path, work)}, indent=1))
+    rows = [json.loads(path.read_text()) for path in sorted(work.glob("*.json"))]
+    (HERE / "accuracy.md").write_text(page(rows), encoding="utf-8")
+
+
+def measure(path: Path, work: Path) -> list[dict[str, Any]]:
+    """Score the original, our w4, and ONNX Runtime's forms of one model."""
+    task = load_task(path.parent / "task.yaml")
+    original = evaluate(path, task)
+    rows = [row("fp32", path, original, original)]
+    out = work / f"{path.parent.name}.{path.stem}.w4"
+    started = time.perf_counter()
+    try:
+        report = compress(path, out, "w4", task.path, seed=0, force=True)
+        ours = row("edgefold w4", out / "model.onnx", evaluate(out / "model.onnx", task), original)
+        skipped = sum(len(step["skips"]) for step in report.steps)
+        rows.append({**ours, "seconds": time.perf_counter() - started, "skips": skipped})
+    except EdgefoldError as error:
+        rows.append({"form": "edgefold w4", "note": str(error)})
+    for form in FORMS:
+        try:
+            built = build_baseline(path, form, task, work)
+            rows.append({**row(form, built.path, evaluate(built.path, task), original), "note": built.note})
+        except EdgefoldError as error:
+            rows.append({"form": form, "note": str(error)})
+    return rows
+
+
+def row(form: str, path: Path, score: Evaluation, original: Evaluation) -> dict[str, Any]:
+    change, interval = paired_difference(score, original)
+    loaded = load_model(path)
+    return {
+        "form": form,
+        "bytes": loaded.bytes,
+        "bits": bits_per_weight(loaded.model),
+        "metric": score.metric,
+        "value": score.value,
+        "change": change,
+        "interval": list(interval),
+    }
+
+
+def page(models: list[dict[str, Any]]) -> str:
+    machine = this_machine()
+    lines = [
+        "# Accuracy of the recipe `w4`",
+        "",
+        "4-bit weights (`shift-lut`, GPTQ rounding), 8-bit activations, embeddings, first and last layer at 8 bits; no",
+        "training. `change` is against fp32 with its paired 95 % interval over the evaluation set. Bits a weight count",
+        "codes, selectors, scales, tables and padding of MatMul, Gemm and Conv weights. Only the calibration split was",
+        "used to choose anything.",
+        "",
+        f"Machine: {machine.cpu}; {versions()}; seed 0. Command: `python docs/results/accuracy.py DATA WORK`.",
+        "",
+        "| model | form | size | bits a weight | metric | value | change | 95 % interval |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    notes: list[str] = []
+    for model in models:
+        for one in model["rows"]:
+            lines.append(table_row(model["name"], one))
+            if one["form"] != "fp32" and one.get("note"):
+                notes.append(f"- {model['name']}, {one['form']}: {one['note']}")
+    return "\n".join([*lines, "", "Notes of the builders:", "", *notes, ""])
+
+
+def table_row(name: str, one: dict[str, Any]) -> str:
+    if "value" not in one:
+        return f"| {name} | {one['form']} | | | | could not be made | | |"
+    bits = f"{one['bits']:.2f}" if one["bits"] else ""
+    low, high = one["interval"]
+    return (
+        f"| {name} | {one['form']} | {one['bytes'] / 1e6:.2f} MB | {bits} | {one['metric']} | {one['value']:.4f} "
+        f"| {one['change']:+.4f} | {low:+.4f} to {high:+.4f} |"
+    )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__ or edgefold.__version__)
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/arm_gemv.h"
+#include "base/arm_neon_multiply.h"
+#include "kernels/gemv/gemv.h"
+
+namespace edgefold {
+
+void gemv_arm_neon(const PackedMatrix& matrix, int64_t first_panel, int64_t panel_count,
+                   const Activations& a, int32_t* acc, int64_t acc_stride) {
+  Gemv<MultiplyNeon>(matrix, first_panel, panel_count, a, acc, acc_stride);
+}
+
+}  // namespace edgefold

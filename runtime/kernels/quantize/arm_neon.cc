@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <arm_neon.h>
+
+#include <cmath>
+
+#include "kernels/quantize/quantize.h"
+
+namespace edgefold {
+namespace {
+
+// The larger of both; `b` where `a` is NaN.
+inline float32x4_t Larger(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+
+float AbsMax(const float* x, int64_t columns) {
+  float32x4_t largest = vdupq_n_f32(0.0f);
+  int64_t k = 0;
+  for (; k + 4 <= columns; k += 4) largest = Larger(vabsq_f32(vld1q_f32(x + k)), largest);
+  float absmax = vmaxvq_f32(largest);
+  for (; k < columns; ++k) {
+    const float magnitude = std::fabs(x[k]);
+    if (magnitude > absmax) absmax = magnitude;
+  }
+  return absmax;
+}
+
+struct Range {
+  float32x4_t inverse;
+  float32x4_t low;
+  float32x4_t high;
+
+  int32x4_t Codes(const float* x) const {
+    const float32x4_t value = Larger(vmulq_f32(vld1q_f32(x), inverse), low);
+    return vcvtnq_s32_f32(vminq_f32(value, high));
+  }
+};
+
+// Sixteen codes from x, which holds at least as many values.
+inline uint8x16_t Sixteen(const Range& range, const float* x) {
+  const int16x8_t first = vcombine_s16(vmovn_s32(range.Codes(x)), vmovn_s32(range.Codes(x + 4)));
+  const int16x8_t second =
+      vcombine_s16(vmovn_s32(range.Codes(x + 8)), vmovn_s32(range.Codes(x + 12)));
+  return vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(first), vmovn_s16(second)));
+}
+
+void QuantizeRow(const float* x, int64_t columns, const Range& range, int64_t stride,
+                 uint8_t* codes) {
+  int64_t k = 0;
+  for (; k + 16 <= columns; k += 16) vst1q_u8(codes + k, Sixteen(range, x + k));
+  for (; k < stride; k += 16) {
+    float tail[16] = {};
+    for (int64_t i = k; i < columns && i < k + 16; ++i) tail[i - k] = x[i];
+    uint8_t last[16];
+    vst1q_u8(last, Sixteen(range, tail));
+    for (int64_t i = k; i < k + 16; ++i) codes[i] = i < columns ? last[i - k] : 0;
+  }
+}
+
+int32_t SumUnsigned(const uint8_t* codes, int64_t stride) {
+  uint32x4_t sums = vdupq_n_u32(0);
+  for (int64_t k = 0; k < stride; k += 16) {
+    sums = vpadalq_u16(sums, vpaddlq_u8(vld1q_u8(codes + k)));
+  }
+  return static_cast<int32_t>(vaddvq_u32(sums));
+}
+
+// Also the sums of each group of 32, where pair_sums is not null.
+int32_t SumSigned(const uint8_t* codes, int64_t stride, int16_t* pair_sums) {
+  int32_t total = 0;
+  for (int64_t k = 0; k < stride; k += 32) {
+    const int8x16_t first = vreinterpretq_s8_u8(vld1q_u8(codes + k));
+    const int8x16_t second = vreinterpretq_s8_u8(vld1q_u8(codes + k + 16));
+    // Lanes: codes k % 4 < 2, then k % 4 >= 2, in turn.
+    const int16x8_t pairs = vaddq_s16(vpaddlq_s8(first), vpaddlq_s8(second));
+    const int16_t low = vaddvq_s16(vuzp1q_s16(pairs, vdupq_n_s16(0)));
+    const int16_t high = vaddvq_s16(vuzp2q_s16(pairs, vdupq_n_s16(0)));
+    if (pair_sums != nullptr) {
+      *pair_sums++ = low;
+      *pair_sums++ = high;
+    }
+    total += low + high;
+  }
+  return total;
+}
+
+}  // namespace
+
+void quantize_arm_neon(const QuantizeArguments& q) {
+  const float high = static_cast<float>(q.high);
+  for (int64_t m = 0; m < q.rows; ++m) {
+    const float* x = q.x + m * q.columns;
+    uint8_t* codes = q.codes + m * q.stride;
+    float scale = q.static_scale;
+    float inverse = 0.0f;
+    if (scale > 0.0f) {
+      inverse = 1.0f / scale;
+    } else {
+      const float absmax = AbsMax(x, q.columns);
+      const bool zero = !(absmax > 1e-30f);
+      scale = zero ? 0.0f : absmax / high;
+      inverse = zero ? 0.0f : high / absmax;
+    }
+    q.row_scales[m] = scale;
+    const Range range = {vdupq_n_f32(inverse), vdupq_n_f32(static_cast<float>(q.low)),
+                         vdupq_n_f32(high)};
+    QuantizeRow(x, q.columns, range, q.stride, codes);
+    int16_t* pair_sums = q.pair_sums == nullptr ? nullptr : q.pair_sums + m * (q.stride / 16);
+    q.sums[m] = q.low < 0 ? SumSigned(codes, q.stride, pair_sums) : SumUnsigned(codes, q.stride);
+  }
+}
+
+}  // namespace edgefold

@@ -6,7 +6,6 @@ from __future__ import annotations
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-
 from oracle import Weights
 
 DOMAIN = "ai.edgefold"
@@ -32,7 +31,9 @@ def weight_tensors(weights: Weights) -> dict[str, np.ndarray]:
     return {name: getattr(weights, name) for name in names}
 
 
-def matmul(weights: Weights, bias: np.ndarray, x_scale: float, low: int, high: int, rank: int = 2, **more: int) -> bytes:
+def matmul(
+    weights: Weights, bias: np.ndarray, x_scale: float, low: int, high: int, rank: int = 2, **more: int
+) -> bytes:
     tensors = weight_tensors(weights) | {"bias": bias, "x_scale": np.array([x_scale], np.float32)}
     attributes = {"k": weights.k, "bits": weights.bits, "activation_low": low, "activation_high": high, "layout": 1}
     free = [f"d{i}" for i in range(rank - 1)]

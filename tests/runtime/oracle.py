@@ -33,19 +33,19 @@ def fields(bits: int) -> list[int]:
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Code by code, as the layout is worded."""
+    """Field by field, as the layout is worded."""
     k, n = codes.shape
-    panels, units = -(-n // 16), -(-k // 4)
-    packed = np.zeros((panels, units, 8 * bits), np.uint8)
-    for (row, column), code in np.ndenumerate(codes):
-        unit = packed[column // 16, row // 4]
-        p = column % 16 * 4 + row % 4
-        start = 0
-        for width in fields(bits):
-            field = int(code) & ((1 << width) - 1)
-            unit[start + p % (8 * width)] |= field << (width * (p // (8 * width)))
-            code = int(code) >> width
-            start += 8 * width
+    packed = np.zeros((-(-n // 16), -(-k // 4), 8 * bits), np.uint8)
+    row, column = np.indices((k, n))
+    p = column % 16 * 4 + row % 4
+    start, rest = 0, codes.astype(np.uint8)
+    for width in fields(bits):
+        size = 8 * width
+        field = rest & np.uint8((1 << width) - 1)
+        shifted = field << (width * (p // size)).astype(np.uint8)
+        np.bitwise_or.at(packed, (column // 16, row // 4, start + p % size), shifted)
+        rest = rest >> np.uint8(width) if width < 8 else rest
+        start += size
     return packed
 
 
@@ -96,9 +96,7 @@ def quantize(x: np.ndarray, low: int, high: int, x_scale: float) -> tuple[np.nda
     return codes, scale
 
 
-def shift_matmul(
-    x: np.ndarray, weights: Weights, bias: np.ndarray, x_scale: float, low: int, high: int
-) -> np.ndarray:
+def shift_matmul(x: np.ndarray, weights: Weights, bias: np.ndarray, x_scale: float, low: int, high: int) -> np.ndarray:
     """What ShiftMatMul computes, bit for bit where activations are quantized; else in float64."""
     rows = x.reshape(-1, weights.k)
     if high == 0:

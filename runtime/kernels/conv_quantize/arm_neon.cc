@@ -9,13 +9,13 @@ namespace edgefold {
 namespace {
 
 struct Range {
-  float32x4_t inverse;
+  float32x4_t scale;
   float32x4_t low;
   float32x4_t high;
 
   // Four pixels of a channel as codes in the low byte of each lane; NaN becomes `low`.
   uint32x4_t Codes(float32x4_t x) const {
-    float32x4_t value = vmulq_f32(x, inverse);
+    float32x4_t value = vdivq_f32(x, scale);
     value = vbslq_f32(vcgtq_f32(value, low), value, low);
     const int32x4_t codes = vcvtnq_s32_f32(vminq_f32(value, high));
     return vandq_u32(vreinterpretq_u32_s32(codes), vdupq_n_u32(255));
@@ -32,7 +32,7 @@ inline float32x4_t Load(const float* x, int64_t lanes) {
 }  // namespace
 
 void conv_quantize_arm_neon(const ConvQuantizeArguments& q) {
-  const Range range = {vdupq_n_f32(q.inverse), vdupq_n_f32(static_cast<float>(q.low)),
+  const Range range = {vdupq_n_f32(q.scale), vdupq_n_f32(static_cast<float>(q.low)),
                        vdupq_n_f32(static_cast<float>(q.high))};
   for (int64_t i = 0; i < q.pixels; i += 4) {
     const int64_t lanes = q.pixels - i < 4 ? q.pixels - i : 4;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One row of a channel-first float image to channel-last 8-bit codes.
 //
-//   codes[i][c] = clip(round_half_even(x[c][i] * inverse), low, high)
+//   codes[i][c] = clip(round_half_even(x[c][i] / scale), low, high)
 //
 // in float32, each operation rounded once; NaN becomes `low`. Only channels 0..channels - 1 of a
 // pixel are written; nothing overlaps and no pointer needs alignment. Bit-equal.
@@ -18,7 +18,7 @@ struct ConvQuantizeArguments {
   int64_t channel_stride;
   int64_t channels;
   int64_t pixels;
-  float inverse;
+  float scale;  // positive
   int32_t low;     // -127..0; codes are int8 when negative, else uint8
   int32_t high;    // 1..255; at most 127 when low < 0
   uint8_t* codes;  // [pixels][pixel_stride], pixel_stride >= channels

@@ -12,14 +12,14 @@ namespace {
 class Quantizer {
  public:
   Quantizer(const ConvQuantizeArguments& q, int64_t lanes)
-      : inverse_(_mm256_set1_ps(q.inverse)),
+      : scale_(_mm256_set1_ps(q.scale)),
         low_(_mm256_set1_ps(static_cast<float>(q.low))),
         high_(_mm256_set1_ps(static_cast<float>(q.high))),
         mask_(_mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(lanes)),
                                  _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))) {}
 
   __m256i Codes(const float* x) const {
-    __m256 value = _mm256_mul_ps(_mm256_maskload_ps(x, mask_), inverse_);
+    __m256 value = _mm256_div_ps(_mm256_maskload_ps(x, mask_), scale_);
     value = _mm256_min_ps(_mm256_max_ps(value, low_), high_);  // max gives `low` for NaN
     return _mm256_and_si256(_mm256_cvtps_epi32(value), _mm256_set1_epi32(255));
   }
@@ -38,7 +38,7 @@ class Quantizer {
     return _mm256_or_si256(quad, _mm256_slli_epi32(codes, shift));
   }
 
-  __m256 inverse_;
+  __m256 scale_;
   __m256 low_;
   __m256 high_;
   __m256i mask_;

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/conv_depthwise/conv_depthwise.h"
+#include "selftest.h"
+
+namespace edgefold::selftest {
+namespace {
+
+// All codes and weights at the end of their range where `extreme`.
+void Case(Random& random, int64_t taps, int64_t pixels, bool is_unsigned, bool extreme,
+          std::vector<Tally>& tallies) {
+  const KernelTable<ConvDepthwiseKernel> kernels = ConvDepthwiseKernels();
+  const int64_t step = 16 + random.Range(0, 40);
+  std::vector<int64_t> offsets(taps);
+  for (int64_t& offset : offsets) offset = random.Range(0, 500);
+  std::vector<uint8_t> x(500 + pixels * step + 16);
+  for (uint8_t& code : x) {
+    const int value = is_unsigned ? random.Range(0, 255) : random.Range(-127, 127);
+    code = static_cast<uint8_t>(extreme ? (is_unsigned ? 255 : -127) : value);
+  }
+  std::vector<int16_t> weights((taps + 1) / 2 * 32);
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const bool beyond = taps % 2 != 0 && i / 32 == weights.size() / 32 - 1 && i % 2 != 0;
+    weights[i] = static_cast<int16_t>(beyond ? 0 : extreme ? -127 : random.Range(-127, 127));
+  }
+  Guarded<int32_t> expected(pixels * 16);
+  ConvDepthwiseArguments d = {x.data(), is_unsigned,    step,   offsets.data(),
+                              taps,     weights.data(), pixels, expected.data()};
+  conv_depthwise_reference(d);
+  for (size_t i = 0; i < kernels.size; ++i) {
+    if (!tallies[i].supported) continue;
+    Guarded<int32_t> got(pixels * 16);
+    d.acc = got.data();
+    kernels.rows[i].run(d);
+    char where[100];
+    std::snprintf(where, sizeof where, "taps %d pixels %d unsigned %d extreme %d",
+                  static_cast<int>(taps), static_cast<int>(pixels), is_unsigned, extreme);
+    tallies[i].Check(got.Equals(expected), where);
+  }
+}
+
+}  // namespace
+
+std::vector<Tally> TestConvDepthwise() {
+  std::vector<Tally> tallies = Tallies(ConvDepthwiseKernels());
+  Random random(13);
+  for (bool is_unsigned : {false, true}) {
+    for (bool extreme : {false, true}) {
+      for (int64_t taps : {1, 2, 3, 9, 25, 49}) {
+        for (int64_t pixels : {0, 1, 3, 4, 5, 17}) {
+          Case(random, taps, pixels, is_unsigned, extreme, tallies);
+        }
+      }
+    }
+  }
+  return tallies;
+}
+
+}  // namespace edgefold::selftest

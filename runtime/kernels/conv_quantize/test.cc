@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cmath>
+
+#include "kernels/conv_quantize/conv_quantize.h"
+#include "selftest.h"
+
+namespace edgefold::selftest {
+namespace {
+
+void Case(Random& random, int64_t channels, int64_t pixels, int low, int high,
+          std::vector<Tally>& tallies) {
+  const KernelTable<ConvQuantizeKernel> kernels = ConvQuantizeKernels();
+  const int64_t channel_stride = pixels + random.Range(0, 3);
+  const int64_t pixel_stride = channels + random.Range(0, 5);
+  std::vector<float> x(channels * channel_stride);
+  for (float& value : x) {
+    value = random.Uniform() * 300.0f;
+    // Halves, values out of range, and what is no number.
+    if (random.Range(0, 3) == 0) value = std::floor(value) + 0.5f;
+    if (random.Range(0, 30) == 0) value = random.Range(0, 1) == 0 ? INFINITY : -1e30f;
+    if (random.Range(0, 30) == 0) value = NAN;
+  }
+  Guarded<uint8_t> expected(pixels * pixel_stride);
+  ConvQuantizeArguments q = {x.data(), channel_stride, channels,        pixels,      1.0f,
+                             low,      high,           expected.data(), pixel_stride};
+  conv_quantize_reference(q);
+  for (size_t i = 0; i < kernels.size; ++i) {
+    if (!tallies[i].supported) continue;
+    Guarded<uint8_t> got(pixels * pixel_stride);
+    q.codes = got.data();
+    kernels.rows[i].run(q);
+    char where[100];
+    std::snprintf(where, sizeof where, "channels %d pixels %d low %d high %d",
+                  static_cast<int>(channels), static_cast<int>(pixels), low, high);
+    tallies[i].Check(got.Equals(expected), where);
+  }
+}
+
+}  // namespace
+
+std::vector<Tally> TestConvQuantize() {
+  std::vector<Tally> tallies = Tallies(ConvQuantizeKernels());
+  Random random(11);
+  for (int64_t channels : {1, 2, 3, 4, 5, 15, 16, 17, 23, 40}) {
+    for (int64_t pixels : {0, 1, 3, 4, 7, 8, 9, 31}) {
+      Case(random, channels, pixels, -127, 127, tallies);
+      Case(random, channels, pixels, 0, 255, tallies);
+    }
+  }
+  return tallies;
+}
+
+}  // namespace edgefold::selftest

@@ -14,7 +14,7 @@ from edgefold.passes._codes import QuantizedMatrix
 from edgefold.passes._constants import remove_if_unread, trace_constant
 from edgefold.passes._initializers import InitializerStore
 from edgefold.passes._packing import LAYOUT_VERSION, pack_codes, pack_selectors
-from edgefold.passes._weighted_nodes import WeightedNode
+from edgefold.passes._weighted_nodes import Float, WeightedNode
 
 DOMAIN = "ai.edgefold"
 
@@ -39,7 +39,9 @@ def store_matrix(store: InitializerStore, name: str, matrix: QuantizedMatrix) ->
     tables = len(matrix.table)
     return [
         store.add(f"{name}.codes", pack_codes(matrix.codes, matrix.bits)),
-        store.add(f"{name}.selectors", pack_selectors(matrix.selectors, tables=tables)),
+        store.add(
+            f"{name}.selectors" if tables > 1 else "edgefold.one_table", pack_selectors(matrix.selectors, tables=tables)
+        ),
         store.add(f"{name}.table", matrix.table),
         store.add(f"{name}.scales", matrix.scales),
     ]
@@ -61,8 +63,8 @@ def replace_node(
     else:
         source = builder.cast(source, ir.DataType.FLOAT)
         source = builder.swap_last_two(source)
-        bias = store.add(f"{site.output.name}.bias", site.bias if site.bias is not None else np.zeros(1, np.float32))
-        scale = store.add(f"{site.output.name}.x_scale", np.array([activation.scale], np.float32))
+        bias = _stored(store, f"{site.output.name}.bias", site.bias)
+        scale = _stored(store, f"{site.output.name}.x_scale", np.array([activation.scale], np.float32))
         result = builder.node(
             "ShiftConv" if site.kind == "conv" else "ShiftMatMul",
             [source, *weights, bias, scale],
@@ -82,6 +84,13 @@ def replace_node(
     for constant in constants:
         if constant is not None and constant.root != site.weight.root:
             remove_if_unread(graph, constant)
+
+
+def _stored(store: InitializerStore, name: str, array: Float | None) -> ir.Value:
+    """Keeps an operand; one zero serves all nodes without bias or static scale."""
+    if array is None or (array.size == 1 and not array.any()):
+        return store.add("edgefold.zero", np.zeros(1, np.float32))
+    return store.add(name, array)
 
 
 def _geometry_attributes(site: WeightedNode) -> dict[str, Any]:

@@ -5,7 +5,8 @@
 //
 // panel p lies at panels + p * units * 64 in N16K4 order with weights in [-127, 127] (unpack.h).
 // Writes rows * acc_stride int32, acc_stride >= 16 * panel_count; acc overlaps nothing. Exact while
-// K <= 65536 (255 * 127 * 65536 < 2^31). rows >= 0, units >= 1; no pointer needs alignment.
+// K <= 65536 (255 * 127 * 65536 < 2^31). A row's codes from 4 * units on are zero. rows >= 0, units
+// >= 1; no pointer needs alignment.
 #pragma once
 
 #include "base/activations.h"

@@ -35,6 +35,10 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+# YAML 1.1, which PyYAML speaks, takes 1e-3 for a text because it has no point; nobody means that.
+_UniqueKeys.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
+
+
 def read_yaml(path: Path, kind: type[T], what: str) -> T:
     """Reads ``path`` as one value of the msgspec type ``kind``.
 

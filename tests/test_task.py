@@ -70,6 +70,11 @@ def test_a_wrong_file_is_one_line_that_names_the_place(tmp_path: Path, text: str
         assert part in message
 
 
+def test_a_number_with_an_exponent_needs_no_point(tmp_path: Path) -> None:
+    task = load_task(write(tmp_path, GOOD.replace("{array: x}", "{array: x, scale: 1e-3, mean: 2E+1}")))
+    assert (task.rule.inputs["x"].scale, task.rule.inputs["x"].mean) == (1e-3, 20)
+
+
 def test_a_missing_task_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"none\.yaml: cannot read the task file"):
         load_task(tmp_path / "none.yaml")

@@ -31,8 +31,8 @@ class FoldBatchnorm(Pass, frozen=True, kw_only=True):
     """Folds BatchNormalization into the Conv, ConvTranspose, Gemm or MatMul before it, else into the one after it.
 
     What it does: with s = gamma / sqrt(variance + epsilon), a layer before it gets the weights W * s (along its output
-    channels) and the bias (bias - mean) * s + beta; a layer after it gets W * s along its input channels and the
-    bias plus W . (beta - mean * s).
+    channels) and the bias (bias - mean) * s + beta, where the bias may stand in an Add between the two; a layer after
+    it gets W * s along its input channels and the bias plus W . (beta - mean * s).
 
     When it fires: the statistics and the layer's weights and bias are constants, and nothing else reads the value
     between the two nor the weights. Into a layer after it only without padding (or with no offset), since zeros of
@@ -72,13 +72,39 @@ def _fold(graph: ir.Graph, store: InitializerStore, norm: ir.Node) -> str | Skip
     if isinstance(affine, Skip):
         return affine
     before = norm.inputs[0].producer() if norm.inputs[0] is not None else None
-    if before is not None and before.op_type in _LAYERS and before.domain in ("", "ai.onnx"):
-        return _fold_into_before(graph, store, norm, before, affine)
+    added = _added_bias(before)
+    if before is not None and added is not None:
+        layer, addend = added
+        shifted = Affine(affine.scale, affine.offset + addend * affine.scale)
+        return _fold_into_before(graph, store, (layer, before, norm), shifted)
+    if before is not None and _is_layer(before):
+        return _fold_into_before(graph, store, (before, norm), affine)
     uses = list(norm.outputs[0].uses())
     after = uses[0].node if len(uses) == 1 and uses[0].idx == 0 else None
     if after is not None and after.op_type in ("Conv", "Gemm") and after.graph is graph:
         return _fold_into_after(graph, store, norm, after, affine)
     return Skip(node_label(norm), SkipReason.NO_NEIGHBOUR)
+
+
+def _is_layer(node: ir.Node) -> bool:
+    return node.op_type in _LAYERS and node.domain in ("", "ai.onnx")
+
+
+def _added_bias(node: ir.Node | None) -> tuple[ir.Node, Array] | None:
+    """The layer and the addend, one a channel, where the node adds a bias apart from its layer."""
+    if node is None or node.op_type != "Add":
+        return None
+    for value, other in (node.inputs, node.inputs[::-1]):
+        layer = value.producer() if value is not None else None
+        addend = small_constant(other)
+        if layer is None or addend is None or not _is_layer(layer) or layer.op_type == "Gemm":
+            continue
+        weight = trace_constant(layer.inputs[1])
+        spatial = 0 if weight is None else max(len(weight.shape) - 2, 0)
+        across = (1, *addend.shape)[-(spatial + 1) :]
+        if addend.ndim > spatial and addend.size == across[0]:
+            return layer, np.asarray(addend, np.float64).reshape(-1)
+    return None
 
 
 def _affine(norm: ir.Node) -> Affine | Skip:
@@ -124,13 +150,15 @@ def _layer(layer: ir.Node) -> _Layer | Skip:
 
 
 def _fold_into_before(
-    graph: ir.Graph, store: InitializerStore, norm: ir.Node, layer: ir.Node, affine: Affine
+    graph: ir.Graph, store: InitializerStore, chain: tuple[ir.Node, ...], affine: Affine
 ) -> str | Skip:
-    between = layer.outputs[0]
-    if between.is_graph_output():
-        return Skip(node_label(norm), SkipReason.GRAPH_OUTPUT, f"tensor {between.name}")
-    if len(list(between.uses())) > 1 or layer.graph is not graph:
-        return Skip(node_label(norm), SkipReason.NO_NEIGHBOUR, f"{node_label(layer)} has other readers")
+    layer, norm = chain[0], chain[-1]
+    for node in chain[:-1]:
+        between = node.outputs[0]
+        if between.is_graph_output():
+            return Skip(node_label(norm), SkipReason.GRAPH_OUTPUT, f"tensor {between.name}")
+        if len(list(between.uses())) > 1 or node.graph is not graph:
+            return Skip(node_label(norm), SkipReason.NO_NEIGHBOUR, f"{node_label(node)} has other readers")
     constants = _layer(layer)
     if isinstance(constants, Skip):
         return constants
@@ -142,7 +170,7 @@ def _fold_into_before(
         return Skip(node_label(norm), SkipReason.ATTRIBUTE, "C is not a constant row")
     scaled = _scale_outputs(layer, weight, affine.scale)
     offset = affine.offset if bias is None else bias.reshape(-1) * affine.scale + affine.offset
-    return _replace(graph, store, (layer, norm), constants, layer, scaled, offset)
+    return _replace(graph, store, chain, constants, layer, scaled, offset)
 
 
 def _fold_into_after(
@@ -204,34 +232,34 @@ def _rank(value: ir.Value | None) -> int | None:
 def _replace(
     graph: ir.Graph,
     store: InitializerStore,
-    pair: tuple[ir.Node, ir.Node],
+    chain: tuple[ir.Node, ...],
     constants: _Layer,
     layer: ir.Node,
     weight: Array,
     bias: Array,
 ) -> str | Skip:
-    """Puts one layer with the new constants in the place of the pair."""
+    """Puts one layer with the new constants in the place of the chain."""
     dtype: Any = constants.weight.dtype.numpy()
     with np.errstate(over="ignore"):
         weight, bias = weight.astype(dtype), bias.astype(dtype)
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         return Skip(node_label(layer), SkipReason.NOT_FINITE, "folded weights")
-    label, old_output = node_label(layer), pair[1].outputs[0]
+    label, old_output = node_label(layer), chain[-1].outputs[0]
     new_weight = store.add(f"{constants.weight.root.name}.folded", weight)
     new_bias = store.add(f"{label}.folded_bias", bias)
     attributes = [attr for name, attr in layer.attributes.items() if name != "beta"]
     is_matmul = layer.op_type == "MatMul"
-    inputs = [pair[0].inputs[0], new_weight] + ([] if is_matmul else [new_bias])
+    inputs = [chain[0].inputs[0], new_weight] + ([] if is_matmul else [new_bias])
     output = ir.Value(name=f"{label}.folded_output" if is_matmul else None, type=old_output.type)
     nodes = [ir.Node("", layer.op_type, inputs, attributes, outputs=[output], name=layer.name)]
     if is_matmul:
         nodes.append(ir.Node("", "Add", [output, new_bias], num_outputs=1, name=f"{label}/folded_bias"))
-    source = ",".join(node_label(node) for node in pair)
+    source = ",".join(node_label(node) for node in chain)
     for node in nodes:
         node.metadata_props.update({"edgefold.pass": "fold-batchnorm", "edgefold.from": source})
-    stored = [trace_constant(value) for node in pair for value in node.inputs]
+    stored = [trace_constant(value) for node in chain for value in node.inputs]
     ir.convenience.replace_nodes_and_values(
-        graph, pair[1], list(reversed(pair)), nodes, [old_output], [nodes[-1].outputs[0]]
+        graph, chain[-1], list(reversed(chain)), nodes, [old_output], [nodes[-1].outputs[0]]
     )
     for constant in stored:
         if constant is not None:

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 import pytest
+from graphs import Array, graph, nodes, run, weights
 
 from edgefold.passes import Context, Notes, SkipReason
 from edgefold.passes.quantize import Override, Quantize
-from tests.passes.graphs import Array, graph, nodes, run, weights
 
 EIGHT_BITS = Quantize(weights=8, method="shift", activations="float")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from graphs import graph, nodes, run, weights
 
 from edgefold.passes import Context, SkipReason
 from edgefold.passes.quantize import Quantize
-from tests.passes.graphs import graph, nodes, run, weights
 
 W = weights(64, 48)
 NAN = W.copy()

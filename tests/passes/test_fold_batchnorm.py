@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fold-batchnorm: before and after as text, outputs within the bound of its docstring, and what must not fire."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from graphs import Array, graph, nodes, run, weights
+
+from edgefold.passes import Context, SkipReason
+from edgefold.passes.fold_batchnorm import FoldBatchnorm
+
+EPSILON = 2.0**-24
+
+
+def statistics(channels: int) -> dict[str, Array]:
+    """Gamma, beta, mean and variance of a normalization."""
+    names = ("g", "o", "m", "v")
+    arrays = [weights(channels, seed=10 + i) for i in range(4)]
+    arrays[3] = np.abs(arrays[3]) + np.float32(0.1)
+    return dict(zip(names, arrays, strict=True))
+
+
+IMAGE = "t (float[2, 6, 7, 7] x) => (float[2, C, A, B] y)"
+ROWS = "t (float[5, 6] x) => (float[5, 8] y)"
+NORM = "BatchNormalization<epsilon = 0.01>"
+FIRES = {
+    "conv": (
+        f"{IMAGE} {{ [c] p = Conv(x, w, b)\n [n] y = {NORM}(p, g, o, m, v) }}",
+        {"w": weights(8, 6, 3, 3), "b": weights(8, seed=5), **statistics(8)},
+        ["y = Conv(x, w.folded, c.folded_bias)"],
+        54,
+    ),
+    "grouped conv without bias": (
+        f"{IMAGE} {{ [c] p = Conv<group = 2, pads = [1, 1, 1, 1]>(x, w)\n [n] y = {NORM}(p, g, o, m, v) }}",
+        {"w": weights(8, 3, 3, 3), **statistics(8)},
+        ["y = Conv(x, w.folded, c.folded_bias)"],
+        27,
+    ),
+    "transposed conv with groups": (
+        f"{IMAGE} {{ [c] p = ConvTranspose<group = 2>(x, w, b)\n [n] y = {NORM}(p, g, o, m, v) }}",
+        {"w": weights(6, 4, 3, 3), "b": weights(8, seed=5), **statistics(8)},
+        ["y = ConvTranspose(x, w.folded, c.folded_bias)"],
+        27,
+    ),
+    "bias in an Add of its own": (
+        f"{IMAGE} {{ [c] p = ConvTranspose(x, w)\n [a] q = Add(p, b)\n [n] y = {NORM}(q, g, o, m, v) }}",
+        {"w": weights(6, 8, 3, 3), "b": weights(1, 8, 1, 1, seed=5), **statistics(8)},
+        ["y = ConvTranspose(x, w.folded, c.folded_bias)"],
+        54,
+    ),
+    "gemm": (
+        f"{ROWS} {{ [c] p = Gemm<transB = 1, alpha = 0.5, beta = 2.0>(x, w, b)\n [n] y = {NORM}(p, g, o, m, v) }}",
+        {"w": weights(8, 6), "b": weights(8, seed=5), **statistics(8)},
+        ["y = Gemm(x, w.folded, c.folded_bias)"],
+        6,
+    ),
+    "matmul": (
+        f"{ROWS} {{ [c] p = MatMul(x, w)\n [n] y = {NORM}(p, g, o, m, v) }}",
+        {"w": weights(6, 8), **statistics(8)},
+        ["c.folded_output = MatMul(x, w.folded)", "y = Add(c.folded_output, c.folded_bias)"],
+        6,
+    ),
+    "before a conv": (
+        f"{IMAGE} {{ [n] p = {NORM}(x, g, o, m, v)\n [c] y = Conv<group = 2>(p, w, b) }}",
+        {"w": weights(8, 3, 3, 3), "b": weights(8, seed=5), **statistics(6)},
+        ["y = Conv(x, w.folded, c.folded_bias)"],
+        27,
+    ),
+    "before a gemm": (
+        f"{ROWS} {{ [n] p = {NORM}(x, g, o, m, v)\n [c] y = Gemm(p, w) }}",
+        {"w": weights(6, 8), **statistics(6)},
+        ["y = Gemm(x, w.folded, c.folded_bias)"],
+        6,
+    ),
+    "statistics in Constant nodes behind Identity": (
+        f"{IMAGE} {{ k = Constant<value_floats = [1.0, 2.0, 0.5, 1.5, 1.0, 1.0, 1.0, 1.0]>()\n i = Identity(k)\n"
+        f"[c] p = Conv(x, w)\n [n] y = {NORM}(p, i, o, m, v) }}",
+        {"w": weights(8, 6, 3, 3), **{k: v for k, v in statistics(8).items() if k != "g"}},
+        ["y = Conv(x, w.folded, c.folded_bias)"],
+        54,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FIRES)
+def test_folds(case: str) -> None:
+    text, initializers, expected, products = FIRES[case]
+    declared = "<float[5, 8] p>" if case == "matmul" else ""
+    before = graph(text.replace(" {", f" {declared} {{", 1), initializers)
+    after = before.clone()
+    notes = FoldBatchnorm().rewrite(after, Context())
+    assert nodes(after) == expected
+    assert [(edit.node, edit.what) for edit in notes.edits] == [("n", "folded into c")]
+    assert all(node.metadata_props["edgefold.pass"] == "fold-batchnorm" for node in after.graph)
+
+    x = weights(2, 6, 7, 7, seed=1) if "Conv" in text else weights(5, 6, seed=1)
+    wanted, got = run(before, {"x": x})[0], run(after, {"x": x})[0]
+    scale = np.abs(initializers.get("g", np.array(2.0)) / np.sqrt(initializers["v"] + 0.01)).max()
+    offset = np.abs(initializers["o"]).max() + np.abs(initializers["m"]).max() * scale
+    reach = products * np.abs(initializers["w"]).max() * (np.abs(x).max() * scale + offset) + offset
+    reach += 2 * np.abs(initializers.get("b", np.zeros(1))).max() * scale
+    assert np.abs(wanted - got).max() <= (2 * products + 6) * EPSILON * reach
+
+
+SAME = "t (float[2, 6, 7, 7] x) => (float[2, 6, A, B] y)"
+SMALLER = "t (float[2, 6, 7, 7] x) => (float[2, 6, 5, 5] y)"
+NEAR_MISSES = {
+    "no layer beside it": (
+        f"{SAME} {{ p = Relu(x)\n [n] y = {NORM}(p, g, o, m, v) }}", {}, "n", SkipReason.NO_NEIGHBOUR),
+    "product is a graph output": (
+        "t (float[2, 6, 7, 7] x) => (float[2, 6, 5, 5] p, float[2, 6, 5, 5] y) "
+        f"{{ [c] p = Conv(x, w)\n [n] y = {NORM}(p, g, o, m, v) }}",
+        {"w": weights(6, 6, 3, 3)}, "n", SkipReason.GRAPH_OUTPUT),
+    "product has another reader": (
+        f"{SMALLER} {{ [c] p = Conv(x, w)\n [n] q = {NORM}(p, g, o, m, v)\n y = Add(p, q) }}",
+        {"w": weights(6, 6, 3, 3)}, "n", SkipReason.NO_NEIGHBOUR),
+    "weights shared by two layers": (
+        "t (float[2, 6, 7, 7] x, float[2, 6, 7, 7] z) => (float[2, 6, 5, 5] y, float[2, 6, 5, 5] u) "
+        f"{{ [c] p = Conv(x, w)\n [n] y = {NORM}(p, g, o, m, v)\n u = Conv(z, w) }}",
+        {"w": weights(6, 6, 3, 3)}, "c", SkipReason.SHARED_WEIGHT),
+    "statistics are inputs": (
+        "t (float[2, 6, 7, 7] x, float[6] g) => (float[2, 6, 5, 5] y) "
+        f"{{ [c] p = Conv(x, w)\n [n] y = {NORM}(p, g, o, m, v) }}",
+        {"w": weights(6, 6, 3, 3), "g": None}, "n", SkipReason.NOT_CONSTANT),
+    "an Add along another axis": (
+        f"{SAME} {{ [c] p = Conv(x, w)\n q = Add(p, b)\n [n] y = {NORM}(q, g, o, m, v) }}",
+        {"w": weights(6, 6, 2, 2), "b": weights(6)}, "n", SkipReason.NO_NEIGHBOUR),
+    "weights are an input": (
+        "t (float[2, 6, 7, 7] x, float[6, 6, 3, 3] w) => (float[2, 6, 5, 5] y) "
+        f"{{ [c] p = Conv(x, w)\n [n] y = {NORM}(p, g, o, m, v) }}",
+        {}, "c", SkipReason.NOT_CONSTANT),
+    "padding before a conv is not normalized": (
+        f"{SAME} {{ [n] p = {NORM}(x, g, o, m, v)\n [c] y = Conv<pads = [1, 1, 1, 1]>(p, w) }}",
+        {"w": weights(6, 6, 3, 3)}, "n", SkipReason.ATTRIBUTE),
+    "a result is not finite": (
+        f"{SMALLER} {{ [c] p = Conv(x, w)\n [n] y = {NORM}(p, g, o, m, v) }}",
+        {"w": weights(6, 6, 3, 3), "g": np.full(6, 3e38, np.float32)}, "c", SkipReason.NOT_FINITE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NEAR_MISSES)
+def test_left_alone(case: str) -> None:
+    text, extra, node, reason = NEAR_MISSES[case]
+    initializers = {name: array for name, array in {**statistics(6), **extra}.items() if array is not None}
+    model = graph(text, initializers)
+    before = nodes(model)
+    notes = FoldBatchnorm().rewrite(model, Context())
+    assert nodes(model) == before
+    assert not notes.edits
+    assert [(skip.node, skip.reason) for skip in notes.skips] == [(node, reason)]
+
+
+def test_a_chain_of_two_folds_into_one_layer() -> None:
+    text = f"{IMAGE} {{ [c] p = Conv(x, w)\n [n] q = {NORM}(p, g, o, m, v)\n [k] y = {NORM}(q, g, o, m, v) }}"
+    model = graph(text, {"w": weights(8, 6, 3, 3), **statistics(8)})
+    notes = FoldBatchnorm().rewrite(model, Context())
+    assert [node.op_type for node in model.graph] == ["Conv"]
+    assert notes.stats["folded"] == 2

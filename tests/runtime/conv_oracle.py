@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
-
 from oracle import Weights
 
 DOMAIN = "ai.edgefold"
@@ -71,7 +70,7 @@ def shift_conv(
     if high == 0:
         return (convolve(x.astype(np.float64), weights.integers, g) * scales + bias).astype(np.float32)
     scale = np.float32(x_scale)
-    codes = np.clip(np.rint(x * (np.float32(1) / scale)), low, high).astype(np.int32)
+    codes = np.clip(np.rint(x / scale), low, high).astype(np.int32)
     return convolve(codes, weights.integers, g).astype(np.float32) * (scale * scales) + bias
 
 

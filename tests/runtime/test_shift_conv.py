@@ -6,10 +6,10 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime as ort
 import pytest
-
 from conv_oracle import Geometry, model, shift_conv
-from edgefold.runtime import ops_library
 from oracle import random_weights
+
+from edgefold.runtime import ops_library
 
 GEOMETRIES = {
     "resnet20-first": Geometry(3, 16, (3, 3), (32, 32), pads=(1, 1, 1, 1)),

@@ -35,7 +35,7 @@ default edgefold
 prompt 0
 label edgefold
   kernel /vmlinuz
-  append initrd=/initrd.gz console=ttyS0,115200 mitigations=off nokaslr clearcpuid=321,323,515 lsm= quiet
+  append initrd=/initrd.gz console=ttyS0,115200 mitigations=off nokaslr clearcpuid=321,323,515 acpi=off earlyprintk=ttyS0,115200 ignore_loglevel
 EOF
 xorriso -as mkisofs -quiet -o boot.iso -b isolinux/isolinux.bin -c isolinux/boot.cat -no-emul-boot -boot-load-size 4 \
   -boot-info-table iso
@@ -48,17 +48,18 @@ romimage: file=/usr/share/bochs/BIOS-bochs-latest
 vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
 ata0-master: type=cdrom, path=boot.iso, status=inserted
 boot: cdrom
-com1: enabled=1, mode=file, dev=serial.txt
+com1: enabled=1, mode=socket-client, dev=127.0.0.1:5901
 display_library: rfb, options="timeout=20"
 clock: sync=none
 sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy
 panic: action=fatal
 log: bochs.log
 EOF
+python3 "$here/viewer.py" serial.txt &
+sleep 1
 echo continue > debugger.rc # Debian builds Bochs with its debugger, which stops before the first instruction.
 timeout "$limit" bochs -q -f bochsrc -rc debugger.rc > bochs.out 2>&1 &
 emulator=$!
-python3 "$here/viewer.py" &
 while kill -0 "$emulator" 2> /dev/null && ! grep -q 'EDGEFOLD END' serial.txt 2> /dev/null; do sleep 2; done
 kill "$emulator" 2> /dev/null || true
 wait

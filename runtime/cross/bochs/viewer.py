@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The least VNC client: shakes hands with Bochs' `rfb` display and throws the pixels away, because Bochs refuses to run unseen."""
+"""What Bochs wants connected: a VNC client of its `rfb` display, without which it refuses to run, and a serial port.
+
+Pixels are thrown away; what the serial port says goes to a file at once (Bochs' own file mode keeps 4096 bytes back).
+"""
 
 import socket
+import sys
+import threading
 import time
 
+DISPLAY_PORT = 5900
+SERIAL_PORT = 5901
 VERSION = b"RFB 003.003\n"
 
 
@@ -19,9 +26,9 @@ def connect(port: int, seconds: float) -> socket.socket:
             time.sleep(0.1)
 
 
-def main() -> None:
+def watch_display() -> None:
     """Answer version and shared-screen flag, then read until the emulator closes."""
-    with connect(5900, 20.0) as screen:
+    with connect(DISPLAY_PORT, 20.0) as screen:
         screen.recv(len(VERSION))
         screen.sendall(VERSION)
         screen.recv(4)
@@ -30,5 +37,14 @@ def main() -> None:
             continue
 
 
+def main(serial_file: str) -> None:
+    """Serve the serial port until the emulator closes it."""
+    with socket.create_server(("127.0.0.1", SERIAL_PORT)) as server, open(serial_file, "wb", buffering=0) as out:
+        threading.Thread(target=watch_display, daemon=True).start()
+        port, _ = server.accept()
+        while data := port.recv(4096):
+            out.write(data)
+
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -10,7 +10,7 @@
 namespace edgefold {
 namespace {
 
-constexpr int64_t kRowsPerTile = 256;     // a decoded panel serves this many rows
+constexpr int64_t kRowsPerTile = 128;     // a decoded panel serves this many rows
 constexpr int64_t kPanelsPerTile = 2;     // 32 columns: one register tile of AVX-512
 constexpr int64_t kGemvRows = 3;          // up to here decoding in registers wins
 constexpr int64_t kGemvPanels = 8;        // panels of one gemv task

@@ -57,7 +57,7 @@ def read_yaml(path: Path, kind: type[T], what: str) -> T:
     try:
         return msgspec.convert(tree, kind, strict=True)
     except msgspec.ValidationError as error:
-        raise UsageError(f"{path}: {_explain(str(error), kind)}") from error
+        raise UsageError(f"{path}: {_explain(str(error), kind, tree)}") from error
 
 
 def _parse(path: Path, what: str) -> object:
@@ -79,11 +79,11 @@ def _parse(path: Path, what: str) -> object:
         raise UsageError(f"{path}: not valid YAML: nested too deeply") from error
 
 
-def _explain(message: str, kind: type) -> str:
+def _explain(message: str, kind: type, tree: object) -> str:
     """Turns msgspec's message into ours: the place as a key path, and the keys allowed there."""
     text, _, place = message.partition(" - at ")
     steps = re.findall(r"\[(\.{3}|\d+)\]|\.([^.\[\]]+)", place.strip("`").removeprefix("$"))
-    keys = [index or name for index, name in steps]
+    keys = _named([index or name for index, name in steps], kind, tree)
     at = ".".join(keys)
     unknown = re.match(r"Object contains unknown field `(.*)`", text)
     if unknown:
@@ -95,6 +95,27 @@ def _explain(message: str, kind: type) -> str:
         where = f" in '{at}'" if at else ""
         return f"the key '{missing[1]}'{where} is missing; allowed: {_keys(_type_at(kind, keys))}"
     return f"the key '{at}': {text[:1].lower()}{text[1:]}" if at else text
+
+
+def _named(keys: list[str], kind: object, tree: object) -> list[str]:
+    """The key path with the names that msgspec leaves out ("...": some key of a mapping)."""
+    named: list[str] = []
+    for key in keys:
+        inner = _inner(kind, key)
+        if key == "..." and isinstance(tree, dict):
+            key = next((str(name) for name, value in tree.items() if not _converts(value, inner)), key)
+        named.append(key)
+        kind = inner
+        tree = tree.get(key) if isinstance(tree, dict) else tree[int(key)] if isinstance(tree, list) else None
+    return named
+
+
+def _converts(value: object, kind: Any) -> bool:
+    try:
+        msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _type_at(kind: object, keys: list[str]) -> object:

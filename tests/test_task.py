@@ -41,7 +41,8 @@ def write(folder: Path, text: str, **arrays: Any) -> Path:
     [
         (GOOD + "batches: 4", ["task.yaml", "unknown key 'batches'", "data, inputs, metric, calibration, batch"]),
         (GOOD.replace("labels", "label"), ["unknown key 'label' in 'metric'", "labels", "reference"]),
-        (GOOD.replace("{array: x}", "{arry: x}"), ["unknown key 'arry' in 'inputs", "array, images, size"]),
+        (GOOD.replace("{array: x}", "{arry: x}"), ["unknown key 'arry' in 'inputs.x'", "array, images, size"]),
+        (GOOD.replace("{array: x}", "{array: x, mean: [a]}"), ["'inputs.x.mean.0'", "`float`"]),
         (GOOD + "batch: many", ["'batch'", "expected `int`"]),
         (GOOD + "batch: 0", ["'batch'", ">= 1"]),
         (GOOD.replace("top1", "accuracy"), ["'metric.name'", "accuracy"]),

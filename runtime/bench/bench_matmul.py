@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ShiftMatMul against ONNX Runtime's own matrix products: one-node models, interleaved calls, one thread.
+
+    python runtime/bench/bench_matmul.py [--json FILE] [--seconds 2] [--shapes 768x3072,384x1536] [--rows 1,4,16,64,128]
+
+Prints the least and the median microseconds of a call (input quantization included) and the ratio of the least of
+MatMulNBits to it: above 1 is faster than MatMulNBits. All rows of a table come from one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+from edgefold.runtime import kernels, ops_library
+
+BASELINE = "MatMulNBits"
+
+
+def session(nodes: list[Any], tensors: dict[str, np.ndarray], k: int, n: int) -> ort.InferenceSession:
+    """A model of these nodes from x [m, k] to y [m, n]."""
+    graph = helper.make_graph(
+        nodes,
+        "bench",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["m", k])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["m", n])],
+        [numpy_helper.from_array(array, name) for name, array in tensors.items()],
+    )
+    domains = {"": 21, "ai.edgefold": 1, "com.microsoft": 1}
+    opsets = [helper.make_opsetid(domain, version) for domain, version in domains.items()]
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    options.register_custom_ops_library(str(ops_library()))
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    return ort.InferenceSession(model.SerializeToString(), options)
+
+
+def float32(rng: np.random.Generator, k: int, n: int) -> ort.InferenceSession:
+    weight = rng.standard_normal((k, n)).astype(np.float32)
+    return session([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": weight}, k, n)
+
+
+def int8_dynamic(rng: np.random.Generator, k: int, n: int) -> ort.InferenceSession:
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "xs", "z"]),
+        helper.make_node("MatMulInteger", ["q", "w", "z"], ["acc"]),
+        helper.make_node("Cast", ["acc"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["xs", "s"], ["scale"]),
+        helper.make_node("Mul", ["f", "scale"], ["y"]),
+    ]
+    weight = rng.integers(-127, 128, (k, n)).astype(np.int8)
+    return session(nodes, {"w": weight, "s": np.full(n, 0.01, np.float32)}, k, n)
+
+
+def matmul_nbits(rng: np.random.Generator, k: int, n: int) -> ort.InferenceSession:
+    node = helper.make_node(
+        "MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft", K=k, N=n, bits=4, block_size=32, accuracy_level=4
+    )
+    weight = rng.integers(0, 256, (n, k // 32, 16)).astype(np.uint8)
+    return session([node], {"w": weight, "s": np.full(n * k // 32, 0.01, np.float32)}, k, n)
+
+
+def shift_matmul(rng: np.random.Generator, k: int, n: int, table: np.ndarray) -> ort.InferenceSession:
+    bits = table.shape[1].bit_length() - 1
+    numbers = rng.integers(0, len(table), (2, n // 16, k // 32, 8)).astype(np.uint8)
+    tensors = {
+        "codes": rng.integers(0, 256, (n // 16, k // 4, 8 * bits)).astype(np.uint8),
+        "selectors": numbers[0] | numbers[1] << 4,
+        "table": table,
+        "scales": np.full(n, 0.01, np.float32),
+        "bias": np.zeros(1, np.float32),
+        "x_scale": np.zeros(1, np.float32),
+    }
+    attributes = {"k": k, "bits": bits, "activation_low": -127, "activation_high": 127, "layout": 1}
+    node = helper.make_node("ShiftMatMul", ["x", *tensors], ["y"], domain="ai.edgefold", **attributes)
+    return session([node], tensors, k, n)
+
+
+def shift_table(bits: int) -> np.ndarray:
+    levels = np.maximum(np.arange(-(2 ** (bits - 1)), 2 ** (bits - 1)), 1 - 2 ** (bits - 1))
+    return np.stack([levels << shift for shift in range(9 - bits)]).astype(np.int8)
+
+
+def lut_table() -> np.ndarray:
+    """Eight tables of eight magnitudes and a sign, a quarter octave apart."""
+    steps = 127 * 2.0 ** (-np.arange(8)[:, None] / 4) * (np.arange(8) + 0.5) / 7.5
+    positive = np.rint(steps)
+    return np.concatenate([-positive[:, ::-1], positive], axis=1).astype(np.int8)
+
+
+def measure(sessions: dict[str, ort.InferenceSession], x: np.ndarray, seconds: float) -> dict[str, np.ndarray]:
+    """Microseconds of every call, the sessions in turn, so that all see the same machine."""
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    for one in sessions.values():
+        one.run(None, {"x": x})
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for name, one in sessions.items():
+            start = time.perf_counter()
+            one.run(None, {"x": x})
+            times[name].append((time.perf_counter() - start) * 1e6)
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def bench(k: int, n: int, rows: list[int], seconds: float) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    sessions = {
+        "fp32": float32(rng, k, n),
+        "int8 dynamic": int8_dynamic(rng, k, n),
+        BASELINE: matmul_nbits(rng, k, n),
+        "shift 4": shift_matmul(rng, k, n, shift_table(4)),
+        "shift-lut 4": shift_matmul(rng, k, n, lut_table()),
+        "shift 8": shift_matmul(rng, k, n, shift_table(8)),
+    }
+    results = []
+    for m in rows:
+        times = measure(sessions, rng.standard_normal((m, k)).astype(np.float32), seconds)
+        base = times[BASELINE].min()
+        for name, values in times.items():
+            least = float(values.min())
+            results.append(
+                {
+                    "k": k,
+                    "n": n,
+                    "rows": m,
+                    "backend": name,
+                    "min_us": round(least, 1),
+                    "median_us": round(float(np.median(values)), 1),
+                    "gops": round(2e-3 * m * k * n / least, 1),
+                    "ratio": round(float(base) / least, 2),
+                }
+            )
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--seconds", type=float, default=2.0, help="per shape and number of rows")
+    parser.add_argument("--shapes", default="768x3072,384x1536")
+    parser.add_argument("--rows", default="1,4,16,64,128")
+    options = parser.parse_args()
+    rows = [int(m) for m in options.rows.split(",")]
+    results = []
+    for shape in options.shapes.split(","):
+        k, n = (int(size) for size in shape.split("x"))
+        results += bench(k, n, rows, options.seconds)
+    isa = next(row.isa for row in kernels() if row.family == "gemm" and row.chosen)
+    setting = {"isa": isa, "threads": 1, "onnxruntime": ort.__version__, "machine": platform.machine()}
+    print(f"instruction set {isa}, 1 thread, ONNX Runtime {ort.__version__}")
+    print(
+        f"{'K x N':>12} {'rows':>5} {'backend':<14} {'min us':>9} {'median us':>10} {'GOP/s':>7} {'vs ' + BASELINE:>15}"
+    )
+    for r in results:
+        shape = f"{r['k']}x{r['n']}"
+        line = f"{shape:>12} {r['rows']:>5} {r['backend']:<14} {r['min_us']:>9} {r['median_us']:>10} {r['gops']:>7}"
+        print(f"{line} {r['ratio']:>14}x")
+    if options.json:
+        options.json.write_text(json.dumps({"setting": setting, "rows": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -60,11 +60,12 @@ def quantize(x: Array, low: int, high: int, x_scale: float) -> tuple[Array, Arra
     if high == 0:
         return x, np.ones((*x.shape[:-1], 1), np.float32)
     if x_scale > 0:
-        inverse = np.float32(1) / np.float32(x_scale)
-        return np.clip(np.rint(x * inverse), low, high), np.full((1,), x_scale, np.float32)
-    absmax = np.abs(x).max(-1, keepdims=True)
-    inverse = np.where(absmax > 1e-30, np.float32(high) / np.maximum(absmax, np.float32(1e-30)), 0).astype(np.float32)
-    return np.clip(np.rint(x * inverse), low, high), absmax / np.float32(high)
+        scale = np.full((1,), x_scale, np.float32)
+    else:
+        absmax = np.abs(x).max(axis=-1, keepdims=True)
+        scale = np.where(absmax > np.float32(1e-30), absmax / np.float32(high), np.float32(0))
+    codes = np.clip(np.rint(x / np.where(scale > 0, scale, np.float32(np.inf))), low, high)
+    return codes, scale
 
 
 @pytest.mark.parametrize("bits", range(2, 9))

@@ -75,10 +75,9 @@ def ShiftMatMul(
 ) -> FLOAT[...]:
     """Matrix product with packed integer weights: ``float(xq . W) * (row scale * scales) + bias``.
 
-    ``xq = clip(round_half_even(x * inverse), activation_low, activation_high)``. Static activations (x_scale > 0) have
-    the row scale x_scale and its reciprocal as inverse. Dynamic ones (x_scale = 0) have, a row, the scale
-    ``max|x| / activation_high`` and the inverse ``activation_high / max|x|``; rows below 1e-30 count as zeros. With
-    activation_high = 0 the activations stay float: ``(x . W) * scales + bias``.
+    ``xq = clip(round_half_even(x / row scale), activation_low, activation_high)``. The row scale of static activations
+    (x_scale > 0) is x_scale, that of dynamic ones (x_scale = 0) is ``max|x| / activation_high`` of the row; rows below
+    1e-30 have scale and codes 0. With activation_high = 0 the activations stay float: ``(x . W) * scales + bias``.
 
     Inputs:
       x: float32 [..., K].
@@ -103,10 +102,11 @@ def ShiftMatMul(
     keep_float = op.Equal(high, nought)
     static = op.Greater(x_scale, nought)
     absmax = op.ReduceMax(op.Abs(x), op.Constant(value_ints=[-1]), keepdims=1)
-    dynamic_inverse = op.Where(op.Greater(absmax, op.Constant(value_float=1e-30)), op.Div(high, absmax), nought)
-    inverse = op.Where(static, op.Div(unit, x_scale), dynamic_inverse)
-    quantized = op.Clip(op.Round(op.Mul(x, inverse)), low, high)
-    row_scale = op.Where(keep_float, unit, op.Where(static, x_scale, op.Div(absmax, high)))
+    present = op.Greater(absmax, op.Constant(value_float=1e-30))
+    scale = op.Where(static, x_scale, op.Where(present, op.Div(absmax, high), nought))
+    divisor = op.Where(op.Greater(scale, nought), scale, op.Constant(value_float=float("inf")))
+    quantized = op.Clip(op.Round(op.Div(x, divisor)), low, high)
+    row_scale = op.Where(keep_float, unit, scale)
 
     count = op.Squeeze(op.Shape(scales, start=0, end=1))
     columns = op.Range(op.Constant(value_int=0), count, op.Constant(value_int=1))
@@ -138,7 +138,7 @@ def ShiftConv(
     """Convolution (1 to 3 spatial dimensions, grouped too) with packed integer weights.
 
     ``float(conv(xq, W)) * (x_scale * scales) + bias`` a channel, where
-    ``xq = clip(round_half_even(x * (1 / x_scale)), activation_low, activation_high)``. With activation_high = 0 the
+    ``xq = clip(round_half_even(x / x_scale), activation_low, activation_high)``. With activation_high = 0 the
     activations stay float: ``conv(x, W) * scales + bias``. Padding is the code 0.
 
     Inputs:
@@ -165,7 +165,7 @@ def ShiftConv(
     high = op.Cast(op.Constant(value_int=activation_high), to=TensorProto.FLOAT)
     keep_float = op.Equal(high, op.Constant(value_float=0.0))
     unit = op.Constant(value_float=1.0)
-    quantized = op.Clip(op.Round(op.Mul(x, op.Div(unit, x_scale))), low, high)
+    quantized = op.Clip(op.Round(op.Div(x, x_scale)), low, high)
     row_scale = op.Where(keep_float, unit, x_scale)
 
     count = op.Squeeze(op.Shape(scales, start=0, end=1))

@@ -87,7 +87,7 @@ void Conv::FillRow(const Call& call, const float* x, int64_t pixels, int64_t fir
   const int64_t channel_stride = call.inputs.shape.InPixels();
   x += first * channel_stride;
   if (!is_float()) {
-    return quantize_({x, channel_stride, channels, pixels, 1.0f / call.inputs.x_scale, low_, high_,
+    return quantize_({x, channel_stride, channels, pixels, call.inputs.x_scale, low_, high_,
                       out + first, call.pixel_bytes});
   }
   float* values = reinterpret_cast<float*>(out) + first;

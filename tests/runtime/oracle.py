@@ -85,14 +85,11 @@ def quantize(x: np.ndarray, low: int, high: int, x_scale: float) -> tuple[np.nda
     """Codes int32 [m, k] and row scales float32 [m]."""
     if x_scale > 0:
         scale = np.full(len(x), x_scale, np.float32)
-        inverse = np.float32(1) / scale
     else:
         absmax = np.abs(x).max(axis=1, initial=0).astype(np.float32)
-        zero = absmax <= np.float32(1e-30)
-        safe = np.where(zero, np.float32(1), absmax)
-        scale = np.where(zero, np.float32(0), safe / np.float32(high)).astype(np.float32)
-        inverse = np.where(zero, np.float32(0), np.float32(high) / safe).astype(np.float32)
-    codes = np.clip(np.rint(x * inverse[:, None]), low, high).astype(np.int32)
+        scale = np.where(absmax <= np.float32(1e-30), np.float32(0), absmax / np.float32(high)).astype(np.float32)
+    divisor = np.where(scale > 0, scale, np.float32(np.inf))
+    codes = np.clip(np.rint(x / divisor[:, None]), low, high).astype(np.int32)
     return codes, scale
 
 

@@ -18,7 +18,7 @@ struct ConvQuantizeArguments {
   int64_t channel_stride;
   int64_t channels;
   int64_t pixels;
-  float scale;  // positive
+  float scale;     // positive
   int32_t low;     // -127..0; codes are int8 when negative, else uint8
   int32_t high;    // 1..255; at most 127 when low < 0
   uint8_t* codes;  // [pixels][pixel_stride], pixel_stride >= channels

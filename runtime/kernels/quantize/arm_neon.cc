@@ -24,12 +24,12 @@ float AbsMax(const float* x, int64_t columns) {
 }
 
 struct Range {
-  float32x4_t inverse;
+  float32x4_t divisor;
   float32x4_t low;
   float32x4_t high;
 
   int32x4_t Codes(const float* x) const {
-    const float32x4_t value = Larger(vmulq_f32(vld1q_f32(x), inverse), low);
+    const float32x4_t value = Larger(vdivq_f32(vld1q_f32(x), divisor), low);
     return vcvtnq_s32_f32(vminq_f32(value, high));
   }
 };
@@ -90,17 +90,13 @@ void quantize_arm_neon(const QuantizeArguments& q) {
     const float* x = q.x + m * q.columns;
     uint8_t* codes = q.codes + m * q.stride;
     float scale = q.static_scale;
-    float inverse = 0.0f;
-    if (scale > 0.0f) {
-      inverse = 1.0f / scale;
-    } else {
+    if (scale == 0.0f) {
       const float absmax = AbsMax(x, q.columns);
-      const bool zero = !(absmax > 1e-30f);
-      scale = zero ? 0.0f : absmax / high;
-      inverse = zero ? 0.0f : high / absmax;
+      scale = absmax > 1e-30f ? absmax / high : 0.0f;
     }
     q.row_scales[m] = scale;
-    const Range range = {vdupq_n_f32(inverse), vdupq_n_f32(static_cast<float>(q.low)),
+    const float divisor = scale > 0.0f ? scale : INFINITY;  // codes 0 where there is no scale
+    const Range range = {vdupq_n_f32(divisor), vdupq_n_f32(static_cast<float>(q.low)),
                          vdupq_n_f32(high)};
     QuantizeRow(x, q.columns, range, q.stride, codes);
     int16_t* pair_sums = q.pair_sums == nullptr ? nullptr : q.pair_sums + m * (q.stride / 16);

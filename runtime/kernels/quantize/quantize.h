@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Float rows to 8-bit codes.
 //
-//   codes[m][k] = clip(round_half_even(x[m][k] * inverse), low, high), zero for k >= columns
+//   codes[m][k] = clip(round_half_even(x[m][k] / row_scale), low, high), zero for k >= columns
 //
-// static_scale > 0:  inverse = 1 / static_scale, row_scale = static_scale.
-// static_scale == 0: absmax = max |x[m][k]|, row_scale = absmax / high, inverse = high / absmax;
-//                    absmax <= 1e-30 gives inverse = row_scale = 0.
+// static_scale > 0:  row_scale = static_scale.
+// static_scale == 0: absmax = max |x[m][k]|, row_scale = absmax / high; absmax <= 1e-30 gives
+//                    row_scale = 0 and codes 0.
+// A division, for ONNX Runtime rewrites x * (1 / s) to x / s in the function body.
 // All in float32, each operation rounded once. NaN counts as 0 in absmax and becomes code `low`.
 // sums[m] and pair_sums[m] are those of activations.h; pair_sums may be null.
 #pragma once

@@ -30,22 +30,18 @@ void quantize_reference(const QuantizeArguments& q) {
     const float* x = q.x + m * q.columns;
     uint8_t* codes = q.codes + m * q.stride;
     float scale = q.static_scale;
-    float inverse = 0.0f;
-    if (scale > 0.0f) {
-      inverse = 1.0f / scale;
-    } else {
+    if (scale == 0.0f) {
       const float absmax = AbsMax(x, q.columns);
-      const bool zero = !(absmax > 1e-30f);
-      scale = zero ? 0.0f : absmax / high;
-      inverse = zero ? 0.0f : high / absmax;
+      scale = absmax > 1e-30f ? absmax / high : 0.0f;
     }
     q.row_scales[m] = scale;
+    const float divisor = scale > 0.0f ? scale : INFINITY;  // codes 0 where there is no scale
     q.sums[m] = 0;
     for (int64_t i = 0; q.pair_sums != nullptr && i < groups * 2; ++i) {
       q.pair_sums[m * groups * 2 + i] = 0;
     }
     for (int64_t k = 0; k < q.stride; ++k) {
-      const int32_t code = k < q.columns ? Code(x[k] * inverse, q.low, q.high) : 0;
+      const int32_t code = k < q.columns ? Code(x[k] / divisor, q.low, q.high) : 0;
       codes[k] = static_cast<uint8_t>(code);
       q.sums[m] += code;
       if (q.pair_sums != nullptr) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <immintrin.h>
 
+#include <cmath>
+
 #include "kernels/quantize/quantize.h"
 
 namespace edgefold {
@@ -36,11 +38,11 @@ float AbsMax(const float* x, int64_t columns) {
 }
 
 struct Codes {
-  __m256 inverse, low, high;
+  __m256 divisor, low, high;
 
   // The code of each x, as int32: clipping to integers before rounding equals clipping after it.
   __m256i Of(__m256 x) const {
-    const __m256 value = _mm256_max_ps(_mm256_mul_ps(x, inverse), low);  // NaN becomes low
+    const __m256 value = _mm256_max_ps(_mm256_div_ps(x, divisor), low);  // NaN becomes low
     return _mm256_cvtps_epi32(_mm256_min_ps(value, high));
   }
 
@@ -69,9 +71,9 @@ inline void Parity(__m256i lanes, int32_t* even, int32_t* odd) {
   *odd = static_cast<int16_t>(pair >> 16);
 }
 
-void Row(const QuantizeArguments& q, int64_t m, float inverse) {
+void Row(const QuantizeArguments& q, int64_t m, float divisor) {
   const bool is_signed = q.low < 0;
-  const Codes codes = {_mm256_set1_ps(inverse), _mm256_set1_ps(static_cast<float>(q.low)),
+  const Codes codes = {_mm256_set1_ps(divisor), _mm256_set1_ps(static_cast<float>(q.low)),
                        _mm256_set1_ps(static_cast<float>(q.high))};
   const float* x = q.x + m * q.columns;
   uint8_t* out = q.codes + m * q.stride;
@@ -102,17 +104,12 @@ void quantize_x86_avx2(const QuantizeArguments& q) {
   const float high = static_cast<float>(q.high);
   for (int64_t m = 0; m < q.rows; ++m) {
     float scale = q.static_scale;
-    float inverse;
-    if (scale > 0.0f) {
-      inverse = 1.0f / scale;
-    } else {
+    if (scale == 0.0f) {
       const float absmax = AbsMax(q.x + m * q.columns, q.columns);
-      const bool zero = !(absmax > 1e-30f);
-      scale = zero ? 0.0f : absmax / high;
-      inverse = zero ? 0.0f : high / absmax;
+      scale = absmax > 1e-30f ? absmax / high : 0.0f;
     }
     q.row_scales[m] = scale;
-    Row(q, m, inverse);
+    Row(q, m, scale > 0.0f ? scale : INFINITY);  // codes 0 where there is no scale
   }
 }
 

@@ -75,7 +75,7 @@ def shift_matmul(rng: np.random.Generator, k: int, n: int, table: np.ndarray) ->
     numbers = rng.integers(0, len(table), (2, n // 16, k // 32, 8)).astype(np.uint8)
     tensors = {
         "codes": rng.integers(0, 256, (n // 16, k // 4, 8 * bits)).astype(np.uint8),
-        "selectors": numbers[0] | numbers[1] << 4,
+        "selectors": numbers[0] | numbers[1] << 4 if len(table) > 1 else np.zeros((1, 1, 8), np.uint8),
         "table": table,
         "scales": np.full(n, 0.01, np.float32),
         "bias": np.zeros(1, np.float32),

@@ -57,6 +57,21 @@ def test_external_tensors_open_and_the_model_stays_as_it_was(tmp_path: Path) -> 
     assert loaded.graph.initializers["w"].const_value is before
 
 
+def test_a_large_model_goes_through_files_that_may_vanish(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgefold.external.EXTERNAL_ABOVE", 1000)
+    model = ir.from_onnx_text(
+        '<ir_version: 10, opset_import: ["" : 21]>\n'
+        "g (float[n, 64] x, float[64, 64] w) => (float[n, 64] y) { y = MatMul(x, w) }"
+    )
+    weight = list(model.graph.inputs)[1]
+    model.graph.inputs.remove(weight)
+    weight.const_value = ir.tensor(np.eye(64, dtype=np.float32) * 3, name="w")
+    model.graph.register_initializer(weight)
+    session = make_session(model)
+    (result,) = run(session, None, {"x": np.ones((2, 64), np.float32)})
+    np.testing.assert_array_equal(result, np.full((2, 64), 3))
+
+
 @pytest.mark.parametrize("content", [b"", b"not a protobuf", b"\x08\x0a"])
 def test_what_is_no_model_is_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.onnx"

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgefold.bench import Bench
+    from edgefold.diff import Diff
+    from edgefold.doctor import Diagnosis
     from edgefold.evaluate import Evaluation
     from edgefold.inspect import Inspection
     from edgefold.loading import LoadedModel
@@ -104,6 +106,22 @@ def inspect(model: Path, *, shapes: Sequence[str] = ()) -> Inspection:
     from edgefold.random_feeds import parse_shapes
 
     return run(_loaded(model), parse_shapes(shapes))
+
+
+def diff(a: Path, b: Path, *, task: Path | None = None, shapes: Sequence[str] = ()) -> Diff:
+    """Compare two models on the same inputs: every output, and every layer that both have."""
+    from edgefold.diff import diff as run
+    from edgefold.random_feeds import parse_shapes
+    from edgefold.task import load_task
+
+    return run(_loaded(a), _loaded(b), task=load_task(task) if task is not None else None, shapes=parse_shapes(shapes))
+
+
+def doctor() -> Diagnosis:
+    """Tell which kernels run here, which versions are in use, and what is missing."""
+    from edgefold.doctor import doctor as run
+
+    return run()
 
 
 def _loaded(model: Path) -> LoadedModel:

@@ -31,6 +31,10 @@ MAX_BYTES = 256 << 20
 """Activations of one batch held at once; requests beyond it take another pass over the data."""
 
 
+MAX_KEPT = 64 << 20
+"""Batches of feeds that together are smaller than this are made once and kept."""
+
+
 class Calibration:
     """Second moments and ranges of a model's tensors over a task's calibration data.
 
@@ -56,7 +60,9 @@ class Calibration:
         self._seed = seed
         self._threads = threads
         self._max_rows = max_rows
-        self._batches: int | None = None
+        self._kept: list[Feeds] | None = None
+        self._sizes: dict[str, int] = {}
+        self._batches = 0
 
     def why_not(self, tensor: str) -> str | None:
         """Why a tensor cannot be observed, or None where it can."""
@@ -96,7 +102,7 @@ class Calibration:
         found = {name: Range() for name in tensors}
         for names in self._portions(list(found)):
             with self._observed(names) as values_of:
-                for feeds in self._feeds():
+                for feeds in self._stream():
                     values = values_of(feeds)
                     for name in names:
                         with _named(name):
@@ -112,7 +118,7 @@ class Calibration:
             targets = list(dict.fromkeys(target.tensor for target in portion.values() if target))
             found: dict[Inputs, Moments] = {}
             with self._observed(names) as values_of, (original or self)._observed(targets) as targets_of:
-                for number, feeds in enumerate(self._feeds()):
+                for number, feeds in enumerate(self._stream()):
                     values = values_of(feeds)
                     wanted = targets_of(feeds) if targets else {}
                     for request, target in portion.items():
@@ -135,18 +141,31 @@ class Calibration:
         return np.sort(chosen).astype(np.intp)
 
     def _count_batches(self) -> int:
-        if self._batches is None:
-            self._batches = max(1, sum(1 for _ in self._feeds()))
+        if not self._batches:
+            self._batches = max(1, sum(1 for _ in self._stream()))
         return self._batches
+
+    def _stream(self) -> Iterator[Feeds]:
+        """The batches; small ones are kept after the first full reading, because making them may mean decoding."""
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[Feeds] | None = []
+        held = 0
+        for feeds in self._feeds():
+            held += sum(value.nbytes for value in feeds.values())
+            if kept is not None and held <= MAX_KEPT:
+                kept.append(feeds)
+            else:
+                kept = None
+            yield feeds
+        self._kept = kept
 
     def _portions(self, names: list[str]) -> Iterator[list[str]]:
         """Splits tensors so that those of one portion stay below `MAX_BYTES` for the first batch."""
-        first = next(iter(self._feeds()), None)
-        if first is None:
-            return
         portion: list[str] = []
         held = 0
-        for name, size in self._sizes(names, first).items():
+        for name, size in self._measure(names).items():
             if portion and held + size > MAX_BYTES:
                 yield portion
                 portion, held = [], 0
@@ -155,12 +174,19 @@ class Calibration:
         if portion:
             yield portion
 
-    def _sizes(self, names: list[str], feeds: Feeds) -> dict[str, int]:
-        """Bytes of each tensor in one batch; ONNX Runtime reports the shapes alone."""
-        shapes = [f"{name}:edgefold-shape" for name in names]
-        with self._observed(names, shapes) as values_of:
-            values = values_of(feeds)
-        return {name: 4 * int(np.prod(values[shape])) for name, shape in zip(names, shapes, strict=True)}
+    def _measure(self, names: list[str]) -> dict[str, int]:
+        """Bytes of each tensor in the first batch, of which ONNX Runtime reports the shapes; nothing without data."""
+        unknown = [name for name in names if name not in self._sizes]
+        first = next(iter(self._stream()), None)
+        if first is None:
+            return {}
+        if unknown:
+            shapes = [f"{name}:edgefold-shape" for name in unknown]
+            with self._observed(unknown, shapes) as values_of:
+                values = values_of(first)
+            for name, shape in zip(unknown, shapes, strict=True):
+                self._sizes[name] = 4 * int(np.prod(values[shape]))
+        return {name: self._sizes[name] for name in names}
 
     @contextmanager
     def _observed(

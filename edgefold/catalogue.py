@@ -70,6 +70,6 @@ def _options(kind: type[msgspec.Struct]) -> dict[str, Any]:
     for field in msgspec.structs.fields(kind):
         default = field.default if field.default is not msgspec.NODEFAULT else "(required)"
         if field.default_factory is not msgspec.NODEFAULT:
-            default = field.default_factory()  # type: ignore[misc]
+            default = field.default_factory()
         options[field.name.replace("_", "-")] = msgspec.to_builtins(default)
     return options

@@ -14,6 +14,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from edgefold.loading import load_model
 from edgefold.saving import save_model
 
 log = logging.getLogger("edgefold")
@@ -60,7 +61,7 @@ class Checkpoints:
         with contextlib.suppress(ValueError, KeyError):  # a state cut short by a crash counts as none
             state = json.loads(path.read_text(encoding="utf-8"))
             if state["fingerprint"] == self.fingerprint:
-                saved = ir.load(self.folder / state["model"])
+                saved = load_model(self.folder / state["model"]).model
                 log.info("resuming after %d finished steps", state["finished"])
                 return int(state["finished"]), saved, list(state["records"])
         log.warning("--resume: the finished steps beside the output belong to another call; starting over")

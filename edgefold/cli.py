@@ -8,6 +8,7 @@ Results go to stdout, progress and errors to stderr. Exit codes: 0 done; 1 a goa
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -213,16 +214,20 @@ def doctor(form: str, log_level: str) -> None:
 def recipes(form: str, log_level: str, action: str, name: str | None) -> None:
     """List the built-in recipes and the passes with their options, or show one."""
     from edgefold.catalogue import list_recipes, show_recipe
+    from edgefold.console import progress
 
     if action == "show" and name is None:
         raise UsageError("recipes show: expected the NAME of a recipe or pass; `edgefold recipes list` has them")
-    _show(show_recipe(name) if action == "show" and name else list_recipes(), form)
+    with progress(log_level):
+        result = show_recipe(name) if action == "show" and name else list_recipes()
+    _show(result, form)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point: runs the command and turns errors into one line and an exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # an ended job cleans up as Ctrl-C does
         cli.main(args=arguments, prog_name="edgefold", standalone_mode=False)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)

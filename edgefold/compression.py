@@ -77,9 +77,7 @@ def compress(
     """
     if resume and force:
         raise UsageError("--resume goes on with a run, --force starts it over; give one of them")
-    plan = make_plan(
-        recipe, task, settings=settings, exclude=exclude, max_drop=max_drop, max_size=max_size, seed=seed
-    )
+    plan = make_plan(recipe, task, settings=settings, exclude=exclude, max_drop=max_drop, max_size=max_size, seed=seed)
     emitter = find_target(target)
     folder = Path(output)
     if folder.exists() and not (force or dry_run):
@@ -87,6 +85,8 @@ def compress(
     if save_config is not None:
         Path(save_config).write_text(recipe_as_yaml(plan.recipe), encoding="utf-8")
     loaded = load_model(model)
+    if loaded.path.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(f"{folder}: holds the model to compress; choose another -o")
     inputs = plan.inputs(loaded)
     if dry_run:
         return _dry_report(loaded, plan, folder)

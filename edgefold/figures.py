@@ -46,7 +46,7 @@ def one_sample(inputs: Inputs) -> dict[str, np.ndarray]:
 
 
 def _figures(model: LoadedModel, score: Evaluation | None, inputs: Inputs, latency: float | None) -> Figures:
-    shapes = {name: tuple(shape) for name, shape in inputs.shapes.items()}
+    shapes = inputs.shapes
     macs = model_macs(model.model, shapes) if shapes else None
     batch = next((shape[0] for shape in shapes.values() if shape), 1)
     return Figures(

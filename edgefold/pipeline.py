@@ -69,7 +69,7 @@ class Inputs:
 
     probe: Feeds | None
     calibration: Callable[[], Iterator[Feeds]] | None
-    shapes: Mapping[str, Sequence[int]]
+    shapes: Mapping[str, tuple[int, ...]]
 
 
 class StepFailedError(VerificationError):

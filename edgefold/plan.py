@@ -22,7 +22,7 @@ from edgefold.pipeline import Inputs
 from edgefold.random_feeds import random_feeds
 from edgefold.recipe import Recipe, load_recipe, recipe_as_yaml
 from edgefold.session import make_session, run
-from edgefold.task import Task, load_task
+from edgefold.task import Split, Task, load_task
 
 log = logging.getLogger("edgefold")
 
@@ -81,7 +81,7 @@ class Plan:
                     )
                     probe = None
             return Inputs(probe, None, _per_sample(interface, probe))
-        split = "calibration" if task.has_calibration else "eval"
+        split: Split = "calibration" if task.has_calibration else "eval"
         batch = next(task.batches(interface, split, PROBE_SAMPLES))
         run(session, None, batch.feeds)
         interface.output(task.metric.output, f"{task.path}: metric")

@@ -32,7 +32,7 @@ def file_sha256(path: Path) -> str:
 
 def versions() -> dict[str, str]:
     """Versions that decide what a model computes: EdgeFold, the runtime, the libraries, the machine."""
-    import numpy
+    import numpy as np
     import onnx
     import onnxruntime
 
@@ -41,7 +41,7 @@ def versions() -> dict[str, str]:
         "onnxruntime": str(onnxruntime.__version__),
         "onnx": str(onnx.__version__),
         "onnx_ir": str(ir.__version__),
-        "numpy": str(numpy.__version__),
+        "numpy": str(np.__version__),
         "python": platform.python_version(),
         "machine": platform.machine(),
     }

@@ -8,7 +8,7 @@ import importlib.resources
 import operator
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import yaml
@@ -133,7 +133,7 @@ def _parse_step(step: dict[str, Any], index: int, place: str) -> Pass:
     kind = _pass_type(step["pass"])
     union = functools.reduce(operator.or_, PASSES)
     try:
-        return cast("Pass", msgspec.convert(step, union))
+        return msgspec.convert(step, union)
     except (msgspec.ValidationError, ValueError) as error:
         options = ", ".join(f.replace("_", "-") for f in kind.__struct_fields__) or "no options"
         raise UsageError(f"{place}: steps[{index}] ({step['pass']}): {error}; it takes {options}") from None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgefold.interface import ModelInterface
+from edgefold.loading import load_model
 from edgefold.session import make_session, run
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def reference_rows(model: Path | ir.Model, task: Task, split: Split, limit: int 
 
 
 def _blocks(model: Path | ir.Model, task: Task, split: Split, limit: int | None) -> Iterator[Array]:
-    session = make_session(model, library=False)
+    session = make_session(load_model(model).path if isinstance(model, Path) else model, library=False)
     interface = ModelInterface.of(session)
     output = interface.output(task.metric.output, f"{task.path}: metric")
     for batch in task.batches(interface, split, limit):

@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from edgefold.errors import UsageError
+from edgefold.loading import load_model
 from edgefold.pipeline import Inputs, StepFailedError, run_step
 from edgefold.recipe import Recipe, load_recipe, recipe_as_yaml
 from edgefold.saving import save_model
@@ -46,7 +47,7 @@ def write_reproducer(folder: Path, failure: StepFailedError, inputs: Inputs) -> 
         np.savez(folder / "expected.npz", **run_model(failure.before, inputs.probe))  # type: ignore[arg-type]
 
 
-def reproduce(folder: str | Path) -> Reproduction:
+def reproduce(folder: str | os.PathLike[str]) -> Reproduction:
     """Rerun the step of a reproducer folder.
 
     Raises:
@@ -70,7 +71,7 @@ def reproduce(folder: str | Path) -> Reproduction:
     from edgefold.calibration import Calibration
     from edgefold.passes import Context
 
-    model = ir.load(place / "before.onnx")
+    model = load_model(place / "before.onnx").model
     inputs = Inputs(probe, calibration if probe else None, {k: v.shape for k, v in (probe or {}).items()})
     context = Context(calibration=Calibration(model, calibration) if probe else None)
     _, record = run_step(model, step, inputs, context)

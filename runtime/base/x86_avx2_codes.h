@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "base/packed_matrix.h"
+#include "base/unroll.h"
 
 namespace edgefold {
 namespace {
@@ -54,9 +55,8 @@ inline void LoadCodes(const uint8_t* unit, __m256i out[2]) {
   if constexpr (kBits > kFirst) {
     __m256i high[2];
     LoadCodes<kBits - kFirst>(unit + 8 * kFirst, high);
-    for (int h = 0; h < 2; ++h) {
-      out[h] = _mm256_or_si256(out[h], _mm256_slli_epi16(high[h], kFirst));
-    }
+    out[0] = _mm256_or_si256(out[0], _mm256_slli_epi16(high[0], kFirst));
+    out[1] = _mm256_or_si256(out[1], _mm256_slli_epi16(high[1], kFirst));
   }
 }
 
@@ -95,15 +95,15 @@ struct ColumnTables {
   inline void Load(const PackedMatrix& matrix, const uint8_t* selectors) {
     alignas(16) uint8_t numbers[16];
     _mm_store_si128(reinterpret_cast<__m128i*>(numbers), LoadSelectors(selectors));
-    for (int h = 0; h < 2; ++h) {
-      for (int j = 0; j < 4; ++j) {
+    Unroll<2>([&](auto h) EF_INLINE {
+      Unroll<4>([&](auto j) EF_INLINE {
         const int8_t* low = matrix.table + (numbers[h * 8 + j] << kBits);
         const int8_t* high = matrix.table + (numbers[h * 8 + j + 4] << kBits);
-        for (int s = 0; s < kSlices; ++s) {
+        Unroll<kSlices>([&](auto s) EF_INLINE {
           table[h][s][j] = _mm256_set_m128i(Slice(high, s), Slice(low, s));
-        }
-      }
-    }
+        });
+      });
+    });
   }
 
   inline __m256i LookSlice(int h, int s, __m256i index) const {

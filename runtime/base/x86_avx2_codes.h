@@ -93,12 +93,12 @@ struct ColumnTables {
   }
 
   inline void Load(const PackedMatrix& matrix, const uint8_t* selectors) {
-    alignas(16) uint8_t numbers[16];
-    _mm_store_si128(reinterpret_cast<__m128i*>(numbers), LoadSelectors(selectors));
+    uint64_t pairs;  // in integer registers: the vector pipes are the scarce ones
+    __builtin_memcpy(&pairs, selectors, 8);
     Unroll<2>([&](auto h) EF_INLINE {
       Unroll<4>([&](auto j) EF_INLINE {
-        const int8_t* low = matrix.table + (numbers[h * 8 + j] << kBits);
-        const int8_t* high = matrix.table + (numbers[h * 8 + j + 4] << kBits);
+        const int8_t* low = matrix.table + ((pairs >> (8 * j + 4 * h) & 15) << kBits);
+        const int8_t* high = matrix.table + ((pairs >> (8 * j + 32 + 4 * h) & 15) << kBits);
         Unroll<kSlices>([&](auto s) EF_INLINE {
           table[h][s][j] = _mm256_set_m128i(Slice(high, s), Slice(low, s));
         });

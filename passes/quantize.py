@@ -85,6 +85,10 @@ class Quantize(Pass, frozen=True, kw_only=True):
     first_last: Bits = 8
     overrides: tuple[Override, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.method == "shift-lut" and self.weights > 6:
+            raise ValueError(f"method shift-lut ends at 6 bits; take method shift for {self.weights}")
+
     def rewrite(self, model: ir.Model, context: Context) -> Notes:
         from edgefold.ops import add_functions  # onnxscript takes a second to import
 

@@ -184,7 +184,8 @@ def _int4(model: Path, target: Path) -> str:
     done = "MatMulNBits" in _operators(target)
     floats = [name for name in ("Conv", "Gemm", "Gather") if name in _operators(model)]
     note = "MatMulNBits, block 32, accuracy level 4" if done else "has no MatMul that MatMulNBits takes: all float"
-    return f"{note}; {', '.join(floats)} stay float" if done and floats else note
+    stays = "stays" if len(floats) == 1 else "stay"
+    return f"{note}; {', '.join(floats)} {stays} float" if done and floats else note
 
 
 def _operators(model: Path) -> set[str]:

@@ -96,7 +96,7 @@ def test_rows_and_ratios(model: Path, task: Task) -> None:
         assert first.median_ms is not None
         assert row.ratio == pytest.approx(first.median_ms / row.median_ms)
     assert "static QDQ" in result.rows[1].note
-    assert "Conv stay float" in result.rows[2].note
+    assert "Conv stays float" in result.rows[2].note
     assert result.inputs == {"x": (4, 8, 12, 12)}
     document = result.to_json()
     assert set(document["rows"][0]) >= {"model", "backend", "median_ms", "p10_ms", "p90_ms", "ratio"}

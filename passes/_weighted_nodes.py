@@ -17,7 +17,7 @@ from edgefold.passes.base import Skip, SkipReason
 
 Float = npt.NDArray[np.float32]
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-_QUANTIZED = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DequantizeLinear")
+_QUANTIZED = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
 _UNPACKED = ("ConvTranspose", "LSTM", "GRU", "RNN", "Einsum")
 _WORTH_NAMING = 1024  # weights; below it a float operand of an unsupported operator is not worth a line in the report
 
@@ -32,7 +32,7 @@ class WeightedNode:
         weight: the stored weights.
         stored: how they stand: "kn" is W itself, "nk" its transpose, "conv" [N, C / group, kernel].
         k, n: rows and columns of W.
-        data: the activations, or the row numbers of a Gather.
+        operand: position of the activations, or of the row numbers of a Gather, among the node's inputs.
         alpha: factor on the product (Gemm).
         bias: float32 [n] or [1] to add to every row of the product.
         tail: the Add node whose constant became the bias.
@@ -46,7 +46,7 @@ class WeightedNode:
     stored: Literal["kn", "nk", "conv"]
     k: int
     n: int
-    data: ir.Value
+    operand: int
     alpha: float = 1.0
     bias: Float | None = None
     tail: ir.Node | None = None
@@ -57,6 +57,13 @@ class WeightedNode:
     def label(self) -> str:
         """The name under which reports, exclusions and overrides know the node."""
         return node_label(self.node)
+
+    @property
+    def data(self) -> ir.Value:
+        """What the node reads now; its producer may have been replaced since the node was found."""
+        value = self.node.inputs[self.operand]
+        assert value is not None
+        return value
 
     @property
     def output(self) -> ir.Value:
@@ -92,11 +99,8 @@ def weighted_node(node: ir.Node) -> WeightedNode | Skip | None:
     recognize = {"MatMul": _matmul, "Gemm": _gemm, "Conv": _conv, "Gather": _gather}.get(node.op_type)
     if recognize is not None:
         return recognize(node)
-    if node.op_type in _QUANTIZED and any(trace_constant(v) for v in node.inputs if v is not None):
-        constant = trace_constant(node.inputs[0]) if node.op_type == "DequantizeLinear" else None
-        if constant is None and node.op_type == "DequantizeLinear":
-            return None
-        return Skip(node_label(node), SkipReason.ALREADY_QUANTIZED)
+    if node.op_type in _QUANTIZED and any(trace_constant(value) for value in node.inputs[1:]):
+        return _refuse(node, SkipReason.ALREADY_QUANTIZED)
     return _foreign(node) if node.op_type in _UNPACKED else None
 
 
@@ -149,10 +153,10 @@ def _matmul(node: ir.Node) -> WeightedNode | Skip:
         if rank is None or rank < 2:
             return _refuse(node, SkipReason.DYNAMIC_SHAPE, "constant on the left of an activation of unknown rank")
         n, k = weight.shape[-2:]
-        return WeightedNode(node, "matmul", weight, "nk", k, n, data, on_left=True)
+        return WeightedNode(node, "matmul", weight, "nk", k, n, 1, on_left=True)
     k, n = weight.shape[-2:]
     tail, bias = _bias_add(node, n)
-    return WeightedNode(node, "matmul", weight, "kn", k, n, data, bias=bias, tail=tail)
+    return WeightedNode(node, "matmul", weight, "kn", k, n, 0, bias=bias, tail=tail)
 
 
 def _bias_add(node: ir.Node, n: int) -> tuple[ir.Node | None, Float | None]:
@@ -199,11 +203,14 @@ def _gemm(node: ir.Node) -> WeightedNode | Skip:
         bias = bias * np.float32(node.attributes.get_float("beta", 1.0))
     alpha = node.attributes.get_float("alpha", 1.0)
     stored: Literal["kn", "nk"] = "nk" if transposed else "kn"
-    return WeightedNode(node, "matmul", weight, stored, k, n, data, alpha=alpha, bias=bias)
+    return WeightedNode(node, "matmul", weight, stored, k, n, 0, alpha=alpha, bias=bias)
 
 
 def _gather(node: ir.Node) -> WeightedNode | Skip | None:
     data, table = node.inputs[1], trace_constant(node.inputs[0])
+    producer = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if producer is not None and producer.op_type == "DequantizeLinear":
+        return _refuse(node, SkipReason.ALREADY_QUANTIZED)
     if table is None or data is None or not table.dtype.is_floating_point():
         return None  # a lookup in shapes or activations has no weights
     if refusal := _unusable(node, table):
@@ -213,7 +220,7 @@ def _gather(node: ir.Node) -> WeightedNode | Skip | None:
     if node.attributes.get_int("axis", 0) not in (0, -2):
         return _refuse(node, SkipReason.ATTRIBUTE, "axis is not 0")
     n, k = table.shape
-    return WeightedNode(node, "gather", table, "nk", k, n, data)
+    return WeightedNode(node, "gather", table, "nk", k, n, 1)
 
 
 def _conv(node: ir.Node) -> WeightedNode | Skip:
@@ -233,4 +240,4 @@ def _conv(node: ir.Node) -> WeightedNode | Skip:
         bias = _row(small_constant(node.inputs[2]), n)
         if bias is None:
             return _refuse(node, SkipReason.NOT_CONSTANT, "bias")
-    return WeightedNode(node, "conv", weight, "conv", k, n, data, bias=bias, geometry=geometry)
+    return WeightedNode(node, "conv", weight, "conv", k, n, 0, bias=bias, geometry=geometry)

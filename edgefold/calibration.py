@@ -113,6 +113,7 @@ class Calibration:
         self, requests: Mapping[Inputs, Targets | None], original: Calibration | None
     ) -> Iterator[tuple[Inputs, Moments]]:
         """Moments of each request, portion by portion of what fits in memory."""
+        share = -(-self._max_rows // self._count_batches())
         for names in self._portions(list(dict.fromkeys(request.tensor for request in requests))):
             portion = {request: target for request, target in requests.items() if request.tensor in names}
             targets = list(dict.fromkeys(target.tensor for target in portion.values() if target))
@@ -124,7 +125,7 @@ class Calibration:
                     for request, target in portion.items():
                         with _named(request.tensor):
                             rows = request.count(values[request.tensor].shape)
-                            picked = self._pick(rows, number)
+                            picked = self._pick(rows, share, number)
                             x = request.gather(values[request.tensor], picked)
                             y = target.gather(wanted[target.tensor], picked, rows) if target else None
                             if request not in found:
@@ -132,9 +133,8 @@ class Calibration:
                             found[request].add(x, y)
             yield from found.items()
 
-    def _pick(self, rows: int, batch: int) -> np.ndarray[Any, np.dtype[np.intp]]:
-        """Row numbers of one batch: all, or a seeded sample, in order, so that layers of one size share it."""
-        share = -(-self._max_rows // self._count_batches())
+    def _pick(self, rows: int, share: int, batch: int) -> np.ndarray[Any, np.dtype[np.intp]]:
+        """Row numbers of one batch: all, or a seeded sample of `share`, in order; layers of one size share it."""
         if rows <= share:
             return np.arange(rows)
         chosen = np.random.default_rng([self._seed, batch]).choice(rows, share, replace=False, shuffle=False)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 _BINS = 2048
 _CANDIDATES = 128
+_TINY = 1e-30  # magnitudes below it count as zero, so that a bin's width is a normal float
 _SAMPLE = 1 << 20  # elements of one batch that enter the histogram; minimum and maximum see all
 
 
@@ -40,8 +41,8 @@ class Range:
         self._widen(max(-low, high))
         if self.top > 0:
             flat = values.reshape(-1)
-            sampled = flat[:: -(-flat.size // _SAMPLE)]
-            bins = np.minimum(np.abs(sampled) * (_BINS / self.top), _BINS - 1).astype(np.intp)
+            sampled = np.abs(flat[:: -(-flat.size // _SAMPLE)], dtype=np.float32)
+            bins = np.minimum(sampled / np.float32(self.top / _BINS), _BINS - 1).astype(np.intp)
             self.counts += np.bincount(bins, minlength=_BINS)
         else:
             self.counts[0] += values.size
@@ -72,7 +73,7 @@ class Range:
         if code_low == 0 and self.low < 0:
             raise ValueError(f"unsigned codes cannot hold values down to {self.low:g}")
         largest = max(-self.low, self.high)
-        if not np.isfinite(largest) or largest <= 0:
+        if not np.isfinite(largest) or self.top == 0:
             return 1.0
         centres = (np.arange(_BINS) + 0.5) * (self.top / _BINS)
         scales = largest / code_high * (np.arange(_CANDIDATES, 0, -1) / _CANDIDATES)
@@ -83,8 +84,8 @@ class Range:
 
     def _widen(self, magnitude: float) -> None:
         """Doubles the bins until they hold `magnitude`."""
-        if self.top == 0.0:
+        if self.top == 0.0 and magnitude > _TINY:
             self.top = magnitude
-        while self.top < magnitude:
+        while 0 < self.top < magnitude:
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(_BINS // 2)])
             self.top *= 2

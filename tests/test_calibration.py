@@ -74,11 +74,22 @@ def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     requests = [Rows("x"), Rows("hidden"), Rows("active"), Rows("y")]
     together = Calibration(two_layers(), Feeds()).moments(requests)
     monkeypatch.setattr(module, "MAX_BYTES", 1)
+    monkeypatch.setattr(module, "MAX_KEPT", 0)
     feeds = Feeds()
     apart = Calibration(two_layers(), feeds).moments(requests)
     assert feeds.reads > len(requests)
     for request in requests:
         np.testing.assert_array_equal(together[request].xtx, apart[request].xtx)
+
+
+def test_small_batches_are_made_once() -> None:
+    feeds = Feeds()
+    calibrated = Calibration(two_layers(), feeds)
+    calibrated.moments([Rows("x")])
+    reads = feeds.reads
+    calibrated.moments([Rows("active")])
+    calibrated.ranges(["y"])
+    assert feeds.reads == reads <= 2
 
 
 def test_rows_are_sampled_by_seed() -> None:
@@ -196,6 +207,12 @@ def test_scale_of_degenerate_ranges() -> None:
     zeros = Range()
     zeros.add(np.zeros(5))
     assert zeros.scale(-127, 127) == 1.0
+    tiny = Range()
+    tiny.add(np.array([1e-38, 0], np.float32))
+    assert tiny.scale(-127, 127) == 1.0
+    half = Range()
+    half.add(np.array([1e-3, 2e-3, -4e-3], np.float16))
+    assert half.scale(-127, 127) == pytest.approx(4e-3 / 127, rel=0.1)
     negative = Range()
     negative.add(np.array([-1.0, 2.0]))
     with pytest.raises(ValueError, match="unsigned"):

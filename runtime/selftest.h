@@ -75,9 +75,9 @@ std::vector<Tally> Tallies(const KernelTable<Function>& table) {
   return tallies;
 }
 
-enum class Tables { kRandom, kExtreme, kShift, kSingle };
-inline constexpr Tables kAllTables[] = {Tables::kRandom, Tables::kExtreme, Tables::kShift,
-                                        Tables::kSingle};
+enum class Tables { kRandom, kExtreme, kSymmetric, kShift, kSingle };
+inline constexpr Tables kAllTables[] = {Tables::kRandom, Tables::kExtreme, Tables::kSymmetric,
+                                        Tables::kShift, Tables::kSingle};
 
 // A packed matrix with random codes (padding too: its value must not matter) and its storage, each
 // array of exactly the size the contract states, so that a sanitizer sees any read beyond it.

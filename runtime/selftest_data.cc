@@ -20,6 +20,10 @@ int8_t Level(Random& random, int bits, int t, int code, Tables tables) {
       return static_cast<int8_t>(random.Range(-127, 127));
     case Tables::kExtreme:
       return random.Next() % 2 == 0 ? 127 : -127;
+    case Tables::kSymmetric:  // magnitudes that depend on both numbers, up to 127
+      return static_cast<int8_t>(
+          (code < half ? -1 : 1) *
+          (127 - (code < half ? code : 2 * half - 1 - code) * (t + 1) % 128));
     case Tables::kShift:
       return static_cast<int8_t>(level * (1 << t));
     case Tables::kSingle:
@@ -48,7 +52,7 @@ RandomMatrix::RandomMatrix(Random& random, int bits, int64_t k, int64_t n, Table
   matrix.codes = codes.data();
   matrix.selectors = selectors.data();
   matrix.table = table.data();
-  DetectLinear(&matrix);
+  DetectStructure(&matrix);
 }
 
 RandomRows::RandomRows(Random& random, int64_t rows, int64_t k, bool is_unsigned, bool extreme) {

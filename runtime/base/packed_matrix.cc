@@ -19,9 +19,21 @@ bool LinearAround(const PackedMatrix& matrix, int lowest, int zero, int8_t* mult
   return true;
 }
 
+bool Symmetric(const PackedMatrix& matrix) {
+  const int last = (1 << matrix.bits) - 1;
+  for (int t = 0; t < matrix.tables; ++t) {
+    const int8_t* table = matrix.Table(t);
+    for (int c = 0; c <= last / 2; ++c) {
+      if (table[last - c] < 0 || table[last - c] != -table[c]) return false;
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
-void DetectLinear(PackedMatrix* matrix) {
+void DetectStructure(PackedMatrix* matrix) {
+  matrix->symmetric = Symmetric(*matrix);
   matrix->linear = false;
   for (int candidate = 0; candidate < 2 << matrix->bits && !matrix->linear; ++candidate) {
     matrix->lowest = candidate & 1;

@@ -49,7 +49,7 @@ struct Problem {
     for (int t = 0; t < 5; ++t) {
       for (int c = 0; c < 16; ++c) {
         const int level = (c == 0 ? 1 : c) - 8;
-        table[t * 16 + c] = static_cast<int8_t>(shift ? level * (1 << t) : std::rand() % 255 - 127);
+        table[t * 16 + c] = static_cast<int8_t>(shift ? level * (1 << t) : (2 * c - 15) * (8 - t));
       }
     }
     for (uint8_t& byte : selectors) byte = std::rand() % 5 | std::rand() % 5 << 4;
@@ -60,8 +60,8 @@ struct Problem {
     acc.resize(rows * n);
     panel.resize(k * 16);
     scratch.resize(k * 32 + 64);
-    matrix = {codes.data(), selectors.data(), table.data(), k, n, 4, 5, false, 0, 0, {}};
-    DetectLinear(&matrix);
+    matrix = {codes.data(), selectors.data(), table.data(), k, n, 4, 5, false, 0, 0, {}, false};
+    DetectStructure(&matrix);
     a = {activations.data(), k, rows, false, sums.data(), pair_sums.data(), groups};
   }
 };

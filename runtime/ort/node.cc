@@ -125,7 +125,7 @@ PackedMatrix Node::Weights(size_t first, const float** scales) const {
   if (!SelectorsValid(matrix)) {
     error_->Set("%s: a selector names a table beyond the %d there are", op_, matrix.tables);
   }
-  DetectLinear(&matrix);
+  DetectStructure(&matrix);
   return matrix;
 }
 

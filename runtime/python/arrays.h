@@ -77,7 +77,7 @@ struct Matrix {
     packed.selectors = selectors.data();
     packed.table = table.data();
     Require(SelectorsValid(packed), "a selector names a table that does not exist");
-    DetectLinear(&packed);
+    DetectStructure(&packed);
   }
 
   PackedMatrix packed = {};

@@ -7,6 +7,8 @@ The public names are loaded on first use, so that ``import edgefold`` and ``edge
 from __future__ import annotations
 
 import importlib
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,11 +55,22 @@ __all__ = [  # noqa: RUF022 - grouped: verbs, building blocks, errors
 ]
 
 
+class _Package(types.ModuleType):
+    """Keeps ``edgefold.evaluate`` the function when the import system binds the module of that name to the package."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'edgefold' has no attribute '{name}'")
     value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value  # import modules of the same name (edgefold.inspect) must not shadow the function
+    globals()[name] = value
     return value
 
 

@@ -100,8 +100,8 @@ def test_no_unfinished_marks() -> None:
 
 @pytest.mark.parametrize("folder", ["passes", "targets"])
 def test_top_level_folders_are_reached_only_through_the_package(folder: str) -> None:
-    through = importlib.import_module(f"edgefold.{folder}")
-    assert Path(through.__file__ or "").resolve() == ROOT / folder / "__init__.py"
+    assert (ROOT / "edgefold" / folder).readlink() == Path("..") / folder
+    assert importlib.import_module(f"edgefold.{folder}").__name__ == f"edgefold.{folder}"
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {folder}"
     alone = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "docs")
     assert alone.returncode != 0
@@ -119,6 +119,13 @@ def test_installed_package_adds_no_top_level_name() -> None:
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT / "docs"
     )
     assert json.loads(found.stdout) == []
+
+
+@pytest.mark.parametrize("verb", ["bench", "diff", "evaluate", "inspect"])
+def test_a_module_of_the_same_name_does_not_hide_a_verb(verb: str) -> None:
+    code = f"import edgefold, edgefold.{verb}; print(edgefold.{verb}.__module__, edgefold.{verb}.__name__)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["edgefold.api", verb]
 
 
 def test_public_names() -> None:

@@ -17,10 +17,10 @@ constexpr int64_t kGroupBytes = kGroupUnits * kUnitCodes;
 
 // Codes of whole groups, [groups][8 units][64], then multipliers, [groups][16] pairs of int16.
 // int8 rows take the codes as unsigned bytes, uint8 rows the signed levels code - zero.
-template <int kBits>
-void Decode(const PackedMatrix& matrix, int64_t panel, bool levels, int8_t* codes) {
+template <int kBits, bool kLevels>
+void Decode(const PackedMatrix& matrix, int64_t panel, int8_t* codes) {
   const __m256i lowest = _mm256_set1_epi8(static_cast<char>(matrix.lowest));
-  const __m256i zero = _mm256_set1_epi8(static_cast<char>(levels ? matrix.zero : 0));
+  const __m256i zero = _mm256_set1_epi8(static_cast<char>(matrix.zero));
   const __m128i steps = _mm_loadu_si128(reinterpret_cast<const __m128i*>(matrix.multiplier));
   const uint8_t* packed = matrix.PanelCodes(panel);
   const int64_t units = matrix.Units();
@@ -28,10 +28,11 @@ void Decode(const PackedMatrix& matrix, int64_t panel, bool levels, int8_t* code
   for (int64_t u = 0; u < units; ++u) {
     __m256i halves[2];
     LoadCodes<kBits>(packed + u * 8 * kBits, halves);
-    for (int h = 0; h < 2; ++h) {
-      const __m256i level = _mm256_sub_epi8(_mm256_max_epu8(halves[h], lowest), zero);
+    Unroll<2>([&](auto h) EF_INLINE {
+      __m256i level = _mm256_max_epu8(halves[h], lowest);
+      if constexpr (kLevels) level = _mm256_sub_epi8(level, zero);
       StoreBytes(codes + u * kUnitCodes + h * 32, level);
-    }
+    });
   }
   for (int64_t i = units * kUnitCodes; i < groups * kGroupBytes; i += 32) {
     StoreBytes(codes + i, _mm256_setzero_si256());
@@ -92,7 +93,8 @@ void Tile(const PackedMatrix& matrix, const Activations& a, int64_t row, const i
 using TileFunction = void(const PackedMatrix&, const Activations&, int64_t, const int8_t*, int32_t*,
                           int64_t);
 constexpr TileFunction* kTiles[2][kTileRows] = {
-    {Tile<1, false>, Tile<2, false>, Tile<3, false>, Tile<4, false>, Tile<5, false>, Tile<6, false>},
+    {Tile<1, false>, Tile<2, false>, Tile<3, false>, Tile<4, false>, Tile<5, false>,
+     Tile<6, false>},
     {Tile<1, true>, Tile<2, true>, Tile<3, true>, Tile<4, true>, Tile<5, true>, Tile<6, true>}};
 
 }  // namespace
@@ -100,9 +102,11 @@ constexpr TileFunction* kTiles[2][kTileRows] = {
 void gemm_shift_x86_avx2(const PackedMatrix& matrix, int64_t panel, const Activations& a,
                          void* scratch, int32_t* acc, int64_t acc_stride) {
   int8_t* codes = static_cast<int8_t*>(scratch);
-  if (matrix.bits == 2) Decode<2>(matrix, panel, a.is_unsigned, codes);
-  if (matrix.bits == 3) Decode<3>(matrix, panel, a.is_unsigned, codes);
-  if (matrix.bits == 4) Decode<4>(matrix, panel, a.is_unsigned, codes);
+  using DecodeFunction = void(const PackedMatrix&, int64_t, int8_t*);
+  static constexpr DecodeFunction* kDecode[][2] = {{Decode<2, false>, Decode<2, true>},
+                                                   {Decode<3, false>, Decode<3, true>},
+                                                   {Decode<4, false>, Decode<4, true>}};
+  kDecode[matrix.bits - 2][a.is_unsigned](matrix, panel, codes);
   for (int64_t m = 0; m < a.rows; m += kTileRows) {
     const int64_t rows = a.rows - m < kTileRows ? a.rows - m : kTileRows;
     kTiles[a.is_unsigned][rows - 1](matrix, a, m, codes, acc + m * acc_stride, acc_stride);

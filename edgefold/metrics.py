@@ -47,11 +47,6 @@ class Metric:
     gather: Callable[[Array], Array] | None = None
     binary: bool = False
 
-    @property
-    def point(self) -> float:
-        """What ``1pt`` means in the metric's own unit: a percentage point, or 0.01 of a correlation or cosine."""
-        return 0.01 if self.name in ("cosine", "spearman_cosine") else 1.0
-
     def value(self, rows: Array) -> float:
         """The metric of contribution rows [units, columns] (after ``gather``)."""
         if self.of_rows is not None:

@@ -94,6 +94,8 @@ def node_label(node: ir.Node) -> str:
 
 def weighted_node(node: ir.Node) -> WeightedNode | Skip | None:
     """What the node does with constant weights; a Skip where that cannot be packed, None where it has none."""
+    if node.domain == "ai.edgefold":
+        return _refuse(node, SkipReason.ALREADY_QUANTIZED)
     if node.domain not in ("", "ai.onnx"):
         return _foreign(node)
     recognize = {"MatMul": _matmul, "Gemm": _gemm, "Conv": _conv, "Gather": _gather}.get(node.op_type)

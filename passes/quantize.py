@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
@@ -100,7 +101,7 @@ class Quantize(Pass, frozen=True, kw_only=True):
         groups, refused = group_by_content(sites, widths, {node: plan.method for node, plan in plans.items()})
         skips += refused
         kept = [site for group in groups for site in group.sites]
-        skips += [_wider(site, plans[site.node]) for site in kept if plans[site.node].why_wider]
+        skips += [skip for group in groups for skip in _wider(group, plans)]
         activations, fallbacks = choose_activations(kept, {s.node: plans[s.node].activations for s in kept}, context)
         skips += fallbacks
 
@@ -166,8 +167,13 @@ def _excluded(site: WeightedNode, context: Context) -> bool:
     return context.excludes(site.label) or context.excludes(str(site.output.name))
 
 
-def _wider(site: WeightedNode, plan: Plan) -> Skip:
-    return Skip(site.label, SkipReason.KEPT_WIDER, f"{plan.why_wider}, {plan.bits} bits")
+def _wider(group: WeightGroup, plans: Mapping[ir.Node, Plan]) -> Iterator[Skip]:
+    """A Skip for each node of a group that is kept wider than the pass's own width, and why."""
+    for site in group.sites:
+        plan = plans[site.node]
+        why = plan.why_wider if plan.bits == group.bits else "shares its matrix with a wider node"
+        if why:
+            yield Skip(site.label, SkipReason.KEPT_WIDER, f"{why}, {group.bits} bits")
 
 
 class _Tally:

@@ -154,6 +154,7 @@ def test_embedding_and_transposed_head_are_stored_once() -> None:
         "y = ShiftMatMul(e, w.codes, edgefold.one_table, w.table, w.scales, edgefold.zero, edgefold.zero)",
     ]
     assert [edit.what for edit in notes.edits] == ["8 bits, shift"] * 2
+    assert [skip.detail for skip in notes.skips] == ["embedding, 8 bits", "shares its matrix with a wider node, 8 bits"]
     ids = np.array([0, 89, -1, 7])
     reach = step(table, table, 64) * 2 + step(table, table, 64) / 127
     assert_close(before, after, {"ids": ids}, reach)

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every pass of `PASSES` must keep to, on a model that gives each of them something to do."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graphs import graph, run, weights
+
+from edgefold.passes import PASSES, Context, Pass
+
+TEXT = """g (float[2, 16, 6, 6] x, int64[2] ids) => (float[2, 32] y) {
+    [conv] c = Conv<pads = [1, 1, 1, 1]>(x, k)
+    [norm] n = BatchNormalization(c, g, o, m, v)
+    [relu] r = Relu(n)
+    [pool] p = GlobalAveragePool(r)
+    [flat] f = Flatten(p)
+    [look] e = Gather(w, ids)
+    [id] i = Identity(e)
+    [sum] s = Add(f, i)
+    [fc] q = MatMul(s, u)
+    [bias] y = Add(q, b)
+}"""
+
+
+def model() -> ir.Model:
+    channel = {name: weights(32, seed=i) for i, name in enumerate("gom")}
+    tables = {"k": weights(32, 16, 3, 3), "w": weights(90, 32), "u": weights(32, 32), "b": weights(32, seed=9)}
+    return graph(TEXT, {**channel, "v": np.ones(32, np.float32), **tables})
+
+
+def digest(value: ir.Model) -> str:
+    return hashlib.sha256(ir.to_proto(value).SerializeToString(deterministic=True)).hexdigest()
+
+
+FEEDS = {"x": weights(2, 16, 6, 6, seed=20), "ids": np.array([3, 89])}
+every_pass = pytest.mark.parametrize("kind", PASSES, ids=lambda kind: str(kind.__struct_config__.tag))
+
+
+@every_pass
+def test_the_model_it_came_from_is_untouched(kind: type[Pass]) -> None:
+    original = model()
+    before = digest(original)
+    kind().rewrite(original.clone(), Context())
+    assert digest(original) == before
+
+
+@every_pass
+def test_its_edits_say_whether_it_changed_anything(kind: type[Pass]) -> None:
+    changed = model()
+    before = digest(changed)
+    notes = kind().rewrite(changed, Context())
+    assert notes.edits
+    assert digest(changed) != before
+    again = changed.clone()
+    before = digest(again)
+    assert kind().rewrite(again, Context()).edits == ()
+
+
+@every_pass
+def test_it_is_deterministic(kind: type[Pass]) -> None:
+    results = []
+    for _ in range(2):
+        changed = model()
+        kind().rewrite(changed, Context())
+        results.append(digest(changed))
+    assert results[0] == results[1]
+
+
+@every_pass
+def test_inputs_outputs_and_new_nodes_are_in_order(kind: type[Pass]) -> None:
+    original, changed = model(), model()
+    kind().rewrite(changed, Context())
+    for old, new in (
+        (original.graph.inputs, changed.graph.inputs),
+        (original.graph.outputs, changed.graph.outputs),
+    ):
+        assert [(v.name, v.dtype, str(v.shape)) for v in old] == [(v.name, v.dtype, str(v.shape)) for v in new]
+    for node in changed.clone().graph:
+        if node.domain == "ai.edgefold":
+            assert node.metadata_props["edgefold.pass"] == str(kind.__struct_config__.tag)
+            assert node.metadata_props["edgefold.from"]
+    wanted, got = run(original, FEEDS)[0], run(changed, FEEDS)[0]
+    assert np.square(wanted - got).sum() < 0.05 * np.square(wanted).sum()
+
+
+@every_pass
+def test_it_is_a_frozen_value_that_refuses_unknown_options(kind: type[Pass]) -> None:
+    options = kind()
+    assert msgspec.convert(msgspec.to_builtins(options), kind) == options
+    with pytest.raises(msgspec.ValidationError, match="unknown field"):
+        msgspec.convert({**msgspec.to_builtins(options), "no_such_option": 1}, kind)
+    assert hash(options) == hash(kind())

@@ -48,6 +48,7 @@ def test_the_readme_sets_up_by_one_command_each() -> None:
     assert sum(line.startswith("python3 -m venv") and line.endswith("pytest") for line in lines) == 1
 
 
+@pytest.mark.slow
 def test_every_example_of_the_readme_runs(clone: tuple[Path, dict[str, str]]) -> None:
     folder, environment = clone
     programs = [["bash", "-euc", command] for command in commands()]

@@ -51,12 +51,14 @@ void Tile(const Activations& a, int64_t row, const int8_t* panels, int64_t units
 
 using TileFunction = void(const Activations&, int64_t, const int8_t*, int64_t, int32_t*, int64_t);
 
+// clang-format off: its versions disagree about these braces
 #define EF_ROWS(panels, is_unsigned)                                                              \
   {                                                                                               \
     Tile<1, panels, is_unsigned>, Tile<2, panels, is_unsigned>, Tile<3, panels, is_unsigned>,     \
         Tile<4, panels, is_unsigned>, Tile<5, panels, is_unsigned>, Tile<6, panels, is_unsigned>, \
         Tile<7, panels, is_unsigned>, Tile<8, panels, is_unsigned>                                \
   }
+// clang-format on
 constexpr TileFunction* kTiles[2][2][kTileRows] = {{EF_ROWS(1, false), EF_ROWS(2, false)},
                                                    {EF_ROWS(1, true), EF_ROWS(2, true)}};
 #undef EF_ROWS

@@ -7,11 +7,9 @@ ONNX Runtime parses the file at start, and under qemu-user would see the host's.
 import os
 import sys
 
-FEATURES = {
-    "cortex-a53": "fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid",
-    "cortex-a76": "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp",
-    "max": "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp i8mm bf16",
-}
+_A53 = "fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid"
+_A76 = f"{_A53} atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp"
+FEATURES = {"cortex-a53": _A53, "cortex-a76": _A76, "max": f"{_A76} i8mm bf16"}
 PARTS = {"cortex-a53": "0xd03", "cortex-a76": "0xd0b", "max": "0xd0c"}
 
 

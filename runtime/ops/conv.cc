@@ -18,6 +18,12 @@ GemmShiftKernel* ChooseGemmShift(const PackedMatrix& matrix) {
   return pays && GemmShiftApplies(matrix) ? row.run : nullptr;
 }
 
+// Kernels that add 128 to the weights, and those that read codes as unsigned, correct by sums.
+ConvSumsKernel* ChooseSums(const GemmShiftKernel* gemm_shift) {
+  const bool read = gemm_shift != nullptr || GemmKernels().Choose().isa == Isa::kVnni;
+  return read ? ConvSumsKernels().Choose().run : nullptr;
+}
+
 }  // namespace
 
 Conv::Conv(const PackedMatrix& matrix, const float* scales, const ConvAttributes& attributes,
@@ -35,7 +41,7 @@ Conv::Conv(const PackedMatrix& matrix, const float* scales, const ConvAttributes
       quantize_(ConvQuantizeKernels().Choose().run),
       depthwise_(ConvDepthwiseKernels().Choose().run),
       epilogue_(ConvEpilogueKernels().Choose().run),
-      sum_codes_(ConvSumsKernels().Choose().run) {}
+      sum_codes_(ChooseSums(gemm_shift_)) {}
 
 bool Conv::Run(const ConvInputs& inputs, const Parallel& parallel) const {
   if (inputs.batch == 0) return true;

@@ -82,7 +82,7 @@ class Conv {
   ConvQuantizeKernel* quantize_;
   ConvDepthwiseKernel* depthwise_;
   ConvEpilogueKernel* epilogue_;
-  ConvSumsKernel* sum_codes_;
+  ConvSumsKernel* sum_codes_;  // null where no kernel in use reads sums
 };
 
 }  // namespace edgefold

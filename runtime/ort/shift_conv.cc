@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // ShiftConv(x, codes, selectors, table, scales, bias, x_scale) -> y
 #include <cmath>
+#include <cstdio>
 
 #include "ops/conv.h"
 #include "ort/operator.h"
@@ -80,6 +81,27 @@ ConvAttributes ReadAttributes(const Node& node, const PackedMatrix& matrix, int*
   return a;
 }
 
+// A list attribute of `count` numbers from `low` to kMaxConvAttribute; false where it is not that.
+bool InferredInts(const Api& api, OrtShapeInferContext* context, const char* name, int64_t low,
+                  int count, int64_t* out) {
+  constexpr int kInts = 2;  // OrtOpAttrType
+  const OrtOpAttr* attribute = nullptr;
+  int64_t values[16];
+  size_t written = 0;
+  Error error;
+  error.Take(api, api.ShapeInferContext_GetAttribute(context, name, &attribute),
+             "show an attribute");
+  if (error.failed() || attribute == nullptr) return false;
+  error.Take(api, api.ReadOpAttr(attribute, kInts, values, sizeof values, &written),
+             "read an attribute");
+  if (error.failed() || written != count * sizeof *values) return false;
+  for (int i = 0; i < count; ++i) {
+    if (values[i] < low || values[i] > kMaxConvAttribute) return false;
+    out[i] = values[i];
+  }
+  return true;
+}
+
 class ShiftConv {
  public:
   static constexpr const char* kName = "ShiftConv";
@@ -129,9 +151,45 @@ class ShiftConv {
     if (!conv_.Run(inputs, context.Threads())) error->Set("%s: out of memory", kName);
   }
 
-  static void InferShape(const Api&, OrtShapeInferContext*, Error*) {
-    // The output's shape follows from list attributes, which the API version asked for cannot
-    // read here; ONNX Runtime takes the shape at run time.
+  static void InferShape(const Api& api, OrtShapeInferContext* context, Error* error) {
+    SymbolicShape x;
+    SymbolicShape scales;
+    if (!InferredInput(api, context, kX, &x) || !InferredInput(api, context, kScales, &scales)) {
+      return;
+    }
+    const int rank = x.shape.rank - 2;
+    int64_t kernel[kSpatialDims];
+    int64_t strides[kSpatialDims];
+    int64_t dilations[kSpatialDims];
+    int64_t pads[2 * kSpatialDims];
+    // What is malformed is reported when the kernel is created.
+    if (rank < 1 || rank > kSpatialDims || scales.shape.rank != 1) return;
+    if (!InferredInts(api, context, "kernel_shape", 1, rank, kernel)) return;
+    if (!InferredInts(api, context, "strides", 1, rank, strides)) return;
+    if (!InferredInts(api, context, "dilations", 1, rank, dilations)) return;
+    if (!InferredInts(api, context, "pads", 0, 2 * rank, pads)) return;
+    x.shape.dims[1] = scales.shape.dims[0];
+    x.names[1] = scales.names[0];
+    char names[kSpatialDims][160];
+    for (int d = 0; d < rank; ++d) {
+      int64_t* size = &x.shape.dims[2 + d];
+      const int64_t change = pads[d] + pads[rank + d] - dilations[d] * (kernel[d] - 1) - 1;
+      if (*size >= 0) {
+        if (*size + change < 0) return;
+        *size = (*size + change) / strides[d] + 1;
+        continue;
+      }
+      const char* name = x.names[2 + d];
+      // ONNX Runtime warns of an unknown size without a name; equal names must mean equal sizes.
+      if (name == nullptr || *name == '\0') return;
+      if (change == -1 && strides[d] == 1) continue;
+      const int length =
+          std::snprintf(names[d], sizeof names[d], "(%s%+lld)/%lld+1", name,
+                        static_cast<long long>(change), static_cast<long long>(strides[d]));
+      if (length >= static_cast<int>(sizeof names[d])) return;
+      x.names[2 + d] = names[d];
+    }
+    InferredOutput(api, context, kFloat, x, error);
   }
 
  private:

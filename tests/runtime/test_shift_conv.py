@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from conv_oracle import Geometry, model, shift_conv
+from onnx import TensorProto, helper
 from oracle import random_weights
 
 from edgefold.runtime import ops_library
@@ -194,3 +196,17 @@ def test_bad_bias(rng: np.random.Generator) -> None:
     one = session(model(weights, np.zeros(5, np.float32), 1.0, 0, 255, g))
     with pytest.raises(Exception, match=r"bias has shape \[5\]; expected \[32\] or \[1\]"):
         one.run(None, {"x": np.zeros((1, 16, 9, 11), np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((9, 10), [5, 10]), (("h", 10), ["(h-1)/2+1", 10]), ((9, "w"), [5, "w"])],
+)
+def test_inferred_shape(size: tuple[int | str, ...], expected: list[int | str], rng: np.random.Generator) -> None:
+    g = Geometry(16, 20, (3, 3), (9, 10), strides=(2, 1), pads=(1, 1, 1, 1))
+    weights = random_weights(rng, g.k, g.out_channels, 4)
+    proto = onnx.load_from_string(model(weights, np.zeros(1, np.float32), 1.0, 0, 255, g))
+    proto.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 16, *size]))
+    one = session(proto.SerializeToString())
+    assert one.get_outputs()[0].shape == ["batch", 20, *expected]
+    assert one.run(None, {"x": np.zeros((2, 16, 9, 10), np.float32)})[0].shape == (2, 20, 5, 10)

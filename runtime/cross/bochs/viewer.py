@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 
 DISPLAY_PORT = 5900
 SERIAL_PORT = 5901
@@ -39,7 +40,7 @@ def watch_display() -> None:
 
 def main(serial_file: str) -> None:
     """Serve the serial port until the emulator closes it."""
-    with socket.create_server(("127.0.0.1", SERIAL_PORT)) as server, open(serial_file, "wb", buffering=0) as out:
+    with socket.create_server(("127.0.0.1", SERIAL_PORT)) as server, Path(serial_file).open("wb", buffering=0) as out:
         threading.Thread(target=watch_display, daemon=True).start()
         port, _ = server.accept()
         while data := port.recv(4096):

@@ -65,6 +65,9 @@ class Quantize(Pass, frozen=True, kw_only=True):
 
     Numerics: lossy.
 
+    Example: ``y = Add(MatMul(x, w), b)`` becomes ``y = ShiftMatMul(x, w.codes, w.selectors, w.table, w.scales, y.bias,
+    edgefold.zero)``; the zero says that activations are quantized by the range of each row.
+
     Attributes:
         weights: bits of a weight code.
         method: `rtn`, one table; `shift`, a power of two for 32 weights; `shift-lut`, learnt levels and finer steps

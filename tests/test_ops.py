@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
-from edgefold.ops import DOMAIN, function_protos, operator_documentation
+from edgefold.errors import ModelError
+from edgefold.ops import DOMAIN, add_functions, function_protos, operator_documentation
 from edgefold.passes._packing import pack_codes, pack_selectors
 
 Array = npt.NDArray[Any]
@@ -163,3 +165,21 @@ def test_every_operator_has_a_page() -> None:
     pages = operator_documentation()
     assert list(pages) == ["ShiftMatMul", "ShiftConv", "ShiftGather"]
     assert all(page.startswith(f"# {DOMAIN}.{name}\n") for name, page in pages.items())
+
+
+@pytest.mark.parametrize("opset", [20, 27])
+def test_bodies_are_refused_outside_the_opsets_they_were_proven_for(opset: int) -> None:
+    with pytest.raises(ModelError, match=f"need opset 21 to 26, not {opset}: convert it first"):
+        function_protos(opset)
+
+
+def test_a_model_gets_the_functions_that_its_nodes_need_and_no_others() -> None:
+    node = ir.Node(DOMAIN, "ShiftGather", [ir.Value(name=name) for name in "abcde"], num_outputs=1)
+    model = ir.Model(ir.Graph([], [], nodes=[node], opset_imports={"": 23}), ir_version=10)
+    add_functions(model)
+    assert {name for _, name, _ in model.functions} == {"ShiftGather", "ShiftUnpack"}
+    assert all(function.opset_imports == {"": 23, DOMAIN: 1} for function in model.functions.values())
+    model.graph.remove(node)
+    add_functions(model)
+    assert not model.functions
+    assert DOMAIN not in model.graph.opset_imports

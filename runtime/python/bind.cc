@@ -163,6 +163,8 @@ nanobind::dict Families() {
 }  // namespace edgefold::python
 
 NB_MODULE(_kernels, module) {
+  // Tables that Python still holds at exit (a test's parameters, say) are no leak worth a page.
+  nanobind::set_leak_warnings(false);
   using namespace edgefold;
   using namespace edgefold::python;
   module.doc() = "Kernel variants of the EdgeFold runtime.";

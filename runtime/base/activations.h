@@ -13,7 +13,8 @@ struct Activations {
   int64_t stride;
   int64_t rows;
   bool is_unsigned;
-  // [rows]: sum of a row's codes. For kernels that add 128 to the weights.
+  // [rows]: sum of a row's codes, for kernels that add 128 to the weights of int8 rows. ShiftConv
+  // gives null where the kernel in use does not read it.
   const int32_t* sums;
   // [rows][groups][2], groups = ceil(K / 32): sums of the codes k % 4 < 2 and k % 4 >= 2 of each
   // group of 32. Null where is_unsigned.

@@ -27,7 +27,7 @@ def measured_figures(
     if inputs.probe:
         sample = one_sample(inputs)
         with pinned(1):
-            old, new = make_session(loaded.path, threads=1), make_session(written, threads=1)
+            old, new = make_session(loaded.model, threads=1), make_session(written, threads=1)
             times = interleave(
                 {"old": lambda: old.run(None, sample), "new": lambda: new.run(None, sample)}, LATENCY_SECONDS
             )

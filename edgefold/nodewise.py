@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgefold.errors import VerificationError
-from edgefold.session import make_session
+from edgefold.session import LITTLE_MEMORY, make_session
 
 DOMAIN = "ai.edgefold"
 PORTABLE_TOLERANCE = 1e-5  # of the output's largest magnitude
@@ -64,11 +64,10 @@ def prove_portable(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> Agreemen
     """
     nodes = custom_nodes(model)
     worst, ties, elements = 0.0, 0, 0
-    for chunk, captured in _captured(model, nodes, feeds):
+    for chunk, captured in _captured(model, nodes, feeds, outputs=False):
         for node in chunk:
-            data = captured[str(node.inputs[0].name)] if node.inputs[0] else None
-            stock = captured[str(node.outputs[0].name)]
-            ours = run_node(model, node, data)
+            data = captured[_input_name(node)]
+            stock, ours = run_node(model, node, data, library=False), run_node(model, node, data)
             scale = max(float(np.abs(stock).max(initial=0.0)), 1e-30)
             error = np.abs(ours.astype(np.float64) - stock) / scale
             differing = error > PORTABLE_TOLERANCE
@@ -98,19 +97,18 @@ def node_errors(original: ir.Model, compressed: ir.Model, feeds: Mapping[str, np
     ranked: list[NodeError] = []
     for chunk, captured in _captured(original, nodes, feeds):
         for node in chunk:
-            assert node.inputs[0] is not None
             wanted = captured[str(node.outputs[0].name)].astype(np.float64)
-            error = run_node(compressed, node, captured[str(node.inputs[0].name)]) - wanted
+            error = run_node(compressed, node, captured[_input_name(node)]) - wanted
             signal = float(np.vdot(wanted, wanted))
             ranked.append(NodeError(str(node.name), float(np.vdot(error, error)) / max(signal, 1e-30)))
     return sorted(ranked, key=lambda item: (-item.noise_to_signal, item.node))
 
 
-def run_node(model: ir.Model, node: ir.Node, data: np.ndarray | None) -> np.ndarray:
-    """Output of one custom node, run alone in ONNX Runtime with the library."""
-    dynamic = node.inputs[0]
-    assert dynamic is not None
-    source = ir.Value(name=str(dynamic.name), type=dynamic.type, shape=None)
+def run_node(model: ir.Model, node: ir.Node, data: np.ndarray, *, library: bool = True) -> np.ndarray:
+    """Output of one custom node, run alone in ONNX Runtime: by the library, or by its function body."""
+    name = _input_name(node)
+    kind = ir.TensorType(ir.DataType.from_numpy(data.dtype))
+    source = ir.Value(name=name, type=kind, shape=ir.Shape([None] * data.ndim))
     weights: dict[str, ir.Value] = {}  # by name: one constant may serve as two inputs
     for value in node.inputs[1:]:
         assert value is not None
@@ -119,17 +117,19 @@ def run_node(model: ir.Model, node: ir.Node, data: np.ndarray | None) -> np.ndar
         weights.setdefault(str(value.name), copy)
     constants = [weights[str(value.name)] for value in node.inputs[1:] if value is not None]
     output = ir.Value(name="output", type=ir.TensorType(ir.DataType.FLOAT))
-    if data is not None:
-        source.type = ir.TensorType(ir.DataType.from_numpy(data.dtype))
-        source.shape = ir.Shape([None] * data.ndim)
     attributes = [ir.Attr(a.name, a.type, a.value) for a in node.attributes.values()]
     alone = ir.Node(DOMAIN, node.op_type, [source, *constants], attributes=attributes, outputs=[output], name=node.name)
     graph = ir.Graph(
         [source], [output], nodes=[alone], initializers=list(weights.values()), opset_imports=_imports(model)
     )
     single = ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values()))
-    session = make_session(single, library=True, threads=0)
-    return np.asarray(session.run(["output"], {str(dynamic.name): data})[0])
+    session = make_session(single, library=library, config=LITTLE_MEMORY)
+    return np.asarray(session.run(["output"], {name: data})[0])
+
+
+def _input_name(node: ir.Node) -> str:
+    assert node.inputs[0] is not None
+    return str(node.inputs[0].name)
 
 
 def _imports(model: ir.Model) -> dict[str, int]:
@@ -138,14 +138,16 @@ def _imports(model: ir.Model) -> dict[str, int]:
 
 
 def _captured(
-    model: ir.Model, nodes: Sequence[ir.Node], feeds: Mapping[str, np.ndarray]
+    model: ir.Model, nodes: Sequence[ir.Node], feeds: Mapping[str, np.ndarray], *, outputs: bool = True
 ) -> Iterator[tuple[list[ir.Node], dict[str, np.ndarray]]]:
-    """Runs of nodes with the tensors around them, in chunks of bounded memory, from stock ONNX Runtime."""
+    """Runs of nodes with their inputs (and outputs), in chunks of bounded memory."""
     size = max(1, len(nodes))
     start = 0
     while start < len(nodes):
         chunk = list(nodes[start : start + size])
-        wanted = sorted({str(v.name) for n in chunk for v in (n.inputs[0], n.outputs[0]) if v is not None})
+        wanted = sorted(
+            {_input_name(n) for n in chunk} | ({str(n.outputs[0].name) for n in chunk} if outputs else set())
+        )
         captured = capture(model, wanted, feeds)
         total = sum(array.nbytes for array in captured.values())
         if total > CAPTURE_BYTES and len(chunk) > 1:
@@ -156,14 +158,14 @@ def _captured(
 
 
 def capture(model: ir.Model, names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Values of the named tensors (graph inputs included) in one run of stock ONNX Runtime."""
+    """Values of the named tensors (graph inputs included) in one run."""
     exposed = model.clone()
     values = {str(value.name): value for node in exposed.graph for value in node.outputs}
     present = {output.name for output in exposed.graph.outputs}
     for name in names:
         if name in values and name not in present:
             exposed.graph.outputs.append(values[name])
-    session = make_session(exposed, library=False)
+    session = make_session(exposed, config=LITTLE_MEMORY)
     wanted = [name for name in names if name in values or name in present]
     result = dict(zip(wanted, session.run(wanted, dict(feeds)), strict=True)) if wanted else {}
     return {**{name: feeds[name] for name in names if name in feeds}, **result}

@@ -21,7 +21,7 @@ from edgefold.loading import LoadedModel
 from edgefold.pipeline import Inputs
 from edgefold.random_feeds import random_feeds
 from edgefold.recipe import Recipe, load_recipe, recipe_as_yaml
-from edgefold.session import make_session, run
+from edgefold.session import LITTLE_MEMORY, make_session, run
 from edgefold.task import Split, Task, load_task
 
 log = logging.getLogger("edgefold")
@@ -65,7 +65,7 @@ class Plan:
             UsageError: the task or an ``--exclude`` does not fit the model.
         """
         self._check_excludes(loaded)
-        session = make_session(loaded.path, library=True)
+        session = make_session(loaded.model, config=LITTLE_MEMORY)
         interface = ModelInterface.of(session)
         task = self.task
         if task is None:

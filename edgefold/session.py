@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 DOMAIN = "ai.edgefold"
 _ERRORS_ONLY = 3
+# For sessions that run once: no second copy of the weights in the layout of ONNX Runtime's own kernels.
+LITTLE_MEMORY = {"session.disable_prepacking": "1"}
 
 
 def make_session(

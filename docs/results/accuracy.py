@@ -25,7 +25,6 @@ from edgefold.measure import bits_per_weight
 from edgefold.provenance import versions
 from edgefold.task import load_task
 
-FORMS = ("ort-int8", "ort-int8-dynamic", "ort-int4")
 HERE = Path(__file__).resolve().parent
 
 
@@ -59,13 +58,19 @@ def measure(path: Path, work: Path) -> list[dict[str, Any]]:
         rows.append({**ours, "seconds": time.perf_counter() - started, "skips": skipped})
     except EdgefoldError as error:
         rows.append({"form": "edgefold w4", "note": str(error)})
-    for form in FORMS:
+    for form in forms(path):
         try:
             built = build_baseline(path, form, task, work)
             rows.append({**row(form, built.path, evaluate(built.path, task), original), "note": built.note})
         except EdgefoldError as error:
             rows.append({"form": form, "note": str(error)})
     return rows
+
+
+def forms(path: Path) -> tuple[str, ...]:
+    """ONNX Runtime's forms; dynamic int8 only without convolutions, which it makes slower than float."""
+    has_conv = any(node.op_type == "Conv" for node in load_model(path).model.graph)
+    return ("ort-int8", "ort-int4") if has_conv else ("ort-int8", "ort-int8-dynamic", "ort-int4")
 
 
 def row(form: str, path: Path, score: Evaluation, original: Evaluation) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 from typing import Any
 
 import msgspec
@@ -30,9 +31,7 @@ class Listing:
 
 def list_recipes() -> Listing:
     """Every built-in recipe with its first comment, and every pass with its options and defaults."""
-    recipes = {
-        name: path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for name, path in built_in_recipes().items()
-    }
+    recipes = {name: _comment(path.read_text(encoding="utf-8")) for name, path in built_in_recipes().items()}
     passes = {str(kind.__struct_config__.tag): _options(kind) for kind in PASSES}
     lines = ["Recipes (edgefold recipes show NAME prints one):"]
     lines += [f"  {name:<8} {text}" for name, text in recipes.items()]
@@ -59,6 +58,12 @@ def show_recipe(name: str) -> Listing:
             return Listing({"name": name, "options": _options(kind), "documentation": text}, text)
     passes = ", ".join(str(kind.__struct_config__.tag) for kind in PASSES)
     raise UsageError(f"recipes show {name}: there are the recipes {', '.join(recipes)} and the passes {passes}")
+
+
+def _comment(text: str) -> str:
+    """The comment at the head of a recipe, as one line."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+    return " ".join(line.lstrip("# ") for line in lines)
 
 
 def _summary(kind: type) -> str:

@@ -12,6 +12,7 @@ import msgspec
 import onnx_ir as ir
 
 from edgefold.checkpoints import Checkpoints
+from edgefold.errors import VerificationError
 from edgefold.evaluate import Evaluation, evaluate, paired_difference
 from edgefold.figures import measured_figures
 from edgefold.findings import findings_of
@@ -24,8 +25,12 @@ from edgefold.plan import Plan
 from edgefold.provenance import versions
 from edgefold.recipe import Recipe
 from edgefold.report import Figures, Report
+from edgefold.task import Split
 
 log = logging.getLogger("edgefold")
+
+END_TO_END_SAMPLES = 32
+END_TO_END_TOLERANCE = 1e-3  # of the metric: tiny differences of a node may be amplified on the way
 
 Records = list[Mapping[str, Any]]
 
@@ -82,6 +87,7 @@ class Run:
             after = evaluate(written, self.plan.task)
             value, interval = paired_difference(after, self.before)
             change = {"value": value, "ci95": list(interval)}
+            self._prove_end_to_end(written)
         old, new, latency = measured_figures(self.loaded, written, self.before, after, self.inputs)
         goals = self._goals(new, after)
         ranking = tuple((error.node, error.noise_to_signal) for error in self.ranking)
@@ -100,6 +106,24 @@ class Run:
             findings=findings_of(old, new, self.records, change, lower_is_worse, goals, ranking),
             environment={**versions(), "latency": latency},
         )
+
+    def _prove_end_to_end(self, written: Path) -> None:
+        """Score some samples by function bodies and by the library; the metric must be the same.
+
+        Raises:
+            VerificationError: names both values.
+        """
+        assert self.plan.task is not None
+        log.info("scoring some samples in stock ONNX Runtime too ...")
+        split: Split = "calibration" if self.plan.task.has_calibration else "eval"
+        options = {"split": split, "original": self.loaded.path, "limit": END_TO_END_SAMPLES}
+        ours, stock = (evaluate(written, self.plan.task, library=library, **options) for library in (True, False))
+        if abs(ours.value - stock.value) > END_TO_END_TOLERANCE * max(abs(stock.value), 1e-12):
+            raise VerificationError(
+                f"{written.name}: {ours.metric} is {ours.value:.6g} with the library and {stock.value:.6g} in stock "
+                f"ONNX Runtime on the same {ours.samples} samples"
+            )
+        self.portability = {**(self.portability or {}), "metric": ours.value, "metric_stock": stock.value}
 
     def _steps(self, model: ir.Model, recipe: Recipe, start: int) -> ir.Model:
         def finished(index: int, result: ir.Model, record: StepRecord) -> None:

@@ -15,6 +15,7 @@ import yaml
 
 from edgefold.errors import UsageError
 from edgefold.passes import PASSES, Pass
+from edgefold.strict_yaml import parse_yaml
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,11 +54,7 @@ def load_recipe(name_or_path: str, settings: Sequence[str] = ()) -> Recipe:
     path = known.get(name_or_path, Path(name_or_path))
     if not path.is_file():
         raise UsageError(f"recipe {name_or_path}: no such file, nor a built-in recipe ({', '.join(known)})")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-    return parse_recipe(raw, str(path), settings)
+    return parse_recipe(parse_yaml(path, "recipe"), str(path), settings)
 
 
 def parse_recipe(raw: object, place: str, settings: Sequence[str] = ()) -> Recipe:

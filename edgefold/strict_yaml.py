@@ -51,7 +51,7 @@ def read_yaml(path: Path, kind: type[T], what: str) -> T:
         UsageError: no such file, not YAML, an unknown key, a value of the wrong type or out of bounds. The message
             names the file, the place inside it, and the keys allowed there.
     """
-    tree = _parse(path, what)
+    tree = parse_yaml(path, what)
     if not isinstance(tree, dict):
         raise UsageError(f"{path}: a {what} is a YAML mapping with the keys {_keys(kind)}, not {_yaml_name(tree)}")
     try:
@@ -60,7 +60,8 @@ def read_yaml(path: Path, kind: type[T], what: str) -> T:
         raise UsageError(f"{path}: {_explain(str(error), kind, tree)}") from error
 
 
-def _parse(path: Path, what: str) -> object:
+def parse_yaml(path: Path, what: str) -> object:
+    """The file as plain data, its keys unique; raises as ``read_yaml`` where it is no YAML."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UsageError(f"{path}: larger than 1 MiB, so not a {what}; give the YAML file")

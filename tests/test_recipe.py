@@ -74,6 +74,6 @@ def test_an_unknown_recipe_lists_the_built_in_ones() -> None:
 def test_yaml_that_is_none_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("steps: [\n")
-    with pytest.raises(UsageError, match="not readable as YAML") as caught:
+    with pytest.raises(UsageError, match="not valid YAML") as caught:
         load_recipe(str(path))
     assert "\n" not in str(caught.value)

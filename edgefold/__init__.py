@@ -7,14 +7,12 @@ The public names are loaded on first use, so that ``import edgefold`` and ``edge
 from __future__ import annotations
 
 import importlib
-import sys
-import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgefold.api import bench, compress, diff, evaluate, inspect, verify
     from edgefold.errors import ContractError, EdgefoldError, ModelError, UsageError, VerificationError
-    from edgefold.loading import load_model
+    from edgefold.files.loading import load_model
     from edgefold.runtime import ops_library
     from edgefold.session import make_session
 
@@ -27,7 +25,7 @@ _HOME = {
     "evaluate": "edgefold.api",
     "inspect": "edgefold.api",
     "verify": "edgefold.api",
-    "load_model": "edgefold.loading",
+    "load_model": "edgefold.files.loading",
     "make_session": "edgefold.session",
     "ops_library": "edgefold.runtime",
     "ContractError": "edgefold.errors",
@@ -53,17 +51,6 @@ __all__ = [  # noqa: RUF022 - grouped: verbs, building blocks, errors
     "UsageError",
     "VerificationError",
 ]
-
-
-class _Package(types.ModuleType):
-    """Keeps ``edgefold.evaluate`` the function when the import system binds the module of that name to the package."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOME and isinstance(value, types.ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

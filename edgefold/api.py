@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgefold.bench import Bench
-    from edgefold.diff import Diff
-    from edgefold.doctor import Diagnosis
-    from edgefold.evaluate import Evaluation
-    from edgefold.inspect import Inspection
-    from edgefold.loading import LoadedModel
+    from edgefold.files.loading import LoadedModel
+    from edgefold.measuring.bench import Bench
+    from edgefold.measuring.diff import Diff
+    from edgefold.measuring.doctor import Diagnosis
+    from edgefold.measuring.inspect import Inspection
     from edgefold.output_check import FolderVerdict
     from edgefold.report import Report
     from edgefold.reproducer import Reproduction
+    from edgefold.scoring.evaluate import Evaluation
 
 Path = str | os.PathLike[str]
 
@@ -37,8 +37,8 @@ def evaluate(model: Path, task: Path, *, threads: int = 0) -> Evaluation:
     Raises:
         UsageError, ModelError: task and model do not fit, or the model cannot be run.
     """
-    from edgefold.evaluate import evaluate as run
-    from edgefold.task import load_task
+    from edgefold.scoring.evaluate import evaluate as run
+    from edgefold.scoring.task import load_task
 
     parsed = load_task(task)
     return run(_loaded(model).path, parsed, threads=threads)
@@ -85,9 +85,9 @@ def bench(
     Raises:
         UsageError, ModelError: wrong arguments, or a model that cannot be run.
     """
-    from edgefold.bench import bench as run
+    from edgefold.measuring.bench import bench as run
     from edgefold.random_feeds import parse_shapes
-    from edgefold.task import load_task
+    from edgefold.scoring.task import load_task
 
     listed = [models] if isinstance(models, str | os.PathLike) else list(models)
     return run(
@@ -102,7 +102,7 @@ def bench(
 
 def inspect(model: Path, *, shapes: Sequence[str] = ()) -> Inspection:
     """Show operators, shapes, MACs, weights and bits of a model, and what quantize would skip."""
-    from edgefold.inspect import inspect as run
+    from edgefold.measuring.inspect import inspect as run
     from edgefold.random_feeds import parse_shapes
 
     return run(_loaded(model), parse_shapes(shapes))
@@ -110,21 +110,21 @@ def inspect(model: Path, *, shapes: Sequence[str] = ()) -> Inspection:
 
 def diff(a: Path, b: Path, *, task: Path | None = None, shapes: Sequence[str] = ()) -> Diff:
     """Compare two models on the same inputs: every output, and every layer that both have."""
-    from edgefold.diff import diff as run
+    from edgefold.measuring.diff import diff as run
     from edgefold.random_feeds import parse_shapes
-    from edgefold.task import load_task
+    from edgefold.scoring.task import load_task
 
     return run(_loaded(a), _loaded(b), task=load_task(task) if task is not None else None, shapes=parse_shapes(shapes))
 
 
 def doctor() -> Diagnosis:
     """Tell which kernels run here, which versions are in use, and what is missing."""
-    from edgefold.doctor import doctor as run
+    from edgefold.measuring.doctor import doctor as run
 
     return run()
 
 
 def _loaded(model: Path) -> LoadedModel:
-    from edgefold.loading import load_model
+    from edgefold.files.loading import load_model
 
     return load_model(model)

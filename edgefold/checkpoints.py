@@ -14,8 +14,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from edgefold.loading import load_model
-from edgefold.saving import save_model
+from edgefold.files.loading import load_model
+from edgefold.files.saving import save_model
 
 log = logging.getLogger("edgefold")
 

@@ -14,14 +14,15 @@ from edgefold.checkpoints import Checkpoints
 from edgefold.compression_run import Run
 from edgefold.console import log_file
 from edgefold.errors import ContractError, UsageError
-from edgefold.loading import LoadedModel, load_model
+from edgefold.files.loading import LoadedModel, load_model
+from edgefold.files.saving import output_folder
+from edgefold.measuring.measure import model_weights
 from edgefold.pipeline import StepFailedError
 from edgefold.plan import Plan, make_plan
 from edgefold.provenance import stamp, write_manifest
 from edgefold.recipe import Recipe, recipe_as_yaml
 from edgefold.report import Figures, Report
 from edgefold.reproducer import write_reproducer
-from edgefold.saving import output_folder
 from edgefold.targets import Target, find_target
 
 
@@ -125,15 +126,7 @@ def _write_records(folder: Path, report: Report, recipe: Recipe) -> None:
 
 
 def _dry_report(loaded: LoadedModel, plan: Plan, folder: Path) -> Report:
-    figures = Figures(bytes=loaded.bytes, weights=0)
-    steps = [{"pass": s.name, "options": msgspec.to_builtins(s), "skips": []} for s in plan.recipe.steps]
-    names = ", ".join(s.name for s in plan.recipe.steps)
-    return Report(
-        "dry run",
-        str(loaded.path),
-        str(folder),
-        figures,
-        figures,
-        steps,
-        findings=(f"Dry run: everything checks; the steps would be {names}. Nothing was written.",),
-    )
+    """What would be done: the steps with all their options, and no figures."""
+    figures = Figures(bytes=loaded.bytes, weights=model_weights(loaded.model))
+    steps = [{"pass": step.name, "options": msgspec.to_builtins(step), "skips": []} for step in plan.recipe.steps]
+    return Report("dry run", str(loaded.path), str(folder), figures, figures, steps)

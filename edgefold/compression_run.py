@@ -13,19 +13,19 @@ import onnx_ir as ir
 
 from edgefold.checkpoints import Checkpoints
 from edgefold.errors import VerificationError
-from edgefold.evaluate import Evaluation, evaluate, paired_difference
-from edgefold.figures import measured_figures
+from edgefold.files.loading import LoadedModel
 from edgefold.findings import findings_of
 from edgefold.goals import Attempt, search
-from edgefold.loading import LoadedModel
-from edgefold.measure import model_size
+from edgefold.measuring.figures import measured_figures
+from edgefold.measuring.measure import model_size
 from edgefold.nodewise import NodeError, custom_nodes, node_errors, prove_portable
 from edgefold.pipeline import Inputs, StepRecord, raise_to_minimum_opset, run_recipe
 from edgefold.plan import Plan
 from edgefold.provenance import versions
 from edgefold.recipe import Recipe
 from edgefold.report import Figures, Report
-from edgefold.task import Split
+from edgefold.scoring.evaluate import Evaluation, evaluate, paired_difference
+from edgefold.scoring.task import Split
 
 log = logging.getLogger("edgefold")
 
@@ -116,8 +116,17 @@ class Run:
         assert self.plan.task is not None
         log.info("scoring some samples in stock ONNX Runtime too ...")
         split: Split = "calibration" if self.plan.task.has_calibration else "eval"
-        options = {"split": split, "original": self.loaded.path, "limit": END_TO_END_SAMPLES}
-        ours, stock = (evaluate(written, self.plan.task, library=library, **options) for library in (True, False))
+        ours, stock = (
+            evaluate(
+                written,
+                self.plan.task,
+                split=split,
+                library=library,
+                original=self.loaded.path,
+                limit=END_TO_END_SAMPLES,
+            )
+            for library in (True, False)
+        )
         if abs(ours.value - stock.value) > END_TO_END_TOLERANCE * max(abs(stock.value), 1e-12):
             raise VerificationError(
                 f"{written.name}: {ours.metric} is {ours.value:.6g} with the library and {stock.value:.6g} in stock "

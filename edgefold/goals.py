@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edgefold.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgefold.evaluate import Evaluation
+    from edgefold.scoring.evaluate import Evaluation
 
 log = logging.getLogger("edgefold")
 

@@ -11,8 +11,8 @@ from typing import Any
 import onnx
 
 from edgefold.errors import ModelError, UsageError, VerificationError
+from edgefold.files.loading import load_model
 from edgefold.interface import ModelInterface
-from edgefold.loading import load_model
 from edgefold.nodewise import Agreement, custom_nodes, prove_portable
 from edgefold.plan import guessed_feeds
 from edgefold.provenance import MANIFEST, check_manifest

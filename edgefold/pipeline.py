@@ -19,8 +19,8 @@ import onnx_ir as ir
 
 from edgefold.calibration import Calibration
 from edgefold.errors import ModelError, VerificationError
-from edgefold.measure import model_macs, model_size
-from edgefold.opset import raise_opset
+from edgefold.files.opset import raise_opset
+from edgefold.measuring.measure import model_macs, model_size
 from edgefold.passes import Context, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
 from edgefold.verification import Difference, check_numerics, check_structure
 

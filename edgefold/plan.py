@@ -15,14 +15,14 @@ import numpy as np
 
 from edgefold import __version__
 from edgefold.errors import ModelError, UsageError
+from edgefold.files.loading import LoadedModel
 from edgefold.goals import Drop, parse_drop, parse_size
 from edgefold.interface import ModelInterface
-from edgefold.loading import LoadedModel
 from edgefold.pipeline import Inputs
 from edgefold.random_feeds import random_feeds
 from edgefold.recipe import Recipe, load_recipe, recipe_as_yaml
+from edgefold.scoring.task import Split, Task, load_task
 from edgefold.session import LITTLE_MEMORY, make_session, run
-from edgefold.task import Split, Task, load_task
 
 log = logging.getLogger("edgefold")
 

@@ -15,7 +15,7 @@ import yaml
 
 from edgefold.errors import UsageError
 from edgefold.passes import PASSES, Pass
-from edgefold.strict_yaml import parse_yaml
+from edgefold.scoring.strict_yaml import parse_yaml
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

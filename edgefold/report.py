@@ -40,7 +40,7 @@ class Report:
     """All that is known of one run of ``edgefold compress``.
 
     Attributes:
-        status: "done", "goal missed" or "failed".
+        status: "done", "goal missed" or "dry run".
         steps: one JSON record a step, as in report.json.
         change: paired difference of the metric with its 95 % interval, after minus before.
         portability: agreement of stock ONNX Runtime and the library on the written file.
@@ -68,6 +68,8 @@ class Report:
 
     def to_text(self) -> str:
         """The summary printed at the end of a run: table, findings, then what was skipped and why."""
+        if self.status == "dry run":
+            return self._dry_text()
         lines = [f"{self.model} -> {self.output}", "", *_table(self.before, self.after, self.environment)]
         if self.change:
             low, high = self.change["ci95"]
@@ -78,6 +80,15 @@ class Report:
             lines.append(_portability_text(self.portability))
         lines += [f"\n{finding}" for finding in self.findings]
         lines += _skips_text(self.steps)
+        return "\n".join(lines)
+
+    def _dry_text(self) -> str:
+        lines = [f"Dry run: {self.model} -> {self.output}: everything checks, nothing was written. The steps would be:"]
+        for step in self.steps:
+            options = ", ".join(
+                f"{key.replace('_', '-')} {value}" for key, value in step["options"].items() if key != "pass"
+            )
+            lines.append(f"  {step['pass']}" + (f": {options}" if options else ""))
         return "\n".join(lines)
 
 

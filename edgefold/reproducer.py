@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from edgefold.errors import UsageError
-from edgefold.loading import load_model
+from edgefold.files.loading import load_model
+from edgefold.files.saving import save_model
 from edgefold.pipeline import Inputs, StepFailedError, run_step
 from edgefold.recipe import Recipe, load_recipe, recipe_as_yaml
-from edgefold.saving import save_model
 from edgefold.verification import run_model
 
 HOW_TO_RUN = "Run `edgefold repro` with this folder: it repeats the step on before.onnx and checks it again.\n"

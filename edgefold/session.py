@@ -114,9 +114,9 @@ def uses_library(model: bytes | Path) -> bool:
 
 def _serialize(model: ir.Model, folder: Path) -> bytes | Path:
     """The model as ONNX Runtime takes it with the least memory: bytes, or above 64 MB files that it maps."""
-    from edgefold.external import EXTERNAL_ABOVE, weight_bytes
-    from edgefold.saving import save_model
-    from edgefold.serialization import serialize
+    from edgefold.files.external import EXTERNAL_ABOVE, weight_bytes
+    from edgefold.files.saving import save_model
+    from edgefold.files.serialization import serialize
 
     if weight_bytes(model) <= EXTERNAL_ABOVE:
         return serialize(model)

@@ -14,8 +14,8 @@ import onnx
 import onnx_ir as ir
 
 from edgefold.errors import VerificationError
+from edgefold.files.saving import save_model
 from edgefold.passes import Effect, Pass
-from edgefold.saving import save_model
 from edgefold.session import LITTLE_MEMORY, make_session
 
 FLOAT32_EPSILON = float(np.finfo(np.float32).eps)

@@ -12,12 +12,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgefold.baselines import build_baseline
-from edgefold.bench import bench
 from edgefold.errors import ModelError, UsageError
-from edgefold.evaluate import evaluate
-from edgefold.latency import interleave, pinned
-from edgefold.task import Task, load_task
+from edgefold.measuring.baselines import build_baseline
+from edgefold.measuring.bench import bench
+from edgefold.measuring.latency import interleave, pinned
+from edgefold.scoring.evaluate import evaluate
+from edgefold.scoring.task import Task, load_task
 
 CONV = """
 <ir_version: 8, opset_import: ["" : 17]>

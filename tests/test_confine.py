@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from edgefold.confine import confined, external_range
 from edgefold.errors import ModelError
+from edgefold.files.confine import confined, external_range
 
 PARTS = ("..", ".", "", "folder", "folder_out", "w.bin", "link_out", "link_in", "secret", "C:", "~")
 

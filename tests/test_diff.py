@@ -10,10 +10,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgefold.diff import compare_tensors, diff
 from edgefold.errors import UsageError
-from edgefold.loading import LoadedModel, load_model
-from edgefold.task import load_task
+from edgefold.files.loading import LoadedModel, load_model
+from edgefold.measuring.diff import compare_tensors, diff
+from edgefold.scoring.task import load_task
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 21]>

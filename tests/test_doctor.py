@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from edgefold import doctor as module
-from edgefold.doctor import Diagnosis, Finding, doctor
 from edgefold.errors import EdgefoldError
+from edgefold.measuring import doctor as module
+from edgefold.measuring.doctor import Diagnosis, Finding, doctor
 
 
 def subject(diagnosis: Diagnosis, name: str) -> Finding:

@@ -11,8 +11,8 @@ import onnx_ir as ir
 import pytest
 
 from edgefold.errors import ModelError, UsageError
-from edgefold.evaluate import evaluate, paired_difference
-from edgefold.task import Task, load_task
+from edgefold.scoring.evaluate import evaluate, paired_difference
+from edgefold.scoring.task import Task, load_task
 
 DATA = Path(os.environ.get("EDGEFOLD_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 

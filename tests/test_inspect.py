@@ -11,8 +11,8 @@ import onnx_ir as ir
 import pytest
 
 from edgefold.errors import UsageError
-from edgefold.inspect import inspect
-from edgefold.loading import LoadedModel, load_model
+from edgefold.files.loading import LoadedModel, load_model
+from edgefold.measuring.inspect import inspect
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 21], producer_name: "maker", producer_version: "3">

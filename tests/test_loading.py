@@ -14,10 +14,10 @@ import onnxruntime as ort
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
-from edgefold.dense import make_dense
 from edgefold.errors import ModelError
-from edgefold.loading import LoadedModel, load_model
-from edgefold.opset import newest_opset
+from edgefold.files.dense import make_dense
+from edgefold.files.loading import LoadedModel, load_model
+from edgefold.files.opset import newest_opset
 
 ADD = """
 <ir_version: {ir}, opset_import: ["" : {opset}]>

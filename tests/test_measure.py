@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgefold.loading import load_model
-from edgefold.macs import node_macs
-from edgefold.measure import (
+from edgefold.files.loading import load_model
+from edgefold.measuring.macs import node_macs
+from edgefold.measuring.measure import (
     bits_per_weight,
     model_macs,
     model_size,

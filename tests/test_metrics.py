@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from edgefold.errors import UsageError
-from edgefold.intervals import confidence_interval, paired_interval
-from edgefold.metrics import METRICS, average_ranks, pair_rows, spearman
+from edgefold.scoring.intervals import confidence_interval, paired_interval
+from edgefold.scoring.metrics import METRICS, average_ranks, pair_rows, spearman
 
 
 def value(name: str, output: np.ndarray, target: np.ndarray, peak: float | None = None) -> float:

@@ -13,9 +13,9 @@ import onnxruntime as ort
 import pytest
 
 from edgefold.errors import ModelError
-from edgefold.loading import load_model
-from edgefold.opset import BODY_OPSET, raise_opset
-from edgefold.saving import save_model
+from edgefold.files.loading import load_model
+from edgefold.files.opset import BODY_OPSET, raise_opset
+from edgefold.files.saving import save_model
 
 TOLERANCE = 5e-6  # of the largest magnitude: the design's bound; the converter may split a node, which reassociates
 

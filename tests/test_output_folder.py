@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from edgefold import saving
 from edgefold.errors import UsageError
-from edgefold.saving import output_folder
+from edgefold.files import saving
+from edgefold.files.saving import output_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -135,7 +135,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     program = textwrap.dedent("""
         import sys, time
         from pathlib import Path
-        from edgefold.saving import output_folder
+        from edgefold.files.saving import output_folder
         with output_folder(Path(sys.argv[1]), force=False) as partial:
             (partial / "model.onnx").write_text("half")
             sys.stdout.write("ready\\n")

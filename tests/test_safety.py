@@ -14,8 +14,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 from edgefold.errors import ModelError
-from edgefold.quoting import quoted
-from edgefold.safety import MAX_NESTING, check_model_file, check_tensor
+from edgefold.files.quoting import quoted
+from edgefold.files.safety import MAX_NESTING, check_model_file, check_tensor
 
 NUMBER_TYPES = [t for t in TensorProto.DataType.values() if t not in (TensorProto.UNDEFINED, TensorProto.STRING)]
 

@@ -16,9 +16,9 @@ import pytest
 from onnx import numpy_helper
 
 from edgefold.errors import ModelError, UsageError
-from edgefold.external import EXTERNAL_ABOVE
-from edgefold.loading import load_model
-from edgefold.saving import save_model
+from edgefold.files.external import EXTERNAL_ABOVE
+from edgefold.files.loading import load_model
+from edgefold.files.saving import save_model
 
 ROWS = 300  # 300 x 3 floats: large enough to be written outside
 
@@ -192,7 +192,7 @@ class TestNothingHalfWritten:
             from pathlib import Path
             import numpy as np, onnx_ir as ir
             from edgefold.errors import UsageError
-            from edgefold.saving import save_model
+            from edgefold.files.saving import save_model
             text = '<ir_version: 8, opset_import: ["" : 17]> g (float[1] x) => (float[1] y) { y = Relu(x) }'
             model = ir.from_onnx_text(text)
             tensor = ir.Tensor(np.zeros(100_000, np.float32), name="w")

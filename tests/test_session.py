@@ -58,7 +58,7 @@ def test_external_tensors_open_and_the_model_stays_as_it_was(tmp_path: Path) -> 
 
 
 def test_a_large_model_goes_through_files_that_may_vanish(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgefold.external.EXTERNAL_ABOVE", 1000)
+    monkeypatch.setattr("edgefold.files.external.EXTERNAL_ABOVE", 1000)
     model = ir.from_onnx_text(
         '<ir_version: 10, opset_import: ["" : 21]>\n'
         "g (float[n, 64] x, float[64, 64] w) => (float[n, 64] y) { y = MatMul(x, w) }"

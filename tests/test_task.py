@@ -14,7 +14,7 @@ import pytest
 
 from edgefold.errors import EdgefoldError, UsageError
 from edgefold.interface import ModelInterface, Port
-from edgefold.task import load_task
+from edgefold.scoring.task import load_task
 
 GOOD = """
 data: data.npz
@@ -206,7 +206,7 @@ def test_a_hostile_member_is_never_loaded(tmp_path: Path, content: bytes, messag
 
 
 def test_a_zip_bomb_is_refused_by_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgefold.task_data.MAX_TOTAL_BYTES", 1000)
+    monkeypatch.setattr("edgefold.scoring.task_data.MAX_TOTAL_BYTES", 1000)
     task = load_task(write(tmp_path, GOOD, x=np.zeros((1000, 2)), y=np.zeros(1000)))
     with pytest.raises(UsageError, match="would unpack to"):
         task.data("eval")

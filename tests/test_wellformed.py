@@ -10,8 +10,8 @@ import pytest
 from onnx import helper, parser
 
 from edgefold.errors import ModelError
-from edgefold.safety import check_model_file
-from edgefold.wellformed import check_wellformed
+from edgefold.files.safety import check_model_file
+from edgefold.files.wellformed import check_wellformed
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21, "my" : 1]>\n'
 

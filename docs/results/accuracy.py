@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import edgefold
-from edgefold.baselines import build_baseline
 from edgefold.compression import compress
 from edgefold.errors import EdgefoldError
-from edgefold.evaluate import Evaluation, evaluate, paired_difference
-from edgefold.loading import load_model
-from edgefold.machine import this_machine
-from edgefold.measure import bits_per_weight
+from edgefold.files.loading import load_model
+from edgefold.measuring.baselines import build_baseline
+from edgefold.measuring.machine import this_machine
+from edgefold.measuring.measure import bits_per_weight
 from edgefold.provenance import versions
-from edgefold.task import load_task
+from edgefold.scoring.evaluate import Evaluation, evaluate, paired_difference
+from edgefold.scoring.task import load_task
 
 HERE = Path(__file__).resolve().parent
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from edgefold.saving import save_model
+from edgefold.files.saving import save_model
 
 
 @dataclasses.dataclass(frozen=True)

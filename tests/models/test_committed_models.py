@@ -10,8 +10,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from edgefold.evaluate import evaluate
-from edgefold.task import load_task
+from edgefold.scoring.evaluate import evaluate
+from edgefold.scoring.task import load_task
 
 MODELS = Path(__file__).resolve().parent.parent.parent / "models"
 README = (MODELS / "README.md").read_text()

@@ -9,15 +9,15 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgefold.errors import ModelError, UsageError
-from edgefold.macs import NodeMacs, node_macs
-from edgefold.measure import bits_per_weight, model_weights, stored_matrices
-from edgefold.shapes import EDGEFOLD
-from edgefold.text_table import count_text, text_table
+from edgefold.measuring.macs import NodeMacs, node_macs
+from edgefold.measuring.measure import bits_per_weight, model_weights, stored_matrices
+from edgefold.measuring.shapes import EDGEFOLD
+from edgefold.measuring.text_table import count_text, text_table
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from edgefold.loading import LoadedModel
+    from edgefold.files.loading import LoadedModel
 
 Shape = tuple[int, ...]
 # Node, reason, detail.

@@ -20,8 +20,8 @@ from typing import BinaryIO
 import onnx_ir as ir
 
 from edgefold.errors import UsageError
-from edgefold.external import EXTERNAL_ABOVE, weight_bytes, weight_values, write_tensors
-from edgefold.serialization import write_model
+from edgefold.files.external import EXTERNAL_ABOVE, weight_bytes, weight_values, write_tensors
+from edgefold.files.serialization import write_model
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h

@@ -10,15 +10,15 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, numpy_helper
 
 from edgefold.errors import ModelError
-from edgefold.quoting import quoted
-from edgefold.wellformed import node_name, subgraphs
+from edgefold.files.quoting import quoted
+from edgefold.files.wellformed import node_name, subgraphs
 
 
 def make_dense(model: ModelProto, folder: Path) -> int:
     """Replace the sparse initializers and Constant values of a model, in place.
 
     Args:
-        model: a model that :mod:`edgefold.safety` accepted.
+        model: a model that :mod:`edgefold.files.safety` accepted.
         folder: the folder of the model file, for external data.
 
     Returns:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from edgefold.evaluate import Evaluation
-from edgefold.latency import interleave, pinned
-from edgefold.loading import LoadedModel, load_model
-from edgefold.measure import bits_per_weight, model_macs, model_weights
+from edgefold.files.loading import LoadedModel, load_model
+from edgefold.measuring.latency import interleave, pinned
+from edgefold.measuring.measure import bits_per_weight, model_macs, model_weights
 from edgefold.pipeline import Inputs
 from edgefold.report import Figures
+from edgefold.scoring.evaluate import Evaluation
 from edgefold.session import make_session
 
 LATENCY_SECONDS = 2.0  # for both models together

@@ -3,7 +3,8 @@
 
 A metric is three pure functions on arrays. ``contributions`` maps the outputs and targets of a batch to float64 rows
 [samples, columns]; ``combine`` maps column sums of rows to the value, so that a bootstrap is one matrix product; the
-rank correlation, which is no function of sums, brings ``of_rows`` instead. Intervals are in `edgefold.intervals`.
+rank correlation, which is no function of sums, brings ``of_rows`` instead. For the intervals see
+`edgefold.scoring.intervals`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 
 from edgefold.errors import ModelError
-from edgefold.quoting import quoted
+from edgefold.files.quoting import quoted
 
 MAX_INLINED_NODES = 10_000_000
 """The most nodes a model may have once its local functions are inlined."""

@@ -13,12 +13,12 @@ import onnx
 import onnx_ir as ir
 from onnx import ModelProto, TensorProto
 
-from edgefold.confine import confined
-from edgefold.dense import make_dense
 from edgefold.errors import ModelError
-from edgefold.opset import check_versions
-from edgefold.quoting import quoted
-from edgefold.safety import check_model_file, tensors
+from edgefold.files.confine import confined
+from edgefold.files.dense import make_dense
+from edgefold.files.opset import check_versions
+from edgefold.files.quoting import quoted
+from edgefold.files.safety import check_model_file, tensors
 
 MODEL_FILE = "model.onnx"
 """The name of the model in an output folder of ``compress``."""

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from edgefold.errors import ModelError, UsageError
+from edgefold.files.loading import load_model
+from edgefold.files.opset import raise_opset
+from edgefold.files.saving import save_model
 from edgefold.interface import ModelInterface
-from edgefold.loading import load_model
-from edgefold.machine import this_machine
-from edgefold.opset import raise_opset
-from edgefold.saving import save_model
+from edgefold.measuring.machine import this_machine
 from edgefold.session import make_session
 
 if TYPE_CHECKING:
-    from edgefold.task import Task
+    from edgefold.scoring.task import Task
 
 Kind = Literal["ort-fp32", "ort-int8", "ort-int8-static", "ort-int8-dynamic", "ort-int4"]
 KINDS: tuple[Kind, ...] = ("ort-fp32", "ort-int8", "ort-int8-static", "ort-int8-dynamic", "ort-int4")

@@ -17,7 +17,7 @@ from pathlib import Path, PureWindowsPath
 from onnx import TensorProto
 
 from edgefold.errors import ModelError
-from edgefold.quoting import quoted
+from edgefold.files.quoting import quoted
 
 _DECIMAL = re.compile(r"[0-9]{1,19}", re.ASCII)
 

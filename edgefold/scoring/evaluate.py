@@ -11,9 +11,9 @@ import numpy as np
 
 from edgefold.errors import ModelError, UsageError
 from edgefold.interface import ModelInterface, Port
-from edgefold.intervals import Interval, confidence_interval, paired_interval
-from edgefold.metrics import METRICS, Metric, Worse
-from edgefold.reference_rows import ReferenceRows, reference_rows
+from edgefold.scoring.intervals import Interval, confidence_interval, paired_interval
+from edgefold.scoring.metrics import METRICS, Metric, Worse
+from edgefold.scoring.reference_rows import ReferenceRows, reference_rows
 from edgefold.session import make_session, run
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     import onnxruntime as ort
 
-    from edgefold.task import Batch, Split, Task
+    from edgefold.scoring.task import Batch, Split, Task
 
 Array = np.ndarray[Any, Any]
 

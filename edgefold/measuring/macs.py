@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from edgefold.shapes import graphs, inferred_skeleton, known_shapes
+from edgefold.measuring.shapes import graphs, inferred_skeleton, known_shapes
 
 Shape = tuple[int, ...]
 

@@ -12,15 +12,15 @@ import numpy as np
 import onnx_ir as ir
 
 from edgefold.errors import UsageError
+from edgefold.files.loading import LoadedModel
 from edgefold.interface import ModelInterface
-from edgefold.loading import LoadedModel
-from edgefold.metrics import row_cosine
+from edgefold.measuring.text_table import text_table
 from edgefold.random_feeds import random_feeds
+from edgefold.scoring.metrics import row_cosine
 from edgefold.session import make_session, run
-from edgefold.text_table import text_table
 
 if TYPE_CHECKING:
-    from edgefold.task import Task
+    from edgefold.scoring.task import Task
 
 Array = np.ndarray[Any, Any]
 Feeds = Mapping[str, Array]

@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 
 from edgefold.errors import UsageError
-from edgefold.strict_yaml import read_yaml
-from edgefold.task_data import TaskData, open_data
-from edgefold.task_inputs import InputRule, make_input
+from edgefold.scoring.strict_yaml import read_yaml
+from edgefold.scoring.task_data import TaskData, open_data
+from edgefold.scoring.task_inputs import InputRule, make_input
 
 if TYPE_CHECKING:
     import os
@@ -172,7 +172,7 @@ def load_task(path: str | os.PathLike[str]) -> Task:
     """Parses and validates a task file; its data stay unread.
 
     Raises:
-        UsageError: see `edgefold.strict_yaml.read_yaml`; or a combination of keys that means nothing.
+        UsageError: see `edgefold.scoring.strict_yaml.read_yaml`; or a combination of keys that means nothing.
     """
     file = Path(path)
     rule = read_yaml(file, TaskFile, "task file")

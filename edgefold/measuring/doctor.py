@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgefold.errors import EdgefoldError
-from edgefold.machine import this_machine
+from edgefold.measuring.machine import this_machine
 
 Level = Literal["ok", "warn", "fail"]
 

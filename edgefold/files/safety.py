@@ -19,10 +19,10 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
-from edgefold.confine import external_range
 from edgefold.errors import ModelError
-from edgefold.quoting import quoted
-from edgefold.wellformed import check_wellformed
+from edgefold.files.confine import external_range
+from edgefold.files.quoting import quoted
+from edgefold.files.wellformed import check_wellformed
 
 MAX_PROTOBUF_BYTES = 2**31 - 1
 """The most bytes that one protobuf message can have."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from edgefold.metrics import Metric
+    from edgefold.scoring.metrics import Metric
 
 Array = np.ndarray[Any, Any]
 Interval = tuple[float, float]

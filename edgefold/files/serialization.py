@@ -16,9 +16,9 @@ from google.protobuf.message import EncodeError
 from onnx import GraphProto, ModelProto, TensorProto
 
 from edgefold.errors import ModelError
-from edgefold.external import Layout, is_large
-from edgefold.opset import written_ir_version
-from edgefold.safety import MAX_PROTOBUF_BYTES
+from edgefold.files.external import Layout, is_large
+from edgefold.files.opset import written_ir_version
+from edgefold.files.safety import MAX_PROTOBUF_BYTES
 
 _LENGTH_DELIMITED = 2  # protobuf's wire type of messages and bytes
 _GRAPH = ModelProto.DESCRIPTOR.fields_by_name["graph"].number

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx import inliner, shape_inference
 
 from edgefold.errors import ModelError
-from edgefold.shape_arithmetic import infer_with_arithmetic
+from edgefold.measuring.shape_arithmetic import infer_with_arithmetic
 
 EDGEFOLD = "ai.edgefold"
 # Smaller tensors may be shapes, axes or sizes, whose values inference needs.

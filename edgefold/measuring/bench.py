@@ -10,17 +10,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgefold.baselines import KINDS, build_baseline
 from edgefold.errors import EdgefoldError, ModelError, UsageError
 from edgefold.interface import ModelInterface
-from edgefold.latency import Timing, interleave, pinned
-from edgefold.machine import Machine, this_machine
+from edgefold.measuring.baselines import KINDS, build_baseline
+from edgefold.measuring.latency import Timing, interleave, pinned
+from edgefold.measuring.machine import Machine, this_machine
+from edgefold.measuring.text_table import text_table
 from edgefold.random_feeds import random_feeds
 from edgefold.session import make_session, run, uses_library
-from edgefold.text_table import text_table
 
 if TYPE_CHECKING:
-    from edgefold.task import Task
+    from edgefold.scoring.task import Task
 
 log = logging.getLogger("edgefold")
 
@@ -119,7 +119,7 @@ def bench(
         models: ONNX files.
         task: gives the batch, and calibrates the static int8 form.
         shapes: sizes of dynamic inputs where there is no task.
-        against: forms to build; see `edgefold.baselines.KINDS`.
+        against: forms to build; see `edgefold.measuring.baselines.KINDS`.
         device: "local".
         threads: threads inside an operator; all contenders alike.
         seconds: budget; None: four seconds a contender, at most a minute.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgefold.files.loading import load_model
 from edgefold.interface import ModelInterface
-from edgefold.loading import load_model
 from edgefold.session import make_session, run
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from edgefold.task import Split, Task
+    from edgefold.scoring.task import Split, Task
 
 Array = np.ndarray[Any, Any]
 Key = tuple[Any, ...]
@@ -48,7 +48,7 @@ def reference_rows(model: Path | ir.Model, task: Task, split: Split, limit: int 
     """Runs ``model`` (in stock ONNX Runtime, as it is) over a split, lazily; a file's rows come from the cache.
 
     Raises:
-        UsageError, ModelError: as `edgefold.evaluate.evaluate`.
+        UsageError, ModelError: as `edgefold.scoring.evaluate.evaluate`.
     """
     if not isinstance(model, Path):
         return ReferenceRows(_blocks(model, task, split, limit))

@@ -12,9 +12,9 @@ import onnx_ir as ir
 from onnx import TensorProto
 
 from edgefold.errors import ModelError
-from edgefold.external import weight_bytes, weight_values
-from edgefold.macs import node_macs
-from edgefold.shapes import packed_matrix
+from edgefold.files.external import weight_bytes, weight_values
+from edgefold.measuring.macs import node_macs
+from edgefold.measuring.shapes import packed_matrix
 
 # Types of weights; indices, shapes and masks are of the others.
 _WEIGHT_TYPES = frozenset(

@@ -13,7 +13,7 @@ from edgefold.errors import UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgefold.task_data import TaskData
+    from edgefold.scoring.task_data import TaskData
 
 Numbers = float | tuple[float, ...]
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnx import ModelProto, TensorProto, helper, inliner, shape_inference, version_converter
 
 from edgefold.errors import ModelError
-from edgefold.quoting import quoted
+from edgefold.files.quoting import quoted
 
 OLDEST_OPSET = 9
 """The oldest opset that is read."""

@@ -78,7 +78,9 @@ def compress(
     """
     if resume and force:
         raise UsageError("--resume goes on with a run, --force starts it over; give one of them")
-    plan = make_plan(recipe, task, settings=settings, exclude=exclude, max_drop=max_drop, max_size=max_size, seed=seed)
+    plan = make_plan(
+        model, recipe, task, settings=settings, exclude=exclude, max_drop=max_drop, max_size=max_size, seed=seed
+    )
     emitter = find_target(target)
     folder = Path(output)
     if folder.exists() and not (force or dry_run):
@@ -129,4 +131,4 @@ def _dry_report(loaded: LoadedModel, plan: Plan, folder: Path) -> Report:
     """What would be done: the steps with all their options, and no figures."""
     figures = Figures(bytes=loaded.bytes, weights=model_weights(loaded.model))
     steps = [{"pass": step.name, "options": msgspec.to_builtins(step), "skips": []} for step in plan.recipe.steps]
-    return Report("dry run", str(loaded.path), str(folder), figures, figures, steps)
+    return Report("dry run", plan.model, str(folder), figures, figures, steps)

@@ -94,7 +94,7 @@ class Run:
         lower_is_worse = self.before is not None and self.before.worse == "lower"
         return Report(
             status="done" if all(goal["met"] for goal in goals.values()) else "goal missed",
-            model=str(self.loaded.path),
+            model=self.plan.model,
             output=str(folder),
             before=old,
             after=new,

@@ -35,12 +35,14 @@ class Plan:
     """A checked recipe, task and goals.
 
     Attributes:
+        model: the path as the user gave it.
         recipe: with the flags of the call worked in.
         task: None when nothing can be calibrated or scored.
         max_drop: largest accepted loss of the metric, or None.
         max_bytes: largest accepted size, or None.
     """
 
+    model: str
     recipe: Recipe
     task: Task | None
     max_drop: Drop | None
@@ -105,6 +107,7 @@ class Plan:
 
 
 def make_plan(
+    model: str | os.PathLike[str],
     recipe: str | os.PathLike[str],
     task: str | os.PathLike[str] | None,
     *,
@@ -131,6 +134,7 @@ def make_plan(
     if read.max_drop and (parsed is None or not parsed.has_calibration):
         raise UsageError("--max-drop needs a task with calibration data (-d TASK): the loss is judged on them")
     return Plan(
+        model=os.fspath(model),
         recipe=read,
         task=parsed,
         max_drop=parse_drop(read.max_drop) if read.max_drop else None,

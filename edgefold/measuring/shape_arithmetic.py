@@ -62,9 +62,9 @@ class _Evaluator:
                 if shape is not None:
                     self._values[node.output[0]] = _slice(node, np.array(shape, np.int64))
             elif node.op_type == "Constant":
-                tensors = [attribute.t for attribute in node.attribute if attribute.HasField("t")]
-                if tensors and _is_small(tensors[0]):
-                    self._values[node.output[0]] = numpy_helper.to_array(tensors[0])
+                constant = _constant(node)
+                if constant is not None:
+                    self._values[node.output[0]] = constant
             elif node.op_type in _ARITHMETIC and all(not name or name in self._values for name in node.input):
                 self._evaluate(node)
         return len(self._values) > before
@@ -102,6 +102,18 @@ class _Evaluator:
 
 def _is_small(tensor: onnx.TensorProto) -> bool:
     return math.prod(tensor.dims) <= _SMALL_ELEMENTS and tensor.data_location != onnx.TensorProto.EXTERNAL
+
+
+def _constant(node: onnx.NodeProto) -> Array | None:
+    """The value of a Constant node, in whichever attribute it stands; None where it is large or no number."""
+    for attribute in node.attribute:
+        if attribute.name == "value":
+            return numpy_helper.to_array(attribute.t) if _is_small(attribute.t) else None
+        if attribute.name in ("value_int", "value_ints"):
+            return np.array(helper.get_attribute_value(attribute), np.int64)
+        if attribute.name in ("value_float", "value_floats"):
+            return np.array(helper.get_attribute_value(attribute), np.float32)
+    return None
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:

@@ -9,6 +9,10 @@
 #include <string>
 
 #include "base/scratch.h"
+#include "kernels/conv_depthwise/conv_depthwise.h"
+#include "kernels/conv_epilogue/conv_epilogue.h"
+#include "kernels/conv_quantize/conv_quantize.h"
+#include "kernels/conv_sums/conv_sums.h"
 #include "kernels/epilogue/epilogue.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm_float/gemm_float.h"
@@ -126,16 +130,22 @@ struct Caller<kCall, Result (*)(Function*, Arguments...)> {
   }
 };
 
-// Makes the family's variants callable.
-template <auto kCall, typename Function>
-void Bind(nanobind::module_& module, const char* name, KernelTable<Function>) {
+// Makes the family's variants known, to be listed.
+template <typename Function>
+nanobind::class_<Variant<Function>> Bind(nanobind::module_& module, const char* name,
+                                         KernelTable<Function>) {
   using Row = Variant<Function>;
-  nanobind::class_<Row>(module, name)
+  return nanobind::class_<Row>(module, name)
       .def("name", [](const Row& row) { return std::string(row.kernel.name); })
       .def("isa", [](const Row& row) { return std::string(IsaName(row.kernel.isa)); })
       .def("supported", [](const Row& row) { return row.kernel.Supported(); })
-      .def("chosen", [](const Row& row) { return row.chosen; })
-      .def("__call__", &Caller<kCall, decltype(kCall)>::Call);
+      .def("chosen", [](const Row& row) { return row.chosen; });
+}
+
+// Makes them callable as well.
+template <auto kCall, typename Function>
+void Bind(nanobind::module_& module, const char* name, KernelTable<Function> table) {
+  Bind(module, name, table).def("__call__", &Caller<kCall, decltype(kCall)>::Call);
 }
 
 template <typename Function>
@@ -156,6 +166,16 @@ nanobind::dict Families() {
   families["quantize"] = Variants(QuantizeKernels());
   families["gemm_float"] = Variants(GemmFloatKernels());
   families["epilogue"] = Variants(EpilogueKernels());
+  return families;
+}
+
+// The families that only ShiftConv uses; tested through it and by the self-test, so not callable.
+nanobind::dict ConvFamilies() {
+  nanobind::dict families;
+  families["conv_quantize"] = Variants(ConvQuantizeKernels());
+  families["conv_depthwise"] = Variants(ConvDepthwiseKernels());
+  families["conv_sums"] = Variants(ConvSumsKernels());
+  families["conv_epilogue"] = Variants(ConvEpilogueKernels());
   return families;
 }
 
@@ -186,6 +206,11 @@ NB_MODULE(_kernels, module) {
   Bind<&GemmFloat>(module, "GemmFloat", GemmFloatKernels());
   Bind<&Epilogue>(module, "Epilogue", EpilogueKernels());
   module.def("families", Families);
+  Bind(module, "ConvQuantize", ConvQuantizeKernels());
+  Bind(module, "ConvDepthwise", ConvDepthwiseKernels());
+  Bind(module, "ConvSums", ConvSumsKernels());
+  Bind(module, "ConvEpilogue", ConvEpilogueKernels());
+  module.def("conv_families", ConvFamilies);
   module.def("isa_error", [] {
     const char* error = SelectedIsa().error;
     return error == nullptr ? nanobind::object(nanobind::none())

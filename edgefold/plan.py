@@ -27,7 +27,8 @@ from edgefold.session import LITTLE_MEMORY, make_session, run
 log = logging.getLogger("edgefold")
 
 PROBE_SAMPLES = 8  # enough to verify a step on, few enough to do it after every step
-GUESSED_SIZE = 8  # of dynamic dimensions other than the first, without a task
+GUESSED_LENGTH = 8  # of dynamic dimensions other than the first, without a task
+GUESSED_SIDE = 64  # the same in images, which networks halve several times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +157,12 @@ def guessed_feeds(interface: ModelInterface, seed: int) -> dict[str, np.ndarray]
     except (UsageError, ModelError) as error:
         log.warning("no inputs could be made up, so nothing is verified by running it; give a task with -d (%s)", error)
         return None
+
+
+def _guessed_size(axis: int, rank: int) -> int:
+    if axis == 0:
+        return 1
+    return GUESSED_SIDE if rank == 4 else GUESSED_LENGTH
 
 
 def _per_sample(interface: ModelInterface, probe: Mapping[str, np.ndarray] | None) -> dict[str, tuple[int, ...]]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 DOMAIN = "ai.edgefold"
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4  # errors come back as exceptions, which become one line
 # For sessions that run once: no second copy of the weights in the layout of ONNX Runtime's own kernels.
 LITTLE_MEMORY = {"session.disable_prepacking": "1"}
 
@@ -73,7 +73,7 @@ def run(
 
 def _options(ort: Any, threads: int, optimize: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     if threads:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

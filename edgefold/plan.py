@@ -147,7 +147,7 @@ def guessed_feeds(interface: ModelInterface, seed: int) -> dict[str, np.ndarray]
     """Random inputs with one sample and short dynamic dimensions; None when a rank is unknown or a type unusual."""
     shapes = {
         port.name: tuple(
-            size if isinstance(size, int) else (1 if axis == 0 else GUESSED_SIZE)
+            size if isinstance(size, int) else _guessed_size(axis, len(port.shape))
             for axis, size in enumerate(port.shape)
         )
         for port in interface.inputs

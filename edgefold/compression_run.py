@@ -110,6 +110,8 @@ class Run:
     def _prove_end_to_end(self, written: Path) -> None:
         """Score some samples by function bodies and by the library; the metric must be the same.
 
+        A class that two labels share to the last bit may go either way, so a difference within its interval passes.
+
         Raises:
             VerificationError: names both values.
         """
@@ -127,7 +129,9 @@ class Run:
             )
             for library in (True, False)
         )
-        if abs(ours.value - stock.value) > END_TO_END_TOLERANCE * max(abs(stock.value), 1e-12):
+        difference, (low, high) = paired_difference(ours, stock)
+        negligible = abs(difference) <= END_TO_END_TOLERANCE * abs(stock.value)
+        if not negligible and not low <= 0 <= high:
             raise VerificationError(
                 f"{written.name}: {ours.metric} is {ours.value:.6g} with the library and {stock.value:.6g} in stock "
                 f"ONNX Runtime on the same {ours.samples} samples"

@@ -86,6 +86,10 @@ def _explaining_ties(node: ir.Node, data: np.ndarray, error: np.ndarray) -> int:
     Raises:
         VerificationError: there are none, they are too many, or the difference is more than they can make.
     """
+    if node.op_type == "ShiftGather":
+        raise VerificationError(
+            f"node {node.name}: the library and stock ONNX Runtime differ by {error.max():.1e}, and it rounds nothing"
+        )
     scales, static = _constant(node, 4), float(_constant(node, 6)[0])
     high = node.attributes["activation_high"].as_int()
     x = data.astype(np.float32)

@@ -30,7 +30,7 @@ READING = (
     "the vision transformer and the residual networks lose nothing measurable; the two language models lose 0.1",
     "to 0.2 % of their perplexity, less than in ONNX Runtime's int4. Without training, networks with depthwise",
     "convolutions (MobileNet, DeepLab, PP-OCR) and SqueezeNet lose points that int8 mostly keeps (not on",
-    "MobileNetV2): give them `w8`, or the goal `--max-drop`. Static int8 breaks the transformers; dynamic int8 is",
+    "MobileNetV2); wider weights for them were not measured here. Static int8 breaks the transformers; dynamic int8 is",
     "ONNX Runtime's fair form there. `ort-int4` knows no convolution and leaves those models float.",
 )
 HERE = Path(__file__).resolve().parent

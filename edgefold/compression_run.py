@@ -73,6 +73,7 @@ class Run:
         self._rank(model)
         if self.plan.has_goals:
             model = self._search_goals(model)
+            self._rank(model)  # of the widths that were found
         if self.inputs.probe and custom_nodes(model):
             log.info("comparing stock ONNX Runtime with the library, node by node ...")
             self.portability = prove_portable(model, self.inputs.probe).to_json()

@@ -8,6 +8,7 @@ always at hand, so that a failure loses nothing.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from edgefold.errors import ModelError, VerificationError
 from edgefold.files.opset import raise_opset
 from edgefold.measuring.measure import model_macs, model_size
 from edgefold.passes import Context, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
+from edgefold.probing import probe
 from edgefold.verification import Difference, check_numerics, check_structure
 
 log = logging.getLogger("edgefold")
@@ -121,7 +123,8 @@ def run_recipe(
         if index < resume_from:
             continue
         calibration = Calibration(model, inputs.calibration) if inputs.calibration else None
-        context = Context(calibration=calibration, exclude=exclude, seed=seed)
+        probing = functools.partial(probe, feeds=inputs.probe, seed=seed)
+        context = Context(calibration=calibration, exclude=exclude, seed=seed, probe=probing)
         model, record = run_step(model, step, inputs, context)
         log.info(
             "%s: %d edits, %d skips, %.1f s",

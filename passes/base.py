@@ -11,11 +11,14 @@ import dataclasses
 import enum
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import msgspec
 import onnx_ir as ir
+
+if TYPE_CHECKING:
+    from edgefold.passes.pruning.groups import Trace
 
 
 class Effect(enum.Enum):
@@ -94,11 +97,13 @@ class Context:
         calibration: statistics of the model's activations on the task's calibration split, or None without a task.
         exclude: node names or globs that no lossy pass may touch.
         seed: of every random choice.
+        probe: runs a model twice and says which shapes and sizes were seen; see ``edgefold.probing.probe``.
     """
 
     calibration: Calibrates | None = None
     exclude: tuple[str, ...] = ()
     seed: int = 0
+    probe: Callable[[ir.Model], Trace] | None = None
 
     def excludes(self, node_name: str) -> bool:
         """Whether the user asked to leave the node of that name alone."""

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two runs of a model in ONNX Runtime that show the shape of every value, and what depends on dynamic sizes.
+
+Shape inference cannot follow every exporter's arithmetic; a run can. Activations are seen through Shape nodes, so that
+none outlives its readers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from edgefold.errors import ModelError
+from edgefold.interface import ModelInterface
+from edgefold.passes.pruning.groups import Trace
+from edgefold.probing_feeds import Sizes, first_sizes, make_feeds, other_sizes
+from edgefold.session import LITTLE_MEMORY, make_session, run
+
+log = logging.getLogger("edgefold")
+
+MAX_ELEMENTS = 4096
+"""Values of larger tensors are not kept; no vector of sizes, axes or indices of channels is longer."""
+
+Array = np.ndarray[Any, Any]
+_SHAPE_OPS = ("Shape", "Size")
+_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
+_INDEX_TYPES = frozenset((ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL))
+
+
+def probe(
+    model: ir.Model,
+    feeds: Mapping[str, Array] | None = None,
+    *,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    seed: int = 0,
+) -> Trace:
+    """Run a model at two sets of sizes and data.
+
+    Args:
+        model: not changed.
+        feeds: arrays that the model takes, of which the first run has the sizes and the first two samples.
+        shapes: of inputs, for the first run, where there are no feeds.
+        seed: of random data.
+
+    Raises:
+        ModelError: the model runs neither at the given sizes nor at any that were guessed.
+    """
+    observer = _Observer(model)
+    sizes, seen = observer.first_run(first_sizes(observer.interface, feeds, shapes or {}), feeds, seed)
+    second = observer.second_run(sizes, feeds, seed + 1)
+    found = {name: array for name, array in seen.values.items() if array.size <= MAX_ELEMENTS}
+    varying = {name for name in found if name in observer.data or not np.array_equal(found[name], second[name])}
+    return Trace(
+        shapes={**observer.stored_shapes, **seen.shapes},
+        values={**observer.stored_values, **found},
+        varying=frozenset(varying),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    """Shapes and values of one run."""
+
+    shapes: dict[str, tuple[int, ...]]
+    values: dict[str, Array]
+
+
+class _Observer:
+    """A session whose outputs are the shapes of all activations and the values of those that may be sizes.
+
+    Attributes:
+        interface: of the model.
+        data: names of values that depend on the data of the inputs and not only on their sizes.
+        stored_shapes, stored_values: of the initializers.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        copy = model.clone()
+        common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(copy)
+        self.data, from_shapes = _origins(copy.graph)
+        inputs = {id(value) for value in copy.graph.inputs if not value.is_initializer()}
+        produced = [value for node in copy.graph for value in node.outputs if value.name and _is_tensor(value)]
+        values = [value for value in copy.graph.inputs if id(value) in inputs and _is_tensor(value)] + produced
+        self._names = [str(value.name) for value in values]
+        self._exposed = [
+            value
+            for value in produced
+            if value.dtype in _INDEX_TYPES or (value.name in from_shapes and _is_float(value))
+        ]
+        stored = {name: value.const_value for name, value in copy.graph.initializers.items() if value.const_value}
+        self.stored_shapes = {name: tuple(tensor.shape.numpy()) for name, tensor in stored.items()}
+        self.stored_values = {
+            name: tensor.numpy()
+            for name, tensor in stored.items()
+            if tensor.size <= MAX_ELEMENTS and tensor.dtype != ir.DataType.STRING
+        }
+        _expose(copy.graph, values, self._exposed)
+        self._session = make_session(copy, threads=1, optimize=False, config=LITTLE_MEMORY)
+        self.interface = ModelInterface.of(self._session)
+
+    def run(self, feeds: Mapping[str, Array]) -> _Seen:
+        outputs = run(self._session, None, feeds)
+        shapes = dict(zip(self._names, (tuple(map(int, shape)) for shape in outputs), strict=False))
+        exposed = outputs[len(self._names) :]
+        return _Seen(shapes, {str(value.name): array for value, array in zip(self._exposed, exposed, strict=True)})
+
+    def first_run(self, trials: Iterator[Sizes], feeds: Mapping[str, Array] | None, seed: int) -> tuple[Sizes, _Seen]:
+        """The first sizes at which the model runs.
+
+        Raises:
+            ModelError: there are none.
+        """
+        refused: ModelError | None = None
+        for sizes in trials:
+            try:
+                return sizes, self.run(make_feeds(self.interface, sizes, feeds, seed))
+            except ModelError as error:
+                refused = refused or error
+        raise refused or ModelError("the model has an input of unknown rank; give a task with -d")
+
+    def second_run(self, sizes: Sizes, feeds: Mapping[str, Array] | None, seed: int) -> dict[str, Array]:
+        """Values at other sizes; of symbols that the model runs at only one size of, at that size."""
+        for trial in other_sizes(sizes):
+            try:
+                return self.run(make_feeds(self.interface, trial, feeds, seed, shift=1)).values
+            except ModelError as error:
+                log.debug("probe: not at sizes %s: %s", trial, error)
+        return self.run(make_feeds(self.interface, sizes, feeds, seed, shift=1)).values
+
+
+def _origins(graph: ir.Graph) -> tuple[set[str], set[str]]:
+    """Names of the values that depend on data, and of those that depend on shapes alone."""
+    data = {str(value.name) for value in graph.inputs if not value.is_initializer()}
+    shapes: set[str] = set()
+    for node in graph:
+        read = _read_names(node)
+        outputs = {str(value.name) for value in node.outputs}
+        if node.op_type in _SHAPE_OPS and node.domain == "":
+            shapes |= outputs
+        elif read & data or node.op_type in _RANDOM:
+            data |= outputs
+        elif read & shapes:
+            shapes |= outputs
+    return data, shapes
+
+
+def _read_names(node: ir.Node) -> set[str]:
+    """Names of the inputs of a node and of its subgraphs' nodes."""
+    names = {str(value.name) for value in node.inputs if value is not None}
+    for attribute in node.attributes.values():
+        if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+            bodies = [attribute.value] if attribute.type == ir.AttributeType.GRAPH else attribute.value
+            for body in bodies:
+                names.update(*(_read_names(inner) for inner in body))
+                names.update(str(value.name) for value in body.outputs)
+    return names
+
+
+def _is_tensor(value: ir.Value) -> bool:
+    return value.type is None or isinstance(value.type, ir.TensorType)
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.is_floating_point()
+
+
+def _expose(graph: ir.Graph, shapes: list[ir.Value], values: list[ir.Value]) -> None:
+    """Make the shapes of some values, and other values themselves, the outputs of the graph."""
+    graph.outputs.clear()
+    for value in shapes:
+        node = ir.node("Shape", [value], name=f"{value.name}:edgefold-shape")
+        node.outputs[0].name = f"{value.name}:edgefold-shape"
+        node.outputs[0].dtype = ir.DataType.INT64
+        graph.append(node)
+        graph.outputs.append(node.outputs[0])
+    graph.outputs.extend(values)

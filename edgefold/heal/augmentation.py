@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random changes of images that leave what they show the same; the teacher sees the changed image too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgefold.errors import UsageError
+
+Array = np.ndarray[Any, Any]
+MAX_SHIFT = 8  # a crop shifts by up to this part of a side
+CHANNELS = (1, 3, 4)
+
+
+def check_images(feeds: Mapping[str, Array]) -> None:
+    """Refuse an augmentation that no input can take.
+
+    Raises:
+        UsageError: no input holds images; lists the shapes.
+    """
+    if not any(_is_images(value) for value in feeds.values()):
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
+        raise UsageError(f"--augment changes images, [N, C, H, W] or [N, H, W, C] in float; the inputs are {shapes}")
+
+
+def augmented(feeds: Mapping[str, Array], changes: Sequence[str], random: np.random.Generator) -> dict[str, Array]:
+    """A changed copy of the images among the inputs; what is random is drawn once for all of them.
+
+    Args:
+        feeds: input name -> array [rows, ...]; those that are no images pass through.
+        changes: of "flip" and "crop". A crop shifts by a whole number of pixels, up to an eighth of the side, and
+            what comes in from outside is mirrored, which needs no knowledge of how black is normalized.
+        random: drawn from in the same way whatever the images hold.
+    """
+    rows = len(next(iter(feeds.values())))
+    flips = random.random(rows) < 0.5
+    shifts = random.uniform(-1, 1, (rows, 2))
+    changed = dict(feeds)
+    for name, value in feeds.items():
+        if not _is_images(value):
+            continue
+        first = _first_spatial_axis(value)
+        result = value
+        if "flip" in changes:
+            result = np.where(flips[:, None, None, None], np.flip(result, first + 1), result)
+        if "crop" in changes:
+            result = _shifted(result, shifts, first)
+        changed[name] = np.ascontiguousarray(result)
+    return changed
+
+
+def _is_images(value: Array) -> bool:
+    return value.ndim == 4 and value.dtype.kind == "f" and (value.shape[1] in CHANNELS or value.shape[3] in CHANNELS)
+
+
+def _first_spatial_axis(value: Array) -> int:
+    return 2 if value.shape[1] in CHANNELS else 1
+
+
+def _shifted(images: Array, shifts: Array, first: int) -> Array:
+    """Each image moved by its share ``shifts`` [rows, 2] of the largest shift."""
+    height, width = images.shape[first : first + 2]
+    most = (height // MAX_SHIFT, width // MAX_SHIFT)
+    padding = [(0, 0)] * 4
+    padding[first : first + 2] = [(size, size) for size in most]
+    padded = np.pad(images, padding, mode="reflect")
+    result = np.empty_like(images)
+    for row, shift in enumerate(shifts):
+        top, left = (size + round(float(part) * size) for part, size in zip(shift, most, strict=True))
+        window = (slice(top, top + height), slice(left, left + width))
+        result[row] = padded[row][(slice(None), *window) if first == 2 else window]
+    return result

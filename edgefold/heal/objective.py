@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What healing makes small: chosen from the options, the task's metric and what the two models have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+from torch import Tensor
+
+from edgefold.errors import UsageError
+from edgefold.heal import losses
+from edgefold.heal.hidden import common_hidden
+
+if TYPE_CHECKING:
+    from edgefold.interface import ModelInterface
+    from edgefold.passes.heal import Heal
+    from edgefold.scoring.task import Task
+
+Tensors = Mapping[str, Tensor]
+Term = Callable[[Tensors, Tensors, Tensor | None], Tensor]
+
+TAIL = 2  # hidden tensors that the tail loss compares
+CLASSES = ("top1", "top5", "agreement", "perplexity")
+EMBEDDINGS = ("cosine", "spearman_cosine")
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A sum of terms, each a mean over samples.
+
+    Attributes:
+        terms: (student's tensors, teacher's tensors, labels) -> scalar.
+        described: a sentence a term, for the report.
+        hidden: hidden tensors that both models must give.
+        outputs: outputs of the teacher that are read; empty where only labels are.
+    """
+
+    terms: tuple[Term, ...]
+    described: tuple[str, ...]
+    hidden: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def of_teacher(self) -> tuple[str, ...]:
+        """The tensors that the teacher must give."""
+        return (*self.outputs, *self.hidden)
+
+    def __call__(self, student: Tensors, teacher: Tensors, labels: Tensor | None) -> Tensor:
+        total = self.terms[0](student, teacher, labels)
+        for term in self.terms[1:]:
+            total = total + term(student, teacher, labels)
+        return total
+
+
+def make_objective(
+    options: Heal,
+    task: Task,
+    interface: ModelInterface,
+    student: ir.Model,
+    teacher: ir.Model,
+    feeds: Mapping[str, np.ndarray[Any, Any]],
+) -> Objective:
+    """Choose the terms.
+
+    Args:
+        options: names of the losses, and the temperature.
+        task: its metric tells what kind of thing the output is.
+        interface: of the student.
+        student: the compressed model.
+        teacher: the original.
+        feeds: a few samples, to find the hidden tensors that agree in shape.
+
+    Raises:
+        UsageError: a loss that this task or these models do not have.
+    """
+    terms: list[tuple[Term, str]] = []
+    outputs: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+    asked = dict.fromkeys(options.loss)
+    if "output" in asked:
+        found = _output_terms(options, task, interface, student)
+        outputs = tuple(found)
+        terms += found.values()
+    if "tail" in asked or "blockwise" in asked:
+        hidden = _hidden(common_hidden(student, teacher, feeds), "blockwise" in asked)
+        if "tail" in asked:
+            terms.append(_hidden_term(hidden[-TAIL:], "tail"))
+        if "blockwise" in asked:
+            terms.append(_hidden_term(hidden, "blockwise"))
+    if "labels" in asked:
+        terms.append(_label_term(task, interface, student))
+    return Objective(tuple(term for term, _ in terms), tuple(text for _, text in terms), hidden, outputs)
+
+
+def _output_terms(
+    options: Heal, task: Task, interface: ModelInterface, student: ir.Model
+) -> dict[str, tuple[Term, str]]:
+    """A term for every float output: by the metric for the one that it reads, squared error for the others."""
+    scored = interface.output(task.metric.output, f"{task.path}: metric").name
+    terms: dict[str, tuple[Term, str]] = {}
+    for port in interface.outputs:
+        if port.dtype.kind != "f":
+            continue
+        metric = task.metric.name if port.name == scored else "mse"
+        terms[port.name] = _output_term(port.name, metric, options.temperature, _gives_probabilities(student, port.name))
+    if not terms:
+        raise UsageError(
+            f"--loss output: the outputs {', '.join(port.name for port in interface.outputs)} are integers, which have "
+            "no gradient; take --loss tail or blockwise"
+        )
+    return terms
+
+
+def _output_term(name: str, metric: str, temperature: float, probabilities: bool) -> tuple[Term, str]:
+    if metric in CLASSES:
+        logits = losses.logits_of if probabilities else _unchanged
+        what = "probabilities" if probabilities else "logits"
+        return (
+            lambda student, teacher, _: losses.kl_divergence(logits(student[name]), logits(teacher[name]), temperature),
+            f"output '{name}': KL divergence of {what} at temperature {temperature:g}",
+        )
+    if metric in EMBEDDINGS:
+        return (
+            lambda student, teacher, _: (
+                losses.cosine_distance(student[name], teacher[name])
+                + losses.relative_error(student[name], teacher[name])
+            ),
+            f"output '{name}': cosine distance and relative squared error of embeddings",
+        )
+    return (
+        lambda student, teacher, _: losses.relative_error(student[name], teacher[name]),
+        f"output '{name}': relative squared error",
+    )
+
+
+def _hidden(common: tuple[str, ...], every: bool) -> tuple[str, ...]:
+    if not common:
+        raise UsageError(
+            "--loss tail/blockwise: student and teacher have no hidden tensor of the same name and shape; "
+            "take --loss output"
+        )
+    return common if every else common[-TAIL:]
+
+
+def _hidden_term(names: tuple[str, ...], kind: str) -> tuple[Term, str]:
+    def term(student: Tensors, teacher: Tensors, _: Tensor | None) -> Tensor:
+        errors = [losses.relative_error(student[name], teacher[name]) for name in names]
+        return sum(errors[1:], start=errors[0]) / len(errors)
+
+    listed = ", ".join(names) if len(names) <= TAIL else f"{len(names)} hidden tensors"
+    return term, f"{kind}: relative squared error of {listed}"
+
+
+def _label_term(task: Task, interface: ModelInterface, student: ir.Model) -> tuple[Term, str]:
+    name, metric = interface.output(task.metric.output, f"{task.path}: metric").name, task.metric.name
+    if metric in ("top1", "top5", "perplexity"):
+        logits = losses.logits_of if _gives_probabilities(student, name) else _unchanged
+        return (
+            lambda ours, _, labels: losses.cross_entropy(logits(ours[name]), _present(labels)),
+            f"labels: cross-entropy of '{name}'",
+        )
+    if metric in ("mse", "psnr"):
+        return (
+            lambda ours, _, labels: losses.relative_error(ours[name], _present(labels).reshape(ours[name].shape)),
+            f"labels: relative squared error of '{name}'",
+        )
+    raise UsageError(f"--loss labels: no gradient follows the metric {metric}; take --loss output, which needs no labels")
+
+
+def _gives_probabilities(model: ir.Model, output: str) -> bool:
+    value = next(value for value in model.graph.outputs if value.name == output)
+    producer = value.producer()
+    return producer is not None and producer.op_type == "Softmax"
+
+
+def _unchanged(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _present(labels: Tensor | None) -> Tensor:
+    assert labels is not None, "read_samples refused a task without them"
+    return labels

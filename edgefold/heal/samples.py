@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The calibration data as healing uses it: in memory, split into a part to train on and a part to stop by."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from edgefold.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgefold.interface import ModelInterface
+    from edgefold.passes.heal import Heal
+    from edgefold.scoring.task import Task
+
+Array = np.ndarray[Any, Any]
+MAX_BYTES = 8 << 30  # inputs held in memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Inputs ready to be fed, and which rows are for what.
+
+    Attributes:
+        feeds: model input name -> array [rows, ...].
+        labels: the task's target [rows, ...], or None where the calibration data have none.
+        training: row numbers to train on.
+        held_out: row numbers that training never sees.
+        chunk: rows that the model takes at once where its batch is fixed, or None.
+    """
+
+    feeds: dict[str, Array]
+    labels: Array | None
+    training: Array
+    held_out: Array
+    chunk: int | None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.feeds.values())))
+
+    def take(self, rows: Array) -> dict[str, Array]:
+        """The feeds of some rows."""
+        return {name: value[rows] for name, value in self.feeds.items()}
+
+    def batches(self, size: int, seed: int, epoch: int) -> Array:
+        """Row numbers of an epoch's batches [batches, size], shuffled; a remainder smaller than a batch sits out."""
+        order = np.random.default_rng([seed, epoch]).permutation(self.training)
+        count = len(order) // size
+        return order[: count * size].reshape(count, size)
+
+
+def read_samples(task: Task, interface: ModelInterface, options: Heal, seed: int) -> Samples:
+    """Read the calibration data of a task; its ``samples`` does not limit them, ``options.samples`` does.
+
+    Raises:
+        UsageError: there are none, too few to split, more than fit, or labels are asked for that are not there.
+    """
+    data, chunk = _all_of(task, options.samples), _fixed_batch(interface)
+    parts: dict[str, list[Array]] = {}
+    labels: list[Array] = []
+    held = 0
+    for batch in data.batches(interface, "calibration"):
+        for name, value in batch.feeds.items():
+            parts.setdefault(name, []).append(value[: batch.count])
+            held += value.nbytes
+        if batch.labels is not None:
+            labels.append(batch.labels)
+        if held > MAX_BYTES:
+            raise UsageError(f"{task.path}: the calibration inputs exceed {MAX_BYTES >> 30} GiB; give --samples N")
+    if "labels" in options.loss and not labels:
+        raise UsageError(
+            f"--loss labels: the calibration data of {task.path} have no array '{task.metric.labels}'; "
+            "take --loss output, which needs none"
+        )
+    feeds = {name: np.concatenate(values) for name, values in parts.items()}
+    training, held_out = _split(len(next(iter(feeds.values()))), options.held_out, chunk or 1, seed, task)
+    return Samples(feeds, np.concatenate(labels) if labels else None, training, held_out, chunk)
+
+
+def _all_of(task: Task, samples: int | None) -> Task:
+    """The task with as much calibration data as healing is to use."""
+    if task.rule.calibration is None:
+        raise UsageError(f"{task.path}: healing trains on calibration data; add: calibration: {{data: FILE}}")
+    calibration = msgspec.structs.replace(task.rule.calibration, samples=samples)
+    return dataclasses.replace(task, rule=msgspec.structs.replace(task.rule, calibration=calibration))
+
+
+def _fixed_batch(interface: ModelInterface) -> int | None:
+    """The first dimension of the inputs where it is fixed; that they agree the task has checked."""
+    sizes = [port.shape[0] for port in interface.inputs if port.shape and isinstance(port.shape[0], int)]
+    return int(sizes[0]) if sizes else None
+
+
+def _split(rows: int, share: float, chunk: int, seed: int, task: Task) -> tuple[Array, Array]:
+    """Rows to train on and rows to stop by, each a multiple of ``chunk``."""
+    order = np.random.default_rng(seed).permutation(rows)
+    count = max(chunk, round(rows * share) // chunk * chunk)
+    training = (rows - count) // chunk * chunk
+    if training < chunk:
+        raise UsageError(f"{task.path}: {rows} calibration samples are too few to train on and to stop by")
+    return np.sort(order[count : count + training]), np.sort(order[:count])

@@ -16,6 +16,7 @@ Matrix = NDArray[np.float64]
 
 DAMPING = 1e-4  # of the mean diagonal
 _SMALL = 64  # triangular blocks up to this size are inverted by LAPACK
+_BLOCK_ELEMENTS = 1 << 22  # weights of blocks that are solved for together
 _CUTOFF = 1e-12  # eigenvalues below this fraction of the largest count as zero
 
 
@@ -108,10 +109,16 @@ def removal_errors(weight: Matrix, inverse: Matrix, blocks: Sequence[NDArray[np.
     Returns:
         float64 [len(blocks)].
     """
-    errors = np.empty(len(blocks))
-    for number, block in enumerate(blocks):
-        part = weight[block]
-        errors[number] = np.sum(part * np.linalg.solve(inverse[np.ix_(block, block)], part))
+    errors = np.zeros(len(blocks))
+    sizes = np.array([len(block) for block in blocks], dtype=np.intp)
+    for size in np.unique(sizes[sizes > 0]):
+        numbers = np.flatnonzero(sizes == size)
+        for some in np.array_split(numbers, -(-len(numbers) * size * weight.shape[1] // _BLOCK_ELEMENTS)):
+            rows = np.stack([blocks[number] for number in some])
+            part = weight[rows]
+            errors[some] = np.sum(
+                part * np.linalg.solve(inverse[rows[:, :, None], rows[:, None, :]], part), axis=(1, 2)
+            )
     return errors
 
 

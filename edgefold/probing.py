@@ -53,13 +53,20 @@ def probe(
     """
     observer = _Observer(model)
     sizes, seen = observer.first_run(first_sizes(observer.interface, feeds, shapes or {}), feeds, seed)
-    second = observer.second_run(sizes, feeds, seed + 1)
+    other = observer.second_run(sizes, feeds, seed + 1)
     found = {name: array for name, array in seen.values.items() if array.size <= MAX_ELEMENTS}
-    varying = {name for name in found if name in observer.data or not np.array_equal(found[name], second[name])}
+    varying = {name for name in found if name in observer.data or not np.array_equal(found[name], other.values[name])}
+    dynamic = {
+        (name, axis)
+        for name, shape in seen.shapes.items()
+        for axis, (size, changed) in enumerate(zip(shape, other.shapes[name], strict=False))
+        if size != changed
+    }
     return Trace(
         shapes={**observer.stored_shapes, **seen.shapes},
         values={**observer.stored_values, **found},
         varying=frozenset(varying),
+        dynamic=frozenset(dynamic),
     )
 
 
@@ -124,14 +131,14 @@ class _Observer:
                 refused = refused or error
         raise refused or ModelError("the model has an input of unknown rank; give a task with -d")
 
-    def second_run(self, sizes: Sizes, feeds: Mapping[str, Array] | None, seed: int) -> dict[str, Array]:
-        """Values at other sizes; of symbols that the model runs at only one size of, at that size."""
+    def second_run(self, sizes: Sizes, feeds: Mapping[str, Array] | None, seed: int) -> _Seen:
+        """A run at other sizes; of symbols that the model runs at only one size of, at that size."""
         for trial in other_sizes(sizes):
             try:
-                return self.run(make_feeds(self.interface, trial, feeds, seed, shift=1)).values
+                return self.run(make_feeds(self.interface, trial, feeds, seed, shift=1))
             except ModelError as error:
                 log.debug("probe: not at sizes %s: %s", trial, error)
-        return self.run(make_feeds(self.interface, sizes, feeds, seed, shift=1)).values
+        return self.run(make_feeds(self.interface, sizes, feeds, seed, shift=1))
 
 
 def _origins(graph: ir.Graph) -> tuple[set[str], set[str]]:

@@ -30,11 +30,13 @@ class Trace:
         values: small tensors (at most 4096 elements) of integers and booleans, and of floats computed from shapes,
             in the first run; initializers included.
         varying: names in `values` whose elements were not the same in the second run.
+        dynamic: axes whose length was not the same in the second run.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     values: Mapping[str, NDArray[Any]]
     varying: frozenset[str]
+    dynamic: frozenset[AxisKey] = frozenset()
 
     def static(self, name: str) -> NDArray[Any] | None:
         """The value of a small tensor that does not depend on the data or on dynamic sizes, else None."""

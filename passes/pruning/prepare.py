@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bring any exporter's graph into the one form that channels can be cut from: every constant an initializer of its own.
+
+Exporters store one tensor for many uses: a vector ``[64]`` may be the shape of one Reshape and the axes of a Slice.
+A use that is rewritten must not change the others, so that every use gets an initializer of its own; the tensors
+behind them stay shared in memory, and `share` joins again what is still equal.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from edgefold.passes.pruning.evaluation import Array, evaluate
+
+Ties = tuple[tuple[str, ...], ...]
+"""Names of the initializers that were one matrix (float, of two dimensions or more), so that they stay one."""
+
+_EDGEFOLD = "ai.edgefold"
+_ORIGIN = "edgefold.origin"  # key in a value's meta: name of the initializer that it was
+# They move or repeat stored elements; anything that computes stays in the graph.
+_MOVES = frozenset(
+    ("Cast", "Concat", "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Shape", "Size",
+     "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze")
+)  # fmt: skip
+
+
+def prepare(model: ir.Model) -> Ties:
+    """Rewrite a model in place without changing what it computes.
+
+    Functions are inlined; every node and value has a unique name, those of the interface as before; constants are
+    initializers and no inputs; nodes that move stored elements are folded; each use has its own initializer.
+
+    Args:
+        model: the caller's own; its tensors are shared with the result and never written to.
+
+    Returns:
+        The genuine ties.
+    """
+    ir.passes.Sequential(
+        common.InlinePass(criteria=lambda function: function.domain != _EDGEFOLD),
+        common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
+        common.RemoveInitializersFromInputsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.NameFixPass(),
+    )(model)
+    _fold(model.graph)
+    return _one_a_use(model.graph)
+
+
+def share(model: ir.Model) -> None:
+    """Join initializers of the main graph that were one before `prepare` and are equal still."""
+    kept: dict[str, list[ir.Value]] = {}
+    for name, value in list(model.graph.initializers.items()):
+        origin = value.meta.pop(_ORIGIN, None)
+        if origin is None:
+            continue
+        known = kept.setdefault(origin, [])
+        equal = next((other for other in known if _equal(other, value)), None)
+        if equal is None or value.is_graph_output():
+            known.append(value)
+            continue
+        value.replace_all_uses_with(equal)
+        model.graph.initializers.pop(name)
+
+
+def _fold(graph: ir.Graph) -> None:
+    opset = graph.opset_imports.get("", 1)
+    for node in list(graph):
+        if node.domain == "" and node.op_type in _MOVES and _may_fold(node):
+            arrays = [None if value is None else _tensor(value).numpy() for value in node.inputs]
+            for output, array in zip(node.outputs, evaluate(node, arrays, opset), strict=True):
+                _store(graph, output, np.asarray(array))
+            graph.remove(node, safe=True)
+            _drop_unread(graph, node)
+
+
+def _may_fold(node: ir.Node) -> bool:
+    """Whether all inputs are stored, and the result is no second copy of a matrix that stays in the graph."""
+    stored = all(value is None or (value.is_initializer() and value.const_value is not None) for value in node.inputs)
+    if not stored or any(output.is_graph_output() or not output.name for output in node.outputs):
+        return False
+    return all(
+        value is None or len(value.uses()) == 1 or not _is_matrix(_tensor(value)) or node.op_type in ("Shape", "Size")
+        for value in node.inputs
+    )
+
+
+def _one_a_use(graph: ir.Graph) -> Ties:
+    ties: list[tuple[str, ...]] = []
+    taken = set(graph.initializers) | {str(value.name) for node in graph.all_nodes() for value in node.outputs}
+    taken |= {str(value.name) for value in graph.inputs}
+    for name, value in list(graph.initializers.items()):
+        if value.const_value is None:
+            continue
+        uses = [use for use in value.uses() if use.node.graph is graph]
+        # Subgraphs and outputs know the value by its name, which therefore stays theirs.
+        others = len(uses) < len(value.uses()) or value.is_graph_output()
+        copies = [name] if uses and not others else []
+        for use in uses if others else uses[1:]:
+            fresh = next(one for one in (f"{name}_{i}" for i in itertools.count(2)) if one not in taken)
+            taken.add(fresh)
+            use.node.replace_input_with(use.idx, _copy(graph, value, fresh))
+            copies.append(fresh)
+        if len(copies) > 1 or others:
+            value.meta[_ORIGIN] = name
+        if len(copies) > 1 and _is_matrix(value.const_value):
+            ties.append(tuple(copies))
+    return tuple(ties)
+
+
+def _copy(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
+    copy = ir.Value(name=name, shape=value.shape, type=value.type, const_value=value.const_value)
+    copy.meta[_ORIGIN] = value.name
+    graph.register_initializer(copy)
+    return copy
+
+
+def _store(graph: ir.Graph, output: ir.Value, array: Array) -> None:
+    tensor = ir.tensor(array, name=output.name)
+    value = ir.Value(
+        name=output.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    output.name = f"{output.name}:folded"  # two values of one name must not meet, even for a moment
+    output.replace_all_uses_with(value)
+    graph.register_initializer(value)
+
+
+def _drop_unread(graph: ir.Graph, removed: ir.Node) -> None:
+    for value in {value for value in removed.inputs if value is not None}:
+        if not value.uses() and not value.is_graph_output():
+            graph.initializers.pop(str(value.name), None)
+
+
+def _tensor(value: ir.Value) -> ir.TensorProtocol:
+    assert value.const_value is not None
+    return value.const_value
+
+
+def _is_matrix(tensor: ir.TensorProtocol) -> bool:
+    return tensor.dtype.is_floating_point() and len(tensor.shape) >= 2
+
+
+def _equal(first: ir.Value, second: ir.Value) -> bool:
+    one, other = _tensor(first), _tensor(second)
+    if one is other:
+        return True
+    same_form = one.dtype == other.dtype and tuple(one.shape) == tuple(other.shape)
+    return same_form and one.tobytes() == other.tobytes()

@@ -50,6 +50,9 @@ class SkipReason(enum.StrEnum):
     KEPT_WIDER = "kept at a higher width"
     FALLBACK = "fell back to a simpler method"
     NO_NEIGHBOUR = "no neighbouring layer can take it in"
+    BARRIER = "its channels have to stay"
+    STATISTICS = "a normalization averages over its channels"
+    OTHER_FACTOR = "its units lie across those that are pruned"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,12 +101,18 @@ class Context:
         exclude: node names or globs that no lossy pass may touch.
         seed: of every random choice.
         probe: runs a model twice and says which shapes and sizes were seen; see ``edgefold.probing.probe``.
+        gradients: of the loss on the calibration data, from a model and whether they are to be multiplied by the
+            Hessian: name of a parameter -> array of its shape; None without a task or without torch.
+        heal: trains a model, in place, as the pass ``heal`` asks, and gives the numbers of its record; None without
+            calibration data.
     """
 
     calibration: Calibrates | None = None
     exclude: tuple[str, ...] = ()
     seed: int = 0
     probe: Callable[[ir.Model], Trace] | None = None
+    gradients: Callable[[ir.Model, bool], Mapping[str, Any]] | None = None
+    heal: Callable[[ir.Model, Any], Mapping[str, float | int | str]] | None = None
 
     def excludes(self, node_name: str) -> bool:
         """Whether the user asked to leave the node of that name alone."""

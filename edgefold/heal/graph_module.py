@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An ONNX graph as a trainable torch module, and back: same names, same structure, every untouched byte kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from onnx_ir.passes.common import InlinePass
+from torch import Tensor
+
+from edgefold.errors import ModelError
+from edgefold.heal.operators.node import torch_tensor
+from edgefold.heal.program import Compiler, Program
+from edgefold.heal.weights import stored_floats, weights
+
+
+class GraphModule(torch.nn.Module):  # type: ignore[misc]  # torch has no types here
+    """A model that torch can run and differentiate, its parameters under the names of the model's initializers.
+
+    All computing is in float32 (float64 where the graph says so); half-precision weights become float32 parameters and
+    are rounded once, when written back. An initializer read at several places is one parameter. Which stored tensors
+    are parameters: see `edgefold.heal.weights`. Calls of model-local functions, those of `ai.edgefold` among them, run
+    as their bodies, in which rounding passes gradients through unchanged, so that scales and biases of a quantized
+    model can be trained; its integer codes cannot.
+
+    Args:
+        model: not changed, and not referred to afterwards.
+
+    Raises:
+        ModelError: an operator has no trainable form; the message names the node. See `supports`.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        super().__init__()
+        # TensorFloat-32 keeps 10 bits of the mantissa, too few to stay equal to ONNX Runtime.
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        stored = weights(model)
+        self._program, refused = _compile(model, list(stored))
+        if refused:
+            more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+            raise ModelError(f"{refused[0]}{more}; healing needs a model without it")
+        for name, tensor in stored.items():
+            # torch refuses dots in names; the names of initializers have them, and nothing but the refusal minds.
+            self._parameters[name] = torch.nn.Parameter(torch_tensor(tensor))
+        self._inputs = tuple(str(value.name) for value in model.graph.inputs)
+        self._outputs = tuple(str(value.name) for value in model.graph.outputs)
+
+    def forward(self, feeds: Mapping[str, Tensor], taps: Sequence[str] = ()) -> dict[str, Tensor]:
+        """Runs the graph.
+
+        Args:
+            feeds: input name -> tensor of the input's type (any float type is taken as float32).
+            taps: names of further values of the main graph to return.
+
+        Returns:
+            Outputs and taps by name. What QuantizeLinear gives is float with whole numbers: integers have no gradient.
+
+        Raises:
+            ModelError: a feed is missing, or a tap names no value.
+        """
+        program = self._program
+        missing = [name for name in self._inputs if name not in feeds]
+        if missing:
+            raise ModelError(f"the input '{missing[0]}' is not fed; the model's inputs are {', '.join(self._inputs)}")
+        environment = program.environment(self._device(feeds))
+        for name, parameter in self._parameters.items():
+            environment[program.slots[name]] = parameter
+        for name in self._inputs:
+            environment[program.slots[name]] = _as_computed(feeds[name])
+        wanted = dict.fromkeys((*self._outputs, *taps))
+        unknown = [name for name in wanted if name not in program.slots and name not in program.constants]
+        if unknown:
+            raise ModelError(f"the model has no value '{unknown[0]}' that could be observed")
+        program.run(environment, [program.slots[name] for name in wanted if name in program.slots])
+        return {
+            name: environment[program.slots[name]] if name in program.slots else program.constants[name]
+            for name in wanted
+        }
+
+    def write_back(self, model: ir.Model) -> None:
+        """Puts the parameters' values into the model's stored tensors; those that did not change keep their bytes.
+
+        Args:
+            model: the one this module was made from, or a clone; changed in place.
+
+        Raises:
+            ModelError: the model lacks a stored tensor of a parameter's name and shape.
+        """
+        stored = {str(value.name): (value, tensor) for value, tensor in stored_floats(model)}
+        for name, parameter in self._parameters.items():
+            if name not in stored or tuple(stored[name][1].shape.numpy()) != tuple(parameter.shape):
+                raise ModelError(f"the model has no stored tensor '{name}' of the shape {list(parameter.shape)}")
+            value, tensor = stored[name]
+            if not torch.equal(parameter.detach().cpu(), torch_tensor(tensor)):
+                _store(value, tensor, parameter.detach().cpu().numpy())
+
+    def _device(self, feeds: Mapping[str, Tensor]) -> torch.device:
+        for tensor in (*self._parameters.values(), *feeds.values()):
+            return tensor.device
+        return torch.device("cpu")
+
+
+def supports(model: ir.Model) -> list[str]:
+    """Why a model cannot become a GraphModule: one line for each node that has no trainable form; empty if it can."""
+    return _compile(model, list(weights(model)))[1]
+
+
+def _compile(model: ir.Model, trained: Sequence[str]) -> tuple[Program, list[str]]:
+    inlined = model.clone()
+    if inlined.functions:
+        InlinePass()(inlined)
+    refused: list[tuple[str, str, str]] = []
+    fed = [str(value.name) for value in inlined.graph.inputs]
+    versions = {("" if domain == "ai.onnx" else domain): version for domain, version in inlined.opset_imports.items()}
+    program = Compiler(versions, [*fed, *trained], refused).compile(inlined.graph)
+    return program, [f"node '{name}' ({operator}) {why}" for name, operator, why in refused]
+
+
+def _as_computed(feed: Tensor) -> Tensor:
+    return feed.float() if feed.dtype in (torch.float16, torch.bfloat16) else feed
+
+
+def _store(value: ir.Value, old: ir.TensorProtocol, array: np.ndarray[Any, Any]) -> None:
+    new = ir.tensor(array.astype(old.numpy().dtype), dtype=ir.DataType(old.dtype), name=old.name)
+    producer = value.producer()
+    if producer is None:
+        value.const_value = new
+        return
+    kept = next(name for name in producer.attributes if name.startswith("value"))
+    attribute = producer.attributes[kept]
+    if attribute.type == ir.AttributeType.TENSOR:
+        producer.attributes[kept] = ir.AttrTensor(kept, new)
+    elif attribute.type == ir.AttributeType.FLOATS:
+        producer.attributes[kept] = ir.AttrFloat32s(kept, [float(x) for x in array])
+    else:
+        producer.attributes[kept] = ir.AttrFloat32(kept, float(array))

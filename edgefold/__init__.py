@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgefold.api import bench, compress, diff, evaluate, inspect, verify
+    from edgefold.api import bench, compress, diff, evaluate, heal, inspect, verify
     from edgefold.errors import ContractError, EdgefoldError, ModelError, UsageError, VerificationError
     from edgefold.files.loading import load_model
     from edgefold.runtime import ops_library
@@ -23,6 +23,7 @@ _HOME = {
     "compress": "edgefold.api",
     "diff": "edgefold.api",
     "evaluate": "edgefold.api",
+    "heal": "edgefold.api",
     "inspect": "edgefold.api",
     "verify": "edgefold.api",
     "load_model": "edgefold.files.loading",
@@ -40,6 +41,7 @@ __all__ = [  # noqa: RUF022 - grouped: verbs, building blocks, errors
     "compress",
     "diff",
     "evaluate",
+    "heal",
     "inspect",
     "verify",
     "load_model",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgefold.files.loading import LoadedModel
+    from edgefold.heal.report import HealReport
     from edgefold.measuring.bench import Bench
     from edgefold.measuring.diff import Diff
     from edgefold.measuring.doctor import Diagnosis
@@ -29,6 +30,17 @@ def compress(model: Path, output: Path, recipe: Path = "w4", task: Path | None =
     from edgefold.compression import compress as run
 
     return run(model, output, recipe, task, **options)
+
+
+def heal(student: Path, teacher: Path, task: Path, output: Path, **options: Any) -> HealReport | None:
+    """Train a compressed model to do again what the original does; see ``edgefold.heal.command.heal`` for all options.
+
+    Returns:
+        The report; None in every process of ``torchrun`` but the first.
+    """
+    from edgefold.heal.command import heal as run
+
+    return run(student, teacher, task, output, **options)
 
 
 def evaluate(model: Path, task: Path, *, threads: int = 0) -> Evaluation:

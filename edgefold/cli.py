@@ -103,6 +103,44 @@ def compress(form: str, log_level: str, **options: Any) -> None:
 
 
 @cli.command()
+@click.option("-m", "--model", "student", required=True, help="The damaged model: an ONNX file, or an output folder.")
+@click.option("--teacher", required=True, help="The original that it was made from.")
+@click.option("-d", "--data", "task", required=True, help="Task file (YAML) with calibration data to train on.")
+@click.option("-o", "--output", required=True, help="Folder to write; an existing one is refused unless --force.")
+@click.option("--loss", default="output", show_default=True, metavar="output,tail,blockwise,labels", help="Added up.")
+@click.option("--epochs", type=int, help="Passes over the training part (default 10).")
+@click.option("--steps", type=int, help="Instead: steps of the optimizer.")
+@click.option("--minutes", type=float, help="Instead: minutes of training.")
+@click.option("--learning-rate", type=float, help="At its highest.")
+@click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), help="Default adamw.")
+@click.option("--batch", type=int, help="Samples a step, over all processes.")
+@click.option("--augment", default="", metavar="flip,crop", help="Random changes of images, shown to both models.")
+@click.option("--samples", type=int, help="Of the calibration data; default all there are.")
+@click.option("--patience", type=int, help="Epochs without a better held-out loss before it stops; 0 never.")
+@click.option("--temperature", type=float, help="Of the KL divergence between classes.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Default auto: CUDA where there is one.")
+@click.option("--threads", type=click.IntRange(min=1), default=None, help="Default: as many as the machine has.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of split, order and augmentation.")
+@click.option("--external-data/--no-external-data", default=None, help="Weights beside the model, or inside it.")
+@click.option("--resume", is_flag=True, help="Go on where an interrupted run of the same call was.")
+@click.option("--force", is_flag=True, help="Replace an existing output folder.")
+@_common
+def heal(form: str, log_level: str, **options: Any) -> None:
+    """Train a compressed model to do again what the original does, without labels."""
+    from edgefold import api
+    from edgefold.console import progress
+
+    for name in ("loss", "augment"):
+        options[name] = [part.strip() for part in options[name].split(",") if part.strip()]
+    asked = {name: value for name, value in options.items() if value is not None}
+    places = [asked.pop(name) for name in ("student", "teacher", "task", "output")]
+    with progress(log_level):
+        report = api.heal(*places, **asked)
+    if report is not None:  # processes of torchrun but the first have nothing to show
+        _show(report, form)
+
+
+@cli.command()
 @MODEL
 @click.option("-d", "--data", "task", required=True, help="Task file (YAML).")
 @click.option("--threads", type=click.IntRange(min=1), default=None, help="Default: as many as the machine has.")

@@ -14,6 +14,11 @@ log = logging.getLogger("edgefold")
 QUIET_SECONDS = 1.0  # work shorter than this shows nothing
 
 
+def _lasting(record: logging.LogRecord) -> bool:
+    """Whether a record is worth a line of its own; one with ``extra={"passing": True}`` is only for the status line."""
+    return not getattr(record, "passing", False)
+
+
 class _StatusHandler(logging.Handler):
     """Shows the newest message as a spinner line, from the second second on."""
 
@@ -51,6 +56,7 @@ def progress(level: str) -> Iterator[None]:
         handler = _StatusHandler()
     else:
         handler = logging.StreamHandler(sys.stderr)
+        handler.addFilter(_lasting)
         handler.setFormatter(logging.Formatter("%(message)s"))
         handler.setLevel({"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}[level])
     log.setLevel(logging.DEBUG if level == "debug" else logging.INFO)
@@ -66,6 +72,7 @@ def progress(level: str) -> Iterator[None]:
 def log_file(path: Path) -> Iterator[None]:
     """Append the log of EdgeFold to a file while the block runs."""
     handler = logging.FileHandler(path, encoding="utf-8")
+    handler.addFilter(_lasting)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     previous = log.level
     if log.level in (logging.NOTSET, logging.WARNING):

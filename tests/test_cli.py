@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 Command = Callable[..., Any]  # the fixture `edgefold`
-VERBS = ("compress", "eval", "bench", "inspect", "diff", "verify", "repro", "doctor", "recipes")
+VERBS = ("compress", "heal", "eval", "bench", "inspect", "diff", "verify", "repro", "doctor", "recipes")
 
 
 def test_help_lists_every_verb(edgefold: Command) -> None:

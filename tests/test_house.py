@@ -24,6 +24,7 @@ PUBLIC = [
     "compress",
     "diff",
     "evaluate",
+    "heal",
     "inspect",
     "verify",
     "load_model",

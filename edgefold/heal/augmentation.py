@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,18 +27,37 @@ def check_images(feeds: Mapping[str, Array]) -> None:
         raise UsageError(f"--augment changes images, [N, C, H, W] or [N, H, W, C] in float; the inputs are {shapes}")
 
 
-def augmented(feeds: Mapping[str, Array], changes: Sequence[str], random: np.random.Generator) -> dict[str, Array]:
-    """A changed copy of the images among the inputs; what is random is drawn once for all of them.
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """What was drawn at random for each sample of a batch.
+
+    Attributes:
+        flips: bool [rows].
+        shifts: [rows, 2] of the largest shift, from -1 to 1, vertical and horizontal.
+    """
+
+    flips: Array
+    shifts: Array
+
+    @classmethod
+    def of(cls, random: np.random.Generator, rows: int) -> Draw:
+        """Draw for a whole batch, of which each process then takes its part."""
+        return cls(random.random(rows) < 0.5, random.uniform(-1, 1, (rows, 2)))
+
+    def take(self, positions: Array) -> Draw:
+        """What was drawn for some of the batch."""
+        return Draw(self.flips[positions], self.shifts[positions])
+
+
+def augmented(feeds: Mapping[str, Array], changes: Sequence[str], draw: Draw) -> dict[str, Array]:
+    """A changed copy of the images among the inputs.
 
     Args:
         feeds: input name -> array [rows, ...]; those that are no images pass through.
         changes: of "flip" and "crop". A crop shifts by a whole number of pixels, up to an eighth of the side, and
             what comes in from outside is mirrored, which needs no knowledge of how black is normalized.
-        random: drawn from in the same way whatever the images hold.
+        draw: for the same rows.
     """
-    rows = len(next(iter(feeds.values())))
-    flips = random.random(rows) < 0.5
-    shifts = random.uniform(-1, 1, (rows, 2))
     changed = dict(feeds)
     for name, value in feeds.items():
         if not _is_images(value):
@@ -45,9 +65,9 @@ def augmented(feeds: Mapping[str, Array], changes: Sequence[str], random: np.ran
         first = _first_spatial_axis(value)
         result = value
         if "flip" in changes:
-            result = np.where(flips[:, None, None, None], np.flip(result, first + 1), result)
+            result = np.where(draw.flips[:, None, None, None], np.flip(result, first + 1), result)
         if "crop" in changes:
-            result = _shifted(result, shifts, first)
+            result = _shifted(result, draw.shifts, first)
         changed[name] = np.ascontiguousarray(result)
     return changed
 

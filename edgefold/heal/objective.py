@@ -106,7 +106,9 @@ def _output_terms(
         if port.dtype.kind != "f":
             continue
         metric = task.metric.name if port.name == scored else "mse"
-        terms[port.name] = _output_term(port.name, metric, options.temperature, _gives_probabilities(student, port.name))
+        terms[port.name] = _output_term(
+            port.name, metric, options.temperature, _gives_probabilities(student, port.name)
+        )
     if not terms:
         raise UsageError(
             f"--loss output: the outputs {', '.join(port.name for port in interface.outputs)} are integers, which have "
@@ -168,7 +170,9 @@ def _label_term(task: Task, interface: ModelInterface, student: ir.Model) -> tup
             lambda ours, _, labels: losses.relative_error(ours[name], _present(labels).reshape(ours[name].shape)),
             f"labels: relative squared error of '{name}'",
         )
-    raise UsageError(f"--loss labels: no gradient follows the metric {metric}; take --loss output, which needs no labels")
+    raise UsageError(
+        f"--loss labels: no gradient follows the metric {metric}; take --loss output, which needs no labels"
+    )
 
 
 def _gives_probabilities(model: ir.Model, output: str) -> bool:

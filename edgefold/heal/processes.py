@@ -18,7 +18,7 @@ from edgefold.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """This process among those that train together.
+    """One process among those that train together.
 
     Attributes:
         rank: its number; process 0 scores, writes and reports.
@@ -31,7 +31,7 @@ class Processes:
     device: torch.device
 
     def share(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """This process's part of a batch; all parts have one size."""
+        """The part of a batch that falls to the process; all parts have one size."""
         size = len(rows) // self.count
         return rows[self.rank * size : (self.rank + 1) * size]
 

@@ -41,6 +41,11 @@ class Samples:
     def __len__(self) -> int:
         return len(next(iter(self.feeds.values())))
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """How many samples are trained on, and how many are held out."""
+        return len(self.training), len(self.held_out)
+
     def take(self, rows: Array) -> dict[str, Array]:
         """The feeds of some rows."""
         return {name: value[rows] for name, value in self.feeds.items()}

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Heal a model in memory: what the command and the recipe step have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import onnx_ir as ir
+import torch
+
+from edgefold import __version__
+from edgefold.errors import ModelError
+from edgefold.heal.augmentation import check_images
+from edgefold.heal.graph_module import GraphModule, supports
+from edgefold.heal.objective import make_objective
+from edgefold.heal.processes import Processes
+from edgefold.heal.progress import Epoch, TrainingFile
+from edgefold.heal.samples import read_samples
+from edgefold.heal.teacher import Teacher
+from edgefold.heal.training import Training
+from edgefold.interface import ModelInterface
+from edgefold.passes.heal import Heal
+from edgefold.scoring.task import Task
+from edgefold.session import LITTLE_MEMORY, make_session
+
+log = logging.getLogger("edgefold")
+LISTED_REASONS = 3
+PROBE_ROWS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Healing:
+    """What a training did.
+
+    Attributes:
+        losses: what was made small, a sentence a term.
+        training: samples trained on.
+        held_out: samples that chose the best weights.
+        weights: number of trained weight elements.
+        steps: of the optimizer; fewer than asked for where training stopped early.
+        best_step: the step whose weights were kept; 0 where none was better than the model as it came.
+        seconds: of training.
+        device: as torch calls it.
+        processes: how many shared each batch.
+        history: a record for each epoch, the first for the model as it came.
+    """
+
+    losses: tuple[str, ...]
+    training: int
+    held_out: int
+    weights: int
+    steps: int
+    best_step: int
+    seconds: float
+    device: str
+    processes: int
+    history: tuple[Epoch, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
+
+    def stats(self) -> dict[str, float | int | str]:
+        """The numbers of `to_json` that a step's record holds."""
+        return {
+            "steps": self.steps,
+            "best_step": self.best_step,
+            "held_out_loss_before": self.history[0].held_out,
+            "held_out_loss_after": min(epoch.held_out for epoch in self.history),
+            "training_samples": self.training,
+            "held_out_samples": self.held_out,
+            "losses": "; ".join(self.losses),
+        }
+
+
+def heal_model(
+    student: ir.Model,
+    teacher: ir.Model,
+    task: Task,
+    options: Heal,
+    seed: int,
+    processes: Processes,
+    state: Path | None = None,
+) -> Healing:
+    """Train ``student``, in place, to do again what ``teacher`` does on the task's calibration data.
+
+    Args:
+        student: keeps its names and structure; only weights change.
+        teacher: the original; inputs and outputs have the student's names.
+        task: how both are fed; its evaluation data are not read.
+        options: what to make small, how long and how fast.
+        seed: of split, order and augmentation.
+        processes: that train together; alone, `Processes(0, 1, device)`.
+        state: folder for the state of the training, which goes on from what lies there; None keeps none.
+
+    Raises:
+        ModelError: the student has operators that cannot be trained; lists them.
+        UsageError: task, models and options do not fit each other.
+    """
+    reasons = supports(student)
+    if reasons:
+        more = f" and {len(reasons) - LISTED_REASONS} more" if len(reasons) > LISTED_REASONS else ""
+        raise ModelError(f"the model cannot be trained: {'; '.join(reasons[:LISTED_REASONS])}{more}")
+    interface = ModelInterface.of(make_session(student, config=LITTLE_MEMORY))
+    samples = read_samples(task, interface, options, seed)
+    probe = samples.take(samples.training[: samples.chunk or PROBE_ROWS])
+    if options.augment:
+        check_images(probe)
+    objective = make_objective(options, task, interface, student, teacher, probe)
+    saved = TrainingFile(state, _fingerprint(student, teacher, task, options, seed)) if state else None
+    with _threads(options.threads):
+        module = GraphModule(student)
+        told = Teacher(teacher, objective.of_teacher, options.threads)
+        training = Training(module, objective, samples, told, options, seed, processes, saved)
+        log.info("healing: %s; %d samples, %d held out", "; ".join(objective.described), *samples.sizes)
+        progress = training.run()
+        module.cpu().write_back(student)
+    if saved and not processes.rank:
+        saved.discard()
+    weights = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
+    return Healing(
+        objective.described,
+        *samples.sizes,
+        weights,
+        progress.step,
+        progress.best_step,
+        progress.seconds,
+        str(processes.device),
+        processes.count,
+        tuple(progress.history),
+    )
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fingerprint(student: ir.Model, teacher: ir.Model, task: Task, options: Heal, seed: int) -> str:
+    """Identity of a training, so that only its own state is taken up."""
+    digest = hashlib.sha256(f"{__version__} {seed} {options}".encode())
+    digest.update(task.path.read_bytes())
+    for model in (student, teacher):
+        for name, value in model.graph.initializers.items():
+            digest.update(name.encode())
+            if value.const_value is not None:
+                digest.update(value.const_value.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Heal: train what a lossy pass damaged, so that the model does again what the original does."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+import onnx_ir as ir
+
+from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+LossName = Literal["output", "tail", "blockwise", "labels"]
+Augmentation = Literal["flip", "crop"]
+
+DEFAULT_EPOCHS = 10
+
+
+class Heal(Pass, frozen=True, kw_only=True):
+    """Trains the weights of the model to give the original's outputs again; needs torch (``edgefold[heal]``).
+
+    What it does: the model is trained by gradient descent on the task's calibration data, of which ``held_out`` is
+    set aside; the weights that were best on that part are kept, the ones it came with included. The evaluation set is
+    never read. Names, structure and every tensor that is not a weight stay as they are.
+
+    When it fires: with a task that has calibration data, on any model whose operators have a gradient. Of quantized
+    nodes the scales and biases are trained, the integer codes stay.
+
+    When it does not: the node without a gradient is named.
+
+    Numerics: lossy.
+
+    Example: ``{pass: prune-channels, ...}`` then ``{pass: heal, epochs: 20, loss: [output, tail]}``.
+
+    Attributes:
+        loss: what is made small, added up; label-free except for `labels`. `output`: distance to the original's
+            outputs, by kind (classes: KL divergence; embeddings: cosine; others: mean squared error). `tail`: relative
+            squared error of the last hidden tensors that both models have in the same shape. `blockwise`: of all of
+            them. `labels`: the task's own target.
+        epochs: passes over the training part; 10 where neither ``steps`` nor ``minutes`` is given.
+        steps: instead, steps of the optimizer.
+        minutes: instead, minutes of training.
+        learning_rate: at its highest, after a linear warm-up; it then falls to 0 along a cosine.
+        optimizer: `adamw`, or `sgd` with Nesterov momentum 0.9.
+        weight_decay: decoupled for `adamw`.
+        clip: largest norm of the gradient.
+        temperature: of the KL divergence (Hinton et al. 2015, section 2).
+        batch: samples a step, over all processes.
+        augment: changes of images, made at random and shown to both models: `flip` left to right, `crop` shifts by up
+            to an eighth of the side.
+        samples: of the calibration data, from the start; all where it is not given, also where the task names fewer.
+        held_out: share of them that training never sees, for early stopping.
+        patience: epochs without a better held-out loss before training stops; 0 never stops.
+        device: `auto` takes CUDA where there is one.
+        threads: of torch and ONNX Runtime; 0 leaves the choice to them.
+    """
+
+    effect: ClassVar[Effect] = Effect.LOSSY
+
+    loss: tuple[LossName, ...] = ("output",)
+    epochs: Count | None = None
+    steps: Count | None = None
+    minutes: Positive | None = None
+    learning_rate: Positive = 1e-3
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    clip: Positive = 1.0
+    temperature: Positive = 2.0
+    batch: Count = 64
+    augment: tuple[Augmentation, ...] = ()
+    samples: Count | None = None
+    held_out: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.1
+    patience: Annotated[int, msgspec.Meta(ge=0)] = 10
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        lengths = [name for name in ("epochs", "steps", "minutes") if getattr(self, name) is not None]
+        if len(lengths) > 1:
+            raise ValueError(f"{' and '.join(lengths)} both say how long to train; give one of them")
+        if not self.loss:
+            raise ValueError("loss names nothing to make small; take output")
+
+    def rewrite(self, model: ir.Model, context: Context) -> Notes:
+        if context.heal is None:
+            return Notes(skips=(Skip("model", SkipReason.NO_CALIBRATION),))
+        try:
+            stats = context.heal(model, self)
+        except PreconditionError as error:
+            return Notes(skips=(Skip("model", SkipReason.FALLBACK, str(error)),))
+        edits = (Edit("model", f"trained for {stats['steps']} steps"),) if stats["best_step"] else ()
+        return Notes(edits, stats=stats)

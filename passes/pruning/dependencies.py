@@ -18,6 +18,7 @@ from edgefold.passes.pruning.grouping import group_units, kept_by
 from edgefold.passes.pruning.groups import AxisKey, Barrier, Contraction, Dependencies, IntArray, Role, Trace
 from edgefold.passes.pruning.labels import SINGLE, Labels
 from edgefold.passes.pruning.rules import RULES, Axes, Findings, OpaqueError, Site
+from edgefold.passes.pruning.rules.quantization import INTEGER_OPERATORS, QUANTIZED
 
 _ADVICE = {
     "com.microsoft": "fused by ONNX Runtime; prune the model as it was before its optimizer",
@@ -47,6 +48,12 @@ def analyse(model: ir.Model, trace: Trace, ties: Sequence[tuple[str, ...]] = ())
     )
 
 
+def _advice(node: ir.Node) -> str:
+    if node.op_type in INTEGER_OPERATORS:
+        return QUANTIZED
+    return _ADVICE.get(node.domain, "there is no rule for this operator")
+
+
 class _Walk:
     """The labels of every value of the main graph, from one pass over its nodes."""
 
@@ -58,6 +65,7 @@ class _Walk:
         self.findings = Findings()
         self.values: dict[str, Axes] = {}
         self.readers: dict[str, str] = {}  # float parameters in the order of their first use, and the node
+        self._dynamic = self._reason("", "dynamic dimension", "its length is open")
 
     def run(self, ties: Sequence[tuple[str, ...]]) -> None:
         for value in self.graph.inputs:
@@ -82,7 +90,15 @@ class _Walk:
         except OpaqueError as error:
             self._freeze_around(node, inputs, str(error))
             return
-        self.values.update((str(value.name), axes) for value, axes in zip(node.outputs, outputs, strict=False) if axes)
+        for value, axes in zip(node.outputs, outputs, strict=False):
+            if axes is not None and value.name:
+                self.values[value.name] = axes
+                self._freeze_dynamic(value.name, axes)
+
+    def _freeze_dynamic(self, name: str, axes: Axes) -> None:
+        for axis, labels in enumerate(axes):
+            if (name, axis) in self.trace.dynamic:
+                self.labels.freeze(labels, self._dynamic)
 
     def _outputs(self, node: ir.Node, inputs: Sequence[Axes | None]) -> Sequence[Axes | None]:
         """What the operator's rule says.
@@ -92,7 +108,7 @@ class _Walk:
         """
         rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if rule is None:
-            raise OpaqueError(_ADVICE.get(node.domain, "there is no rule for this operator"))
+            raise OpaqueError(_advice(node))
         if any(
             axes is None and value is not None and value.name for value, axes in zip(node.inputs, inputs, strict=True)
         ):

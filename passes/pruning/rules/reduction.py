@@ -9,11 +9,16 @@ import numpy as np
 
 from edgefold.passes.pruning.rules.site import SINGLE, Axes, Rule, Site
 
+_VIEWS = ("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze", "Expand")
+_VIEWS_DEEP = 6
+
 
 def additive(site: Site) -> Sequence[Axes]:
     """Sums and means: the reduced axes may lose indices (a mean's divisor follows)."""
-    reduced = _reduced(site)
-    return [_remaining(site.axes(0), reduced, keep=bool(site.integer("keepdims", 1)))]
+    x, reduced = site.axes(0), _reduced(site)
+    if site.node.op_type == "ReduceMean" and _centres(site):
+        site.statistics(tuple(x[axis] for axis in sorted(reduced)))
+    return [_remaining(x, reduced, keep=bool(site.integer("keepdims", 1)))]
 
 
 def extreme(site: Site) -> Sequence[Axes]:
@@ -26,6 +31,8 @@ def extreme(site: Site) -> Sequence[Axes]:
 def global_mean(site: Site) -> Sequence[Axes]:
     """GlobalAveragePool and GlobalLpPool reduce axes 2 and after, whatever they mean to the exporter."""
     x = site.axes(0)
+    if _centres(site):
+        site.statistics(x[2:])
     return [_remaining(x, set(range(2, len(x))), keep=True)]
 
 
@@ -34,6 +41,18 @@ def global_max(site: Site) -> Sequence[Axes]:
     x = site.axes(0)
     site.freeze_all(x[2:], "it needs every element that it reduces")
     return global_mean(site)
+
+
+def _centres(site: Site) -> bool:
+    """Whether the mean is subtracted from something, as a decomposed layer normalization does."""
+    ahead, depth = list(site.node.outputs), 0
+    while ahead and depth < _VIEWS_DEEP:
+        readers = [use.node for value in ahead for use in value.uses()]
+        if any(node.op_type == "Sub" for node in readers):
+            return True
+        ahead = [value for node in readers if node.op_type in _VIEWS for value in node.outputs]
+        depth += 1
+    return False
 
 
 def _reduced(site: Site) -> set[int]:

@@ -18,6 +18,9 @@ Axes = tuple[IntArray, ...]
 """The labels of every axis of a value."""
 
 
+_VIEWS = ("Cast", "DequantizeLinear", "Identity", "QuantizeLinear", "Transpose")
+
+
 class OpaqueError(Exception):
     """The node, as it is used here, is not understood: everything that it touches is frozen, for this reason."""
 
@@ -89,10 +92,12 @@ class Site:
             raise OpaqueError(f"input {value.name} is computed from data")
         return array
 
-    def traced(self, index: int) -> NDArray[Any] | None:
-        """An input's value in the traced run, None where there is none or it was too large to keep."""
-        value = self.node.inputs[index] if index < len(self.node.inputs) else None
-        return None if value is None else self.trace.values.get(value.name or "")
+    def required(self, index: int) -> NDArray[Any]:
+        """The value of an input that must be there and the same in every run."""
+        array = self.constant(index)
+        if array is None:
+            raise OpaqueError(f"input {index} is missing")
+        return array
 
     def integer(self, name: str, default: int) -> int:
         """An integer attribute."""
@@ -118,6 +123,10 @@ class Site:
         """A whole value that this node needs as it is."""
         for labels in axes:
             self.freeze(labels, why)
+
+    def statistics(self, axes: Axes) -> None:
+        """Axes over which the node takes a mean or a variance."""
+        self.findings.statistics.extend((labels, str(self.node.name)) for labels in axes)
 
     def union(self, a: Axes, b: Axes) -> None:
         """Two values of one shape whose indices go together, axis by axis."""
@@ -149,8 +158,13 @@ class Site:
         return full[0]
 
     def role(self, index: int, axis: int, role: Role) -> None:
-        """What an axis of a parameter does; no statement where the input is no parameter."""
+        """What an axis of a parameter does; no statement where the input is none, as it stands or seen through views."""
         value = self.node.inputs[index] if index < len(self.node.inputs) else None
+        while value is not None and (node := value.producer()) is not None and node.op_type in _VIEWS:
+            if node.op_type == "Transpose":
+                order = node.attributes.get_ints("perm", None) or tuple(reversed(range(len(self.axes(index)))))
+                axis = order[axis]
+            value = node.inputs[0]
         if value is not None and value.is_initializer():
             self.findings.roles.setdefault((str(value.name), axis), role)
 

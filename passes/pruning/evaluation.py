@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The outputs of one node on known inputs, by ONNX's own reference implementation."""
+"""Nodes whose outputs are known: computed by ONNX's own reference implementation, and stored in their place."""
 
 from __future__ import annotations
 
@@ -30,3 +30,14 @@ def evaluate(node: ir.Node, inputs: Sequence[Array | None], opset: int) -> list[
         output=[onnx.ValueInfoProto(name=value.name) for value in node.outputs],
     )
     return list(ReferenceEvaluator(graph, opsets={"": opset}).run(None, feeds))
+
+
+def store_output(graph: ir.Graph, output: ir.Value, array: Array) -> None:
+    """Put an initializer of the same name in the place of a node's output, whose node has no readers any more."""
+    tensor = ir.tensor(array, name=output.name)
+    value = ir.Value(
+        name=output.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    output.name = f"{output.name}:stored"  # two values of one name must not meet, even for a moment
+    output.replace_all_uses_with(value)
+    graph.register_initializer(value)

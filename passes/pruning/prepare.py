@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from edgefold.passes.pruning.evaluation import Array, evaluate
+from edgefold.passes.pruning.evaluation import evaluate, store_output
 
 Ties = tuple[tuple[str, ...], ...]
 """Names of the initializers that were one matrix (float, of two dimensions or more), so that they stay one."""
@@ -73,7 +73,7 @@ def _fold(graph: ir.Graph) -> None:
         if node.domain == "" and node.op_type in _MOVES and _may_fold(node):
             arrays = [None if value is None else _tensor(value).numpy() for value in node.inputs]
             for output, array in zip(node.outputs, evaluate(node, arrays, opset), strict=True):
-                _store(graph, output, np.asarray(array))
+                store_output(graph, output, np.asarray(array))
             graph.remove(node, safe=True)
             _drop_unread(graph, node)
 
@@ -117,16 +117,6 @@ def _copy(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
     copy.meta[_ORIGIN] = value.name
     graph.register_initializer(copy)
     return copy
-
-
-def _store(graph: ir.Graph, output: ir.Value, array: Array) -> None:
-    tensor = ir.tensor(array, name=output.name)
-    value = ir.Value(
-        name=output.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    output.name = f"{output.name}:folded"  # two values of one name must not meet, even for a moment
-    output.replace_all_uses_with(value)
-    graph.register_initializer(value)
 
 
 def _drop_unread(graph: ir.Graph, removed: ir.Node) -> None:

@@ -65,7 +65,6 @@ class _Walk:
         self.findings = Findings()
         self.values: dict[str, Axes] = {}
         self.readers: dict[str, str] = {}  # float parameters in the order of their first use, and the node
-        self._dynamic = self._reason("", "dynamic dimension", "its length is open")
 
     def run(self, ties: Sequence[tuple[str, ...]]) -> None:
         for value in self.graph.inputs:
@@ -93,12 +92,6 @@ class _Walk:
         for value, axes in zip(node.outputs, outputs, strict=False):
             if axes is not None and value.name:
                 self.values[value.name] = axes
-                self._freeze_dynamic(value.name, axes)
-
-    def _freeze_dynamic(self, name: str, axes: Axes) -> None:
-        for axis, labels in enumerate(axes):
-            if (name, axis) in self.trace.dynamic:
-                self.labels.freeze(labels, self._dynamic)
 
     def _outputs(self, node: ir.Node, inputs: Sequence[Axes | None]) -> Sequence[Axes | None]:
         """What the operator's rule says.

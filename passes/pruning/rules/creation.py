@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edgefold.passes.pruning.groups import IntArray
 from edgefold.passes.pruning.rules.site import Axes, Rule, Site
 
 
@@ -17,36 +18,28 @@ def shape_of(site: Site) -> Sequence[Axes]:
 
 def filled(site: Site) -> Sequence[Axes]:
     """ConstantOfShape: every element alike."""
-    return [tuple(site.labels.fresh(length) for length in site.shape())]
+    return [tuple(site.fresh(axis) for axis in range(len(site.shape())))]
 
 
 def expand(site: Site) -> Sequence[Axes]:
     """Axes of length 1 become longer, in both directions of broadcasting."""
     x, shape = site.axes(0), site.shape()
-    result = []
-    for length, labels in zip(reversed(shape), (*reversed(x), *[None] * (len(shape) - len(x))), strict=True):
-        if labels is not None and len(labels) == length:
-            result.append(labels)
-            continue
-        if labels is not None:
-            site.drop(labels)
-        result.append(site.labels.fresh(length))
-    return [tuple(reversed(result))]
+    missing = len(shape) - len(x)
+    return [tuple(_repeated(site, x[axis - missing] if axis >= missing else None, axis) for axis in range(len(shape)))]
 
 
 def tile(site: Site) -> Sequence[Axes]:
-    """An axis of length 1 becomes longer; a longer one is repeated, and every repeat goes with it."""
-    x = site.axes(0)
-    result = []
-    for labels, length in zip(x, site.shape(), strict=True):
-        if len(labels) == length:
-            result.append(labels)
-        elif len(labels) == 1:
+    """An axis of length 1 becomes longer; a longer one is repeated, and an index goes with its repetitions."""
+    return [tuple(_repeated(site, labels, axis) for axis, labels in enumerate(site.axes(0)))]
+
+
+def _repeated(site: Site, labels: IntArray | None, axis: int) -> IntArray:
+    length = site.shape()[axis]
+    if labels is None or (len(labels) == 1 and length != 1):
+        if labels is not None:
             site.drop(labels)
-            result.append(site.labels.fresh(length))
-        else:
-            result.append(np.tile(labels, length // max(len(labels), 1)))
-    return [tuple(result)]
+        return site.fresh(axis)
+    return labels if len(labels) == length else np.tile(labels, length // max(len(labels), 1))
 
 
 CREATION: dict[str, Rule] = {

@@ -114,6 +114,13 @@ class Site:
         """Labels of an axis of this node that never changes."""
         return self.labels.frozen(length, self._reason(why))
 
+    def fresh(self, axis: int) -> IntArray:
+        """Labels of an axis of the first output that this node makes; of open length it stays whole."""
+        length = self.shape()[axis]
+        if (str(self.node.outputs[0].name), axis) in self.trace.dynamic:
+            return self.frozen(length, "its length is open")
+        return self.labels.fresh(length)
+
     def freeze(self, labels: IntArray, why: str) -> None:
         """Indices that this node needs."""
         if labels.size and labels.max() >= 0:
@@ -158,7 +165,7 @@ class Site:
         return full[0]
 
     def role(self, index: int, axis: int, role: Role) -> None:
-        """What an axis of a parameter does; no statement where the input is none, as it stands or seen through views."""
+        """What an axis of a parameter does, as it stands or seen through views; nothing where the input is none."""
         value = self.node.inputs[index] if index < len(self.node.inputs) else None
         while value is not None and (node := value.producer()) is not None and node.op_type in _VIEWS:
             if node.op_type == "Transpose":

@@ -118,7 +118,7 @@ class _Walk:
             return None
         if value.name not in self.values and value.is_initializer():
             self.values[value.name] = self._parameter(value)
-            if value.dtype is not None and value.dtype.is_floating_point():
+            if value.const_value is not None and value.const_value.dtype.is_floating_point():
                 self.readers[value.name] = str(node.name)
         return self.values.get(value.name)
 

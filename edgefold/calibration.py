@@ -19,6 +19,7 @@ from edgefold.errors import ModelError
 from edgefold.passes._layer_inputs import Inputs, Targets
 from edgefold.passes._moments import Moments
 from edgefold.passes._ranges import Range
+from edgefold.segments import Segments
 from edgefold.session import make_session, run
 
 Array = np.ndarray[Any, Any]
@@ -63,6 +64,17 @@ class Calibration:
         self._kept: list[Feeds] | None = None
         self._sizes: dict[str, int] = {}
         self._batches = 0
+        self._segments = Segments(self._model, self._stream, threads=threads)
+
+    def through(self, model: ir.Model, *, max_rows: int | None = None) -> Calibration:
+        """The same batches through another model, whose weights may be exchanged between calls.
+
+        Args:
+            model: has the inputs of this one.
+            max_rows: rows that enter the moments of one request; None for as many as here.
+        """
+        rows = self._max_rows if max_rows is None else max_rows
+        return Calibration(model, self._stream, seed=self._seed, threads=self._threads, max_rows=rows)
 
     def why_not(self, tensor: str) -> str | None:
         """Why a tensor cannot be observed, or None where it can."""
@@ -79,19 +91,42 @@ class Calibration:
         Raises:
             ModelError: a tensor that cannot be observed, or activations that are not finite.
         """
-        return dict(self._moments(dict.fromkeys(requests), None))
+        return dict(self._moments(list(dict.fromkeys(requests))))
 
-    def regressions(self, requests: Mapping[Inputs, Targets], original: Calibration) -> dict[Inputs, Moments]:
-        """Moments with targets: inputs from this model, targets from `original` on the same batches.
+    def regressions(self, requests: Mapping[Inputs, Sequence[Targets]], original: Calibration) -> dict[Inputs, Moments]:
+        """Moments with targets: inputs from this model, targets from `original`, side by side along N.
+
+        All tensors of one call are held at once for the time of a batch. Calls that go down the graph compute each
+        node once; see `edgefold.segments`.
 
         Args:
-            requests: for each layer input of this model, the tensor of the original that its layer should give.
-            original: of the unchanged model; its own batches are not read.
+            requests: for each layer input of this model, the tensors of the original that its layers should give.
+            original: of the unchanged model, on the same batches.
 
         Raises:
             ModelError: a tensor that cannot be observed, or activations that are not finite.
         """
-        return dict(self._moments(dict(requests), original))
+        share = -(-self._max_rows // self._count_batches())
+        terms = [target.less for targets in requests.values() for target in targets if target.less]
+        names = list(dict.fromkeys([*(request.tensor for request in requests), *terms]))
+        wanted = list(dict.fromkeys(target.tensor for targets in requests.values() for target in targets))
+        found: dict[Inputs, Moments] = {}
+        pairs = zip(self._segments.values(names), original._segments.values(wanted), strict=True)
+        for number, (values, outputs) in enumerate(pairs):
+            for request, targets in requests.items():
+                with _named(request.tensor):
+                    rows = request.count(values[request.tensor].shape)
+                    picked = self._pick(rows, share, number)
+                    x = request.gather(values[request.tensor], picked)
+                    parts = [
+                        one.gather(outputs[one.tensor], picked, rows, values[one.less] if one.less else None)
+                        for one in targets
+                    ]
+                    y = np.concatenate(parts, axis=2)
+                    if request not in found:
+                        found[request] = Moments.zeros(len(x), x.shape[2], y.shape[2])
+                    found[request].add(x, y)
+        return found
 
     def ranges(self, tensors: Sequence[str]) -> dict[str, Range]:
         """Range and histogram of each tensor.
@@ -109,28 +144,22 @@ class Calibration:
                             found[name].add(values[name])
         return found
 
-    def _moments(
-        self, requests: Mapping[Inputs, Targets | None], original: Calibration | None
-    ) -> Iterator[tuple[Inputs, Moments]]:
+    def _moments(self, requests: Sequence[Inputs]) -> Iterator[tuple[Inputs, Moments]]:
         """Moments of each request, portion by portion of what fits in memory."""
         share = -(-self._max_rows // self._count_batches())
         for names in self._portions(list(dict.fromkeys(request.tensor for request in requests))):
-            portion = {request: target for request, target in requests.items() if request.tensor in names}
-            targets = list(dict.fromkeys(target.tensor for target in portion.values() if target))
+            portion = [request for request in requests if request.tensor in names]
             found: dict[Inputs, Moments] = {}
-            with self._observed(names) as values_of, (original or self)._observed(targets) as targets_of:
+            with self._observed(names) as values_of:
                 for number, feeds in enumerate(self._stream()):
                     values = values_of(feeds)
-                    wanted = targets_of(feeds) if targets else {}
-                    for request, target in portion.items():
+                    for request in portion:
                         with _named(request.tensor):
                             rows = request.count(values[request.tensor].shape)
-                            picked = self._pick(rows, share, number)
-                            x = request.gather(values[request.tensor], picked)
-                            y = target.gather(wanted[target.tensor], picked, rows) if target else None
+                            x = request.gather(values[request.tensor], self._pick(rows, share, number))
                             if request not in found:
-                                found[request] = Moments.zeros(len(x), x.shape[2], 0 if y is None else y.shape[2])
-                            found[request].add(x, y)
+                                found[request] = Moments.zeros(len(x), x.shape[2])
+                            found[request].add(x)
             yield from found.items()
 
     def _pick(self, rows: int, share: int, batch: int) -> np.ndarray[Any, np.dtype[np.intp]]:

@@ -101,20 +101,40 @@ class Targets:
         tensor: its name in the original model.
         axis: the axis along which N runs: -1 for a MatMul, 1 for a convolution.
         group: runs into which N falls.
+        columns: the indices on that axis that the changed model still has, ascending; None for all.
+        less: a tensor of the changed model that is added to the layer's output there. With `tensor` the sum in the
+            original, the layer then makes up for what the other term has lost.
     """
 
     tensor: str
     axis: int = -1
     group: int = 1
+    columns: tuple[int, ...] | None = None
+    less: str | None = None
 
-    def gather(self, value: Tensor, picked: Indices, count: int) -> Tensor:
+    def gather(self, value: Tensor, picked: Indices, count: int, less: Tensor | None = None) -> Tensor:
         """The picked rows, [group, len(picked), N / group].
+
+        Args:
+            value: of `tensor`.
+            picked: row numbers.
+            count: rows that the layer has.
+            less: of the tensor of that name; it may be broadcast.
 
         Raises:
             ValueError: the tensor has other than `count` rows: it does not stand beside the layer's inputs.
         """
         last = np.moveaxis(value, self.axis, -1)
-        rows = last.reshape(-1, last.shape[-1])
-        if len(rows) != count:
-            raise ValueError(f"its layer has {count} rows but the target '{self.tensor}' has {len(rows)}")
-        return rows[picked].reshape(len(picked), self.group, -1).swapaxes(0, 1)
+        if self.columns is not None:
+            last = last[..., list(self.columns)]
+        rows = self._rows(last, picked, count)
+        if less is not None:
+            other = np.moveaxis(np.broadcast_to(less, np.moveaxis(last, -1, self.axis).shape), self.axis, -1)
+            rows = rows - self._rows(other, picked, count)
+        return rows.reshape(len(picked), self.group, -1).swapaxes(0, 1)
+
+    def _rows(self, last: Tensor, picked: Indices, count: int) -> Tensor:
+        size = math.prod(last.shape[:-1])
+        if size != count:
+            raise ValueError(f"its layer has {count} rows but the target '{self.tensor}' has {size}")
+        return last[np.unravel_index(picked, last.shape[:-1])]

@@ -91,6 +91,10 @@ class Calibrates(Protocol):
 
     def ranges(self, tensors: Sequence[str]) -> Mapping[str, Any]: ...
 
+    def regressions(self, requests: Mapping[Any, Sequence[Any]], original: Any) -> Mapping[Any, Any]: ...
+
+    def through(self, model: ir.Model, *, max_rows: int | None = None) -> Calibrates: ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Context:

@@ -111,13 +111,13 @@ def test_rows_along_another_axis() -> None:
 def test_regressions_pair_changed_inputs_with_original_targets() -> None:
     feeds, original, changed = Feeds(sizes=(40, 40)), two_layers(), two_layers(seed=1)
     request = Rows("active")
-    found = Calibration(changed, feeds, max_rows=50).regressions({request: Targets("y")}, Calibration(original, feeds))
+    found = Calibration(changed, feeds, max_rows=50).regressions({request: [Targets("y")]}, Calibration(original, feeds))
     moments = found[request]
-    whole = Calibration(changed, feeds).regressions({request: Targets("y")}, Calibration(original, feeds))[request]
+    whole = Calibration(changed, feeds).regressions({request: [Targets("y")]}, Calibration(original, feeds))[request]
     x, y = values(changed, "active", feeds.all()), values(original, "y", feeds.all())
     np.testing.assert_allclose(whole.xty[0], x.T.astype(float) @ y, rtol=1e-4, atol=1e-4)
     assert moments.count == 50
-    bad = {Rows("x", axis=0): Targets("y")}
+    bad = {Rows("x", axis=0): [Targets("y")]}
     with pytest.raises(ModelError, match="tensor 'x': its layer has"):
         Calibration(changed, feeds).regressions(bad, Calibration(original, feeds))
 
@@ -164,7 +164,7 @@ def test_patches_times_weights_are_the_convolution(
     np.testing.assert_allclose(rows @ matrix, expected, rtol=1e-4, atol=1e-4)
 
     found = Calibration(model.SerializeToString(), feeds).regressions(
-        {patches: Targets("y", axis=1, group=group)}, Calibration(model.SerializeToString(), feeds)
+        {patches: [Targets("y", axis=1, group=group)]}, Calibration(model.SerializeToString(), feeds)
     )[patches]
     assert float(found.error(matrix.astype(np.float64)).max()) < 1e-3 * float(found.target_squares.max())
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgefold.measuring.bench import Bench
     from edgefold.measuring.diff import Diff
     from edgefold.measuring.doctor import Diagnosis
+    from edgefold.measuring.groups import GroupListing
     from edgefold.measuring.inspect import Inspection
     from edgefold.output_check import FolderVerdict
     from edgefold.report import Report
@@ -118,6 +119,14 @@ def inspect(model: Path, *, shapes: Sequence[str] = ()) -> Inspection:
     from edgefold.random_feeds import parse_shapes
 
     return run(_loaded(model), parse_shapes(shapes))
+
+
+def inspect_groups(model: Path, *, shapes: Sequence[str] = (), picture: str | None = None) -> GroupListing:
+    """List what prune-channels could remove from a model and what holds the rest; `picture` is an SVG file to write."""
+    from edgefold.measuring.groups import list_groups
+    from edgefold.random_feeds import parse_shapes
+
+    return list_groups(_loaded(model), parse_shapes(shapes), picture)
 
 
 def diff(a: Path, b: Path, *, task: Path | None = None, shapes: Sequence[str] = ()) -> Diff:

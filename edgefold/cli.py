@@ -177,14 +177,20 @@ def bench(form: str, log_level: str, **options: Any) -> None:
 @cli.command()
 @MODEL
 @SHAPE
+@click.option("--groups", is_flag=True, help="Show instead what prune-channels could remove, and what holds the rest.")
+@click.option("--picture", metavar="FILE.svg", help="With --groups: draw the layers and what goes together.")
 @_common
-def inspect(form: str, log_level: str, model: str, shapes: tuple[str, ...]) -> None:
+def inspect(form: str, log_level: str, model: str, shapes: tuple[str, ...], groups: bool, picture: str | None) -> None:
     """Show operators, shapes, MACs, weights and bits, and what quantize would skip."""
     from edgefold import api
     from edgefold.console import progress
 
+    if picture and not groups:
+        raise UsageError("inspect --picture: it shows groups; add --groups")
     with progress(log_level):
-        result = api.inspect(model, shapes=shapes)
+        result = (
+            api.inspect_groups(model, shapes=shapes, picture=picture) if groups else api.inspect(model, shapes=shapes)
+        )
     _show(result, form)
 
 

@@ -44,8 +44,13 @@ def group_scores(
     for group in groups:
         told = [score for one in group.slices if (score := slice_score(one, group.size)) is not None]
         if told:
-            scores[group.name] = normalized(_AGGREGATES[aggregate](np.stack(told)), normalize)
+            scores[group.name] = combined(told, aggregate, normalize)
     return scores
+
+
+def combined(told: Sequence[Vector], aggregate: Aggregate, normalize: Normalize) -> Vector:
+    """The score of each unit of one group from those of its slices; see `group_scores`."""
+    return normalized(_AGGREGATES[aggregate](np.stack(told)), normalize)
 
 
 def normalized(scores: Vector, normalize: Normalize) -> Vector:

@@ -58,7 +58,11 @@ class Selection:
 
 
 def select(
-    groups: Sequence[Group], scores: Scores, budget: Budget, limits: Limits, classes: Sequence[Hashable] | None = None
+    groups: Sequence[Group],
+    scores: Scores,
+    budget: Budget,
+    limits: Mapping[str, Limits],
+    classes: Sequence[Hashable] | None = None,
 ) -> Selection:
     """The units to remove so that the budget is met by the least important ones.
 
@@ -66,7 +70,7 @@ def select(
         groups: that may lose units.
         scores: importance of every unit of each, float64 [size]; of equal ones the earlier goes first.
         budget: what may stay.
-        limits: of each group.
+        limits: of each group by its name.
         classes: one a group (see `classes_of`): scores compare within a class, and every class loses the same share;
             None: all scores compare.
     """
@@ -75,7 +79,7 @@ def select(
 
     def prefix(length: int) -> Pruned:
         counts = np.bincount(owner[:length], minlength=len(groups))
-        removed = [limits.removed(group, int(count)) for group, count in zip(groups, counts, strict=True)]
+        removed = [limits[group.name].removed(group, int(count)) for group, count in zip(groups, counts, strict=True)]
         chosen = zip(groups, orders, removed, strict=True)
         return {group.name: np.sort(order[:count]) for group, order, count in chosen if count}
 

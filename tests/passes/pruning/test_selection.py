@@ -25,6 +25,10 @@ def count(dependencies: Dependencies, trace: Trace, pruned: Pruned) -> float:
     return macs(dependencies, trace)(dependencies.kept(pruned))
 
 
+def every(dependencies: Dependencies, floor: float = 0.1, multiple: int = 1) -> dict[str, Limits]:
+    return {group.name: Limits(floor, multiple) for group in dependencies.groups}
+
+
 def removed(pruned: Pruned) -> dict[str, list[int]]:
     return {name: units.tolist() for name, units in pruned.items()}
 
@@ -43,7 +47,7 @@ def test_costs_count_what_stays() -> None:
 def test_the_least_important_units_go() -> None:
     dependencies, trace = chain(4, 4, 4)
     scores = {"w0:1": np.array([3.0, 1.0, 4.0, 2.0])}
-    selection = select(dependencies.groups, scores, half(dependencies, trace), Limits())
+    selection = select(dependencies.groups, scores, half(dependencies, trace), every(dependencies))
     assert selection.met
     assert removed(selection.pruned) == {"w0:1": [1, 3]}
 
@@ -51,17 +55,17 @@ def test_the_least_important_units_go() -> None:
 def test_equal_scores_go_in_order() -> None:
     dependencies, trace = chain(4, 4, 4, 4)
     scores = {group.name: np.ones(4) for group in dependencies.groups}
-    first = select(dependencies.groups, scores, half(dependencies, trace), Limits())
+    first = select(dependencies.groups, scores, half(dependencies, trace), every(dependencies))
     assert removed(first.pruned) == {"w0:1": [0, 1, 2]}
 
 
 def test_a_global_ranking_may_empty_one_group_a_uniform_one_takes_the_same_share() -> None:
     dependencies, trace = chain(4, 8, 8, 4)
     scores = {"w0:1": np.arange(8.0), "w1:1": np.arange(8.0) + 100}
-    everywhere = select(dependencies.groups, scores, half(dependencies, trace), Limits(floor=0))
+    everywhere = select(dependencies.groups, scores, half(dependencies, trace), every(dependencies, floor=0))
     assert list(everywhere.pruned) == ["w0:1"]
     classes = classes_of(dependencies.groups, "uniform", {})
-    alike = select(dependencies.groups, scores, half(dependencies, trace), Limits(), classes)
+    alike = select(dependencies.groups, scores, half(dependencies, trace), every(dependencies), classes)
     assert abs(len(alike.pruned["w0:1"]) - len(alike.pruned["w1:1"])) <= 1
 
 
@@ -78,7 +82,7 @@ def test_isomorphic_groups_share_a_ranking_others_do_not() -> None:
 def test_a_budget_out_of_reach_says_so_and_keeps_the_floor() -> None:
     dependencies, trace = chain(4, 20, 4)
     selection = select(
-        dependencies.groups, {"w0:1": np.arange(20.0)}, half(dependencies, trace, 0.01), Limits(floor=0.15)
+        dependencies.groups, {"w0:1": np.arange(20.0)}, half(dependencies, trace, 0.01), every(dependencies, floor=0.15)
     )
     assert not selection.met
     assert len(selection.pruned["w0:1"]) == 17
@@ -118,7 +122,7 @@ def test_the_budget_is_met_and_one_step_less_would_not_do(
     rng = np.random.default_rng(seed)
     scores = {group.name: rng.random(group.size) for group in dependencies.groups}
     budget, limits = half(dependencies, trace, share), Limits(multiple=multiple)
-    selection = select(dependencies.groups, scores, budget, limits)
+    selection = select(dependencies.groups, scores, budget, every(dependencies, multiple=multiple))
     whole = count(dependencies, trace, {})
     for group in dependencies.groups:
         left = group.size - len(selection.pruned.get(group.name, ()))
@@ -155,5 +159,5 @@ def test_thousands_of_units_in_well_under_a_second() -> None:
     rng = np.random.default_rng(0)
     scores = {group.name: rng.random(group.size) for group in dependencies.groups}
     started = time.process_time()
-    assert select(dependencies.groups, scores, half(dependencies, trace), Limits()).met
+    assert select(dependencies.groups, scores, half(dependencies, trace), every(dependencies)).met
     assert time.process_time() - started < 0.5

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Criteria that look at the inputs of the layers that read a group: second-order scores, and mean squared activations."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from edgefold.passes._layer_inputs import Inputs
+from edgefold.passes._moments import Moments
+from edgefold.passes._quantize_weights import layer_inputs
+from edgefold.passes._weighted_nodes import WeightedNode, weighted_node
+from edgefold.passes.base import Calibrates
+from edgefold.passes.pruning.groups import Group, IntArray, Role, Slice
+from edgefold.passes.pruning.importance import Vector, gather_units, group_scores
+from edgefold.passes.pruning.second_order import Matrix, Surgeon, removal_scores, surgeons
+from edgefold.passes.pruning.weight_scores import Weights, energy
+
+_MOMENT_BYTES = 256 << 20
+"""Second moments held at once; every portion of them costs one more run over the calibration data."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """A layer that sums over the units of a group.
+
+    Attributes:
+        one: where the units lie on its weights.
+        inputs: what it multiplies them with; None where calibration cannot say.
+        weight: float64 [P, K, N].
+    """
+
+    one: Slice
+    inputs: Inputs | None
+    weight: Matrix
+
+    @property
+    def units(self) -> IntArray:
+        """The unit of each of the K inputs: K runs over kernel positions, then channels."""
+        return np.tile(self.one.units, self.weight.shape[1] // len(self.one.units))
+
+
+def second_order_scores(
+    groups: Sequence[Group], model: ir.Model, calibration: Calibrates, weights: Weights, most: Mapping[str, int]
+) -> dict[str, Vector]:
+    """Relative output error that each unit's removal adds to the group's readers; see `second_order`.
+
+    Readers of which calibration sees no inputs (recurrent layers) are judged as if these were white; a group that no
+    parameter reads, by the energy of its writers.
+
+    Args:
+        groups: to be scored.
+        model: the prepared model.
+        calibration: of that model.
+        weights: its parameters.
+        most: units that may go from each group.
+    """
+    scores = group_scores(groups, energy(weights))
+    for portion in _portions(groups, _sites(model), weights):
+        moments = calibration.moments(_requests(portion.values()))
+        for group in groups:
+            if readers := portion.get(group.name):
+                states = [state for reader in readers for state in _surgeons(reader, moments)]
+                scores[group.name] = removal_scores(states, group.size, most[group.name])
+    return scores
+
+
+def activation_scores(
+    groups: Sequence[Group], model: ir.Model, calibration: Calibrates, weights: Weights
+) -> dict[str, list[Vector]]:
+    """Mean square of each unit's channels as each reader sees them, a list over readers; none without readers."""
+    scores: dict[str, list[Vector]] = {}
+    for portion in _portions(groups, _sites(model), weights):
+        moments = calibration.moments(_requests(portion.values()))
+        for group in groups:
+            for reader in portion.get(group.name, ()):
+                if reader.inputs is not None:
+                    seen = moments[reader.inputs]
+                    squares = np.einsum("pkk->k", seen.xtx) / max(seen.count, 1)
+                    scores.setdefault(group.name, []).append(gather_units(squares, reader.units, group.size))
+    return scores
+
+
+def _sites(model: ir.Model) -> dict[tuple[str, str], WeightedNode]:
+    """Layers by their own name and that of their weights."""
+    found = (weighted_node(node) for node in model.graph)
+    sites = [site for site in found if isinstance(site, WeightedNode) and site.kind != "gather"]
+    return {(str(site.node.name), str(site.weight.root.name)): site for site in sites}
+
+
+def _portions(
+    groups: Sequence[Group], sites: Mapping[tuple[str, str], WeightedNode], weights: Weights
+) -> Iterator[dict[str, list[Reader]]]:
+    """The readers of each group, in portions whose moments fit into memory."""
+    portion: dict[str, list[Reader]] = {}
+    held = 0
+    for group in groups:
+        readers = [_reader(one, sites, weights) for one in group.on(Role.READER)]
+        size = sum(8 * reader.weight.shape[0] * reader.weight.shape[1] ** 2 for reader in readers)
+        if portion and held + size > _MOMENT_BYTES:
+            yield portion
+            portion, held = {}, 0
+        portion[group.name] = readers
+        held += size
+    if portion:
+        yield portion
+
+
+def _reader(one: Slice, sites: Mapping[tuple[str, str], WeightedNode], weights: Weights) -> Reader:
+    site = sites.get((one.node, one.parameter))
+    if site is None:
+        weight = np.moveaxis(weights[one.parameter], one.axis, 0).astype(np.float64)
+        return Reader(one, None, weight.reshape(1, len(weight), -1))
+    runs = site.geometry.group if site.geometry else 1
+    matrix = site.matrix().astype(np.float64).reshape(site.k, runs, -1)
+    return Reader(one, layer_inputs(site), np.moveaxis(matrix, 1, 0))
+
+
+def _requests(readers: Iterable[list[Reader]]) -> list[Inputs]:
+    return list(dict.fromkeys(one.inputs for listed in readers for one in listed if one.inputs is not None))
+
+
+def _surgeons(reader: Reader, moments: Mapping[Inputs, Moments]) -> list[Surgeon]:
+    if reader.inputs is not None:
+        return surgeons(reader.weight, moments[reader.inputs], reader.units)
+    scale = 1 / max(float(np.square(reader.weight).sum()), 1e-30)
+    return [Surgeon(run, np.eye(len(run)), reader.units, scale) for run in reader.weight]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Criteria that look at the inputs of the layers that read a group: second-order scores, and mean squared activations."""
+"""Criteria that look at what the readers of a group multiply: second-order scores, and mean squared activations."""
 
 from __future__ import annotations
 

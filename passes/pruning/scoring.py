@@ -138,6 +138,6 @@ class _Weights(Mapping[str, NDArray[np.floating]]):
 def _gradients(criterion: GradientCriterion, model: ir.Model, context: Context) -> Mapping[str, NDArray[np.floating]]:
     if context.gradients is None:
         raise UsageError(
-            f"prune-channels: importance {criterion} needs gradients: give a task with -d, and pip install edgefold[heal]"
+            f"prune-channels: importance {criterion} needs gradients: give a task (-d) and pip install edgefold[heal]"
         )
     return context.gradients(model, criterion in NEEDS_CURVATURE)

@@ -8,7 +8,7 @@ offsets, tied weights and the products that a reshape makes fall out of one unio
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -116,7 +116,7 @@ class _Walk:
     def _axes(self, value: ir.Value | None, node: ir.Node) -> Axes | None:
         if value is None or not value.name:
             return None
-        if value.name not in self.values and value.is_initializer():
+        if value.name not in self.values and value.is_initializer() and value.graph is self.graph:
             self.values[value.name] = self._parameter(value)
             if value.const_value is not None and value.const_value.dtype.is_floating_point():
                 self.readers[value.name] = str(node.name)
@@ -128,9 +128,9 @@ class _Walk:
         return tuple(self.labels.fresh(length) if length > 1 else np.full(length, SINGLE) for length in shape)
 
     def _freeze_around(self, node: ir.Node, inputs: Sequence[Axes | None], why: str) -> None:
-        """What is not understood keeps everything it touches as it is."""
+        """What is not understood keeps everything it touches as it is, seen from its subgraphs too."""
         reason = self._reason(str(node.name), node.op_type, why)
-        for axes in inputs:
+        for axes in (*inputs, *(self._axes(value, node) for value in _captured(node))):
             for labels in axes or ():
                 self.labels.freeze(labels, reason)
         for value in node.outputs:
@@ -143,6 +143,17 @@ class _Walk:
     def _reason(self, node: str, op_type: str, why: str) -> int:
         self.findings.reasons.append((node, op_type, why))
         return len(self.findings.reasons) - 1
+
+
+def _captured(node: ir.Node) -> Iterator[ir.Value]:
+    """Values that the subgraphs of a node read from outside of them, among others."""
+    for attribute in node.attributes.values():
+        bodies = {ir.AttributeType.GRAPH: [attribute.value], ir.AttributeType.GRAPHS: attribute.value}
+        for body in bodies.get(attribute.type, ()):
+            yield from body.outputs
+            for inner in body:
+                yield from (value for value in inner.inputs if value is not None)
+                yield from _captured(inner)
 
 
 def _barriers(axes: Mapping[AxisKey, IntArray], classes: Classes, findings: Findings) -> tuple[Barrier, ...]:

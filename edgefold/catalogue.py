@@ -12,7 +12,7 @@ import msgspec
 
 from edgefold.errors import UsageError
 from edgefold.passes import PASSES
-from edgefold.recipe import built_in_recipes
+from edgefold.recipe import HEALED, built_in_recipes, load_recipe, recipe_as_yaml
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,7 @@ def list_recipes() -> Listing:
     passes = {str(kind.__struct_config__.tag): _options(kind) for kind in PASSES}
     lines = ["Recipes (edgefold recipes show NAME prints one):"]
     lines += [f"  {name:<8} {text}" for name, text in recipes.items()]
+    lines.append(f"  with {HEALED} appended to any of these names: the same, followed by the pass heal")
     lines.append("\nPasses and their options:")
     for kind in PASSES:
         lines.append(f"  {kind.__struct_config__.tag}: {_summary(kind)}")
@@ -51,6 +52,9 @@ def show_recipe(name: str) -> Listing:
     recipes = built_in_recipes()
     if name in recipes:
         text = recipes[name].read_text(encoding="utf-8").rstrip()
+        return Listing({"name": name, "yaml": text}, text)
+    if name.endswith(HEALED) and name.removesuffix(HEALED) in recipes:
+        text = recipe_as_yaml(load_recipe(name)).rstrip()
         return Listing({"name": name, "yaml": text}, text)
     for kind in PASSES:
         if kind.__struct_config__.tag == name:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from edgefold.errors import VerificationError
 from edgefold.files.loading import LoadedModel
 from edgefold.findings import findings_of
 from edgefold.goals import Attempt, search
+from edgefold.heal.step import healer
 from edgefold.measuring.figures import measured_figures
 from edgefold.measuring.measure import model_size
 from edgefold.nodewise import NodeError, custom_nodes, node_errors, prove_portable
@@ -49,6 +51,9 @@ class Run:
         self.plan = plan
         self.recipe = plan.recipe
         self.inputs = inputs
+        if plan.task and plan.task.has_calibration:
+            heal = healer(loaded.model, plan.task, plan.recipe.seed, checkpoints.folder / "heal")
+            self.inputs = dataclasses.replace(inputs, heal=heal)
         self.checkpoints = checkpoints
         self.records: Records = []
         self.last_good = loaded.model

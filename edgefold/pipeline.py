@@ -21,6 +21,7 @@ import onnx_ir as ir
 from edgefold.calibration import Calibration
 from edgefold.errors import ModelError, VerificationError
 from edgefold.files.opset import raise_opset
+from edgefold.heal.step import Healer
 from edgefold.measuring.measure import model_macs, model_size
 from edgefold.passes import Context, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
 from edgefold.probing import probe
@@ -67,11 +68,13 @@ class Inputs:
         probe: one small batch for verification, or None when no input could be made.
         calibration: makes a fresh iterator over calibration batches, or None without a task.
         shapes: concrete input shapes for counting multiply-accumulates per sample.
+        heal: what the pass ``heal`` trains a model by, or None without calibration data.
     """
 
     probe: Feeds | None
     calibration: Callable[[], Iterator[Feeds]] | None
     shapes: Mapping[str, tuple[int, ...]]
+    heal: Healer | None = None
 
 
 class StepFailedError(VerificationError):
@@ -124,7 +127,7 @@ def run_recipe(
             continue
         calibration = Calibration(model, inputs.calibration) if inputs.calibration else None
         probing = functools.partial(probe, feeds=inputs.probe, seed=seed)
-        context = Context(calibration=calibration, exclude=exclude, seed=seed, probe=probing)
+        context = Context(calibration=calibration, exclude=exclude, seed=seed, probe=probing, heal=inputs.heal)
         model, record = run_step(model, step, inputs, context)
         log.info(
             "%s: %d edits, %d skips, %.1f s",

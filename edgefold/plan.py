@@ -17,7 +17,9 @@ from edgefold import __version__
 from edgefold.errors import ModelError, UsageError
 from edgefold.files.loading import LoadedModel
 from edgefold.goals import Drop, parse_drop, parse_size
+from edgefold.heal import require_torch
 from edgefold.interface import ModelInterface
+from edgefold.passes import Heal
 from edgefold.pipeline import Inputs
 from edgefold.random_feeds import random_feeds
 from edgefold.recipe import Recipe, load_recipe, recipe_as_yaml
@@ -132,6 +134,12 @@ def make_plan(
         seed=read.seed if seed is None else seed,
     )
     parsed = load_task(task) if task is not None else None
+    if any(isinstance(step, Heal) for step in read.steps):
+        require_torch()
+        if parsed is None or not parsed.has_calibration:
+            raise UsageError(
+                "the recipe heals, which needs a task with calibration data (-d TASK): it is trained on them"
+            )
     if read.max_drop and (parsed is None or not parsed.has_calibration):
         raise UsageError("--max-drop needs a task with calibration data (-d TASK): the loss is judged on them")
     return Plan(

@@ -17,6 +17,8 @@ from edgefold.errors import UsageError
 from edgefold.passes import PASSES, Pass
 from edgefold.scoring.strict_yaml import parse_yaml
 
+HEALED = "-heal"  # appended to the name of a built-in recipe
+
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What to do to a model, complete enough to be run again.
@@ -52,9 +54,17 @@ def load_recipe(name_or_path: str, settings: Sequence[str] = ()) -> Recipe:
     """
     known = built_in_recipes()
     path = known.get(name_or_path, Path(name_or_path))
-    if not path.is_file():
-        raise UsageError(f"recipe {name_or_path}: no such file, nor a built-in recipe ({', '.join(known)})")
-    return parse_recipe(parse_yaml(path, "recipe"), str(path), settings)
+    if path.is_file():
+        return parse_recipe(parse_yaml(path, "recipe"), str(path), settings)
+    base = known.get(name_or_path.removesuffix(HEALED))
+    if base is None:
+        raise UsageError(
+            f"recipe {name_or_path}: no such file, nor a built-in recipe ({', '.join(known)}; with {HEALED} appended "
+            "to a name, followed by healing)"
+        )
+    raw = parse_yaml(base, "recipe")
+    assert isinstance(raw, dict), "built-in recipes are read by tests"
+    return parse_recipe({**raw, "steps": [*raw["steps"], {"pass": "heal"}]}, name_or_path, settings)
 
 
 def parse_recipe(raw: object, place: str, settings: Sequence[str] = ()) -> Recipe:

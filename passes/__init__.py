@@ -6,6 +6,7 @@ if __name__ != "edgefold.passes":
 
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
 from edgefold.passes.fold_batchnorm import FoldBatchnorm
+from edgefold.passes.heal import Heal
 from edgefold.passes.quantize import Quantize
 from edgefold.passes.simplify import Simplify
 
@@ -14,6 +15,7 @@ __all__ = [
     "Context",
     "Edit",
     "Effect",
+    "Heal",
     "Notes",
     "Pass",
     "PreconditionError",
@@ -21,4 +23,4 @@ __all__ = [
     "SkipReason",
 ]
 
-PASSES: tuple[type[Pass], ...] = (Simplify, FoldBatchnorm, Quantize)
+PASSES: tuple[type[Pass], ...] = (Simplify, FoldBatchnorm, Quantize, Heal)

@@ -42,7 +42,8 @@ class Heal(Pass, frozen=True, kw_only=True):
         epochs: passes over the training part; 10 where neither ``steps`` nor ``minutes`` is given.
         steps: instead, steps of the optimizer.
         minutes: instead, minutes of training.
-        learning_rate: at its highest, after a linear warm-up; it then falls to 0 along a cosine.
+        learning_rate: at its highest, after a linear warm-up; it then falls to 0 along a cosine. `adamw` takes it
+            relative to the root mean square of each tensor.
         optimizer: `adamw`, or `sgd` with Nesterov momentum 0.9.
         weight_decay: decoupled for `adamw`.
         clip: largest norm of the gradient.
@@ -63,7 +64,7 @@ class Heal(Pass, frozen=True, kw_only=True):
     epochs: Count | None = None
     steps: Count | None = None
     minutes: Positive | None = None
-    learning_rate: Positive = 1e-3
+    learning_rate: Positive = 3e-3
     optimizer: Literal["adamw", "sgd"] = "adamw"
     weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     clip: Positive = 1.0

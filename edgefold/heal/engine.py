@@ -104,10 +104,9 @@ def heal_model(
         ModelError: the student has operators that cannot be trained; lists them.
         UsageError: task, models and options do not fit each other.
     """
-    reasons = supports(student)
-    if reasons:
-        more = f" and {len(reasons) - LISTED_REASONS} more" if len(reasons) > LISTED_REASONS else ""
-        raise ModelError(f"the model cannot be trained: {'; '.join(reasons[:LISTED_REASONS])}{more}")
+    reason = refusal(student)
+    if reason:
+        raise ModelError(reason)
     interface = ModelInterface.of(make_session(student, config=LITTLE_MEMORY))
     samples = read_samples(task, interface, options, seed)
     probe = samples.take(samples.training[: samples.chunk or PROBE_ROWS])
@@ -136,6 +135,15 @@ def heal_model(
         processes.count,
         tuple(progress.history),
     )
+
+
+def refusal(model: ir.Model) -> str | None:
+    """Why a model cannot be trained, or None where it can."""
+    reasons = supports(model)
+    if not reasons:
+        return None
+    more = f" and {len(reasons) - LISTED_REASONS} more" if len(reasons) > LISTED_REASONS else ""
+    return f"the model cannot be trained: {'; '.join(reasons[:LISTED_REASONS])}{more}"
 
 
 @contextlib.contextmanager

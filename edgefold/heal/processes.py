@@ -54,6 +54,19 @@ class Processes:
         return torch.nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
 
 
+def chosen_device(device: str) -> torch.device:
+    """The device that "auto", "cpu" or "cuda" names in this process.
+
+    Raises:
+        UsageError: CUDA is asked for and torch sees none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch sees no CUDA device here; take --device cpu")
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
 @contextlib.contextmanager
 def joined_processes(device: str) -> Iterator[Processes]:
     """Join the processes that ``torchrun`` started; alone without it.
@@ -64,16 +77,13 @@ def joined_processes(device: str) -> Iterator[Processes]:
     Raises:
         UsageError: CUDA is asked for and torch sees none.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no CUDA device here; take --device cpu")
-    on_gpu = device != "cpu" and torch.cuda.is_available()
-    chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if on_gpu else torch.device("cpu")
+    chosen = chosen_device(device)
     count = int(os.environ.get("WORLD_SIZE", 1))
     if count == 1:
         yield Processes(0, 1, chosen)
         return
     # gloo for the few numbers agreed on the CPU; nccl for gradients on GPUs.
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Processes(distributed.get_rank(), count, chosen)
     finally:

@@ -29,6 +29,7 @@ from edgefold.passes.heal import DEFAULT_EPOCHS, Heal
 
 log = logging.getLogger("edgefold")
 SAVE_SECONDS = 60.0
+SIZE_OF_ZEROS = 0.01  # of a tensor that is all zeros, such as fresh biases
 
 Array = np.ndarray[Any, Any]
 
@@ -99,7 +100,7 @@ class Training:
         batch = self._samples.batches(self._batch, self._seed, epoch)[position]
         rate = options.learning_rate * learning_rate_factor(self._share_done(ahead=1))
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         self._optimizer.zero_grad(set_to_none=True)
         chunks = self._chunks(self._processes.share(np.arange(len(batch))))
         draw = Draw.of(np.random.default_rng([self._seed, progress.step]), len(batch))
@@ -217,11 +218,25 @@ def clock(seconds: float) -> str:
 
 
 def _optimizer(weights: list[Tensor], options: Heal) -> torch.optim.Optimizer:
+    """AdamW with steps relative to the size of each tensor (Shazeer and Stern 2018, section 8); SGD with absolute ones.
+
+    Adam moves every weight by about the learning rate. Relative to its tensor, one rate suits folded convolutions,
+    transformers and the small scales of quantized weights.
+    """
     if options.optimizer == "adamw":
-        return torch.optim.AdamW(weights, lr=options.learning_rate, weight_decay=options.weight_decay)
+        groups = [{"params": [weight], "scale": _root_mean_square(weight)} for weight in weights]
+        return torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=options.weight_decay)
     return torch.optim.SGD(
-        weights, lr=options.learning_rate, momentum=0.9, nesterov=True, weight_decay=options.weight_decay
+        [{"params": weights, "scale": 1.0}],
+        lr=options.learning_rate,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=options.weight_decay,
     )
+
+
+def _root_mean_square(weight: Tensor) -> float:
+    return float(weight.detach().square().mean().sqrt()) or SIZE_OF_ZEROS
 
 
 def _batch_size(asked: int, samples: Samples, processes: Processes) -> int:

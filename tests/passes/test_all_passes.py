@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 from graphs import graph, run, weights
 
-from edgefold.passes import PASSES, Context, Pass
+from edgefold.passes import PASSES, Context, Heal, Pass
 
 TEXT = """g (float[2, 16, 6, 6] x, int64[2] ids) => (float[2, 32] y) {
     [conv] c = Conv<pads = [1, 1, 1, 1]>(x, k)
@@ -38,7 +38,8 @@ def digest(value: ir.Model) -> str:
 
 
 FEEDS = {"x": weights(2, 16, 6, 6, seed=20), "ids": np.array([3, 89])}
-every_pass = pytest.mark.parametrize("kind", PASSES, ids=lambda kind: str(kind.__struct_config__.tag))
+ALONE = [kind for kind in PASSES if kind is not Heal]  # which does nothing without data; tests/heal has it
+every_pass = pytest.mark.parametrize("kind", ALONE, ids=lambda kind: str(kind.__struct_config__.tag))
 
 
 @every_pass

@@ -17,6 +17,7 @@ from edgefold.errors import VerificationError
 from edgefold.files.loading import LoadedModel
 from edgefold.findings import findings_of
 from edgefold.goals import Attempt, search
+from edgefold.heal.differentiation import differentiator
 from edgefold.heal.step import healer
 from edgefold.measuring.figures import measured_figures
 from edgefold.measuring.measure import model_size
@@ -53,7 +54,7 @@ class Run:
         self.inputs = inputs
         if plan.task and plan.task.has_calibration:
             heal = healer(loaded.model, plan.task, plan.recipe.seed, checkpoints.folder / "heal")
-            self.inputs = dataclasses.replace(inputs, heal=heal)
+            self.inputs = dataclasses.replace(inputs, heal=heal, gradients=differentiator(plan.task))
         self.checkpoints = checkpoints
         self.records: Records = []
         self.last_good = loaded.model

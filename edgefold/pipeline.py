@@ -21,6 +21,7 @@ import onnx_ir as ir
 from edgefold.calibration import Calibration
 from edgefold.errors import ModelError, VerificationError
 from edgefold.files.opset import raise_opset
+from edgefold.heal.differentiation import Differentiator
 from edgefold.heal.step import Healer
 from edgefold.measuring.measure import model_macs, model_size
 from edgefold.passes import Context, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
@@ -69,12 +70,14 @@ class Inputs:
         calibration: makes a fresh iterator over calibration batches, or None without a task.
         shapes: concrete input shapes for counting multiply-accumulates per sample.
         heal: what the pass ``heal`` trains a model by, or None without calibration data.
+        gradients: of the task's loss on the calibration data, or None without them.
     """
 
     probe: Feeds | None
     calibration: Callable[[], Iterator[Feeds]] | None
     shapes: Mapping[str, tuple[int, ...]]
     heal: Healer | None = None
+    gradients: Differentiator | None = None
 
 
 class StepFailedError(VerificationError):
@@ -127,7 +130,14 @@ def run_recipe(
             continue
         calibration = Calibration(model, inputs.calibration) if inputs.calibration else None
         probing = functools.partial(probe, feeds=inputs.probe, seed=seed)
-        context = Context(calibration=calibration, exclude=exclude, seed=seed, probe=probing, heal=inputs.heal)
+        context = Context(
+            calibration=calibration,
+            exclude=exclude,
+            seed=seed,
+            probe=probing,
+            gradients=inputs.gradients,
+            heal=inputs.heal,
+        )
         model, record = run_step(model, step, inputs, context)
         log.info(
             "%s: %d edits, %d skips, %.1f s",

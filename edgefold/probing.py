@@ -159,7 +159,9 @@ def _origins(graph: ir.Graph) -> tuple[set[str], set[str]]:
 
 def _read_names(node: ir.Node) -> set[str]:
     """Names of the inputs of a node and of its subgraphs' nodes."""
-    names = {str(value.name) for value in node.inputs if value is not None}
+    # Of the second input of CastLike only the type matters.
+    read = node.inputs[:1] if node.op_type == "CastLike" else node.inputs
+    names = {str(value.name) for value in read if value is not None}
     for attribute in node.attributes.values():
         if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
             bodies = [attribute.value] if attribute.type == ir.AttributeType.GRAPH else attribute.value

@@ -52,6 +52,8 @@ def follow(surgery: Surgery, node: ir.Node) -> None:
         _set(surgery, node, [np.asarray(np.prod(surgery.after(source)), np.int64)])
     elif node.domain == "" and any(value is not None and value.name in surgery.resized for value in node.inputs):
         arrays = [None if value is None else surgery.current(value) for value in node.inputs]
+        if node.op_type == "CastLike" and (result := surgery.known(node.outputs[0])) is not None:
+            arrays[1] = result  # of its second input, which may be data, only the type matters
         known = all(array is not None or value is None for array, value in zip(arrays, node.inputs, strict=True))
         if known and all(surgery.known(output) is not None for output in node.outputs):
             _set(surgery, node, evaluate(node, arrays, surgery.opset))
@@ -71,7 +73,7 @@ def _set(surgery: Surgery, node: ir.Node, arrays: Sequence[Array]) -> None:
         old = surgery.known(output)
         if old is None or np.array_equal(old, array):
             continue
-        if np.issubdtype(old.dtype, np.floating):
+        if old.shape == array.shape and np.issubdtype(old.dtype, np.floating):
             ratio = (old / array).astype(old.dtype)
             surgery.append_to(node, "Mul", [surgery.constant(f"{output.name}_as_before", ratio)])
         else:

@@ -47,6 +47,7 @@ def prepare(model: ir.Model) -> Ties:
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.NameFixPass(),
     )(model)
+    model.ir_version = max(model.ir_version, 4)  # older ones want every initializer to be an input as well
     _fold(model.graph)
     return _one_a_use(model.graph)
 

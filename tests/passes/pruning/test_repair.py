@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refitting after a cut: against brute force, exact where the lost channels were redundant, and nothing else touched."""
+"""Refitting after a cut: against brute force, and exact where the lost channels were redundant."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import pytest
+from graphs import graph, run, weights
 
 from edgefold.calibration import Calibration
 from edgefold.passes import Notes, SkipReason
@@ -17,8 +18,6 @@ from edgefold.passes.pruning.dependencies import analyse
 from edgefold.passes.pruning.prepare import prepare
 from edgefold.passes.pruning.repair import repair
 from edgefold.probing import probe
-
-from graphs import graph, run, weights
 
 Array = npt.NDArray[np.float32]
 
@@ -84,7 +83,8 @@ def test_the_reader_is_the_least_squares_solution_with_an_undamped_bias() -> Non
 def test_nothing_pruned_changes_nothing() -> None:
     feeds, model = list(batches(6)), mlp()
     _, fitted, notes = repaired(model, {}, feeds)
-    assert not notes.edits and not notes.skips
+    assert not notes.edits
+    assert not notes.skips
     np.testing.assert_array_equal(run(fitted, feeds[0])[0], run(model, feeds[0])[0])
 
 
@@ -97,7 +97,8 @@ def redundant(first: Array, channels: int) -> Array:
 
 LINEAR = {
     "conv": (
-        "conv (float[B, 4, 7, 7] x) => (float[B, 5, 7, 7] y) { h = Conv(x, w1)  y = Conv <pads = [1, 1, 1, 1]> (h, w2) }",
+        """conv (float[B, 4, 7, 7] x) => (float[B, 5, 7, 7] y)
+        { h = Conv(x, w1)  y = Conv <pads = [1, 1, 1, 1]> (h, w2) }""",
         {"w1": redundant(weights(8, 4, 1, 1), 2), "w2": weights(5, 8, 3, 3, seed=1)},
     ),
     "strided": (

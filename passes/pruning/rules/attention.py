@@ -17,16 +17,17 @@ def attention(site: Site) -> Sequence[Axes | None]:
     flat = len(site.axes(0)) == 3
     query_heads, key_heads = site.integer("q_num_heads", 0), site.integer("kv_num_heads", 0)
     q, k, v = (_heads(site, index, key_heads if index else query_heads) for index in range(3))
+    for one in (k, v):
+        site.labels.union(q[0], one[0])
+    for one in (q, k, v):
+        site.freeze(one[2], "it normalizes over the positions")
     site.labels.union(k[1], v[1])
-    site.labels.union(k[2], v[2])
     site.labels.union(q[3], k[3])
     group, _ = site.labels.split(q[1], (len(k[1]), len(q[1]) // len(k[1])))
     site.labels.union(group, k[1])
-    if "scale" not in site.node.attributes:
-        site.freeze(q[3], "its scale follows the size of a head")
     y = (q[0], q[1], q[2], v[3])
     past = site.optional(4), site.optional(5)
-    total = k[2] if past[0] is None else site.frozen(len(past[0][2]) + len(k[2]), "past and present positions")
+    total = site.frozen(len(k[2]) + (0 if past[0] is None else len(past[0][2])), "past and present positions")
     for state, new in zip(past, (k, v), strict=True):
         if state is not None:
             site.union((*state[:2], *state[3:]), (*new[:2], *new[3:]))
@@ -56,7 +57,7 @@ def _mask(site: Site, mask: Axes, logits: Axes) -> None:
         if len(labels) == len(target):
             site.labels.union(labels, target)
         else:
-            site.drop(labels)
+            site.freeze(labels, "it is broadcast, or shorter than the positions")
 
 
 def _count(site: Site, flat: bool) -> None:
@@ -71,8 +72,7 @@ def rotary_embedding(site: Site) -> Sequence[Axes]:
     size = x[3] if len(x) == 4 else site.labels.split(x[2], (heads := _count_heads(site, x), len(x[2]) // heads))[1]
     turned = site.integer("rotary_embedding_dim", 0)
     if turned and turned != len(size):
-        site.freeze(size, "it turns a part of every head")
-        return [x]
+        raise OpaqueError("it turns a part of every head")
     first, second = (size[::2], size[1::2]) if site.integer("interleaved", 0) else (*_halves(size),)
     site.labels.union(first, second)
     for index in (1, 2):

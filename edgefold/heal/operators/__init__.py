@@ -20,7 +20,10 @@ from edgefold.heal.operators import (
     normalization,
     pooling,
     products,
+    quantization,
+    recurrent,
     reductions,
+    resizing,
 )
 from edgefold.heal.operators.node import Binding
 
@@ -34,7 +37,10 @@ _STANDARD: Mapping[str, Binding] = {
     **normalization.OPERATORS,
     **pooling.OPERATORS,
     **products.OPERATORS,
+    **quantization.OPERATORS,
+    **recurrent.OPERATORS,
     **reductions.OPERATORS,
+    **resizing.OPERATORS,
 }
 
 OPERATORS: Mapping[tuple[str, str], Binding] = {

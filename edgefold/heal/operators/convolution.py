@@ -26,7 +26,8 @@ def _kernel_shape(node: BoundNode) -> list[int]:
     return [int(size) for size in weight.shape.numpy()[2:]]
 
 
-def _convolution(node: BoundNode) -> Kernel:
+def bind_convolution(node: BoundNode) -> Kernel:
+    """Binds a convolution of operands x, w and optionally a bias."""
     windows = Windows.of(node, _kernel_shape(node))
     group = node.integer("group", 1)
     convolve: Any = _CONV[len(windows.kernel)]
@@ -81,6 +82,6 @@ def _cropping(
 
 
 OPERATORS: Mapping[str, Binding] = {
-    "Conv": _convolution,
+    "Conv": bind_convolution,
     "ConvTranspose": _transposed_convolution,
 }

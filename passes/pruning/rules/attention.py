@@ -19,8 +19,9 @@ def attention(site: Site) -> Sequence[Axes | None]:
     q, k, v = (_heads(site, index, key_heads if index else query_heads) for index in range(3))
     for one in (k, v):
         site.labels.union(q[0], one[0])
-    for one in (q, k, v):
-        site.freeze(one[2], "it normalizes over the positions")
+    site.freeze_all((q[2], k[2], v[2]), "it normalizes over the positions")
+    if site.optional(6) is not None:
+        site.freeze(q[0], "every sequence has a length of its own")
     site.labels.union(k[1], v[1])
     site.labels.union(q[3], k[3])
     group, _ = site.labels.split(q[1], (len(k[1]), len(q[1]) // len(k[1])))
@@ -77,9 +78,8 @@ def rotary_embedding(site: Site) -> Sequence[Axes]:
     site.labels.union(first, second)
     for index in (1, 2):
         site.labels.union(site.axes(index)[-1], first)
-    for index in (1, 2, 3):
-        for labels in (site.optional(index) or ())[: None if index == 3 else -1]:
-            site.freeze(labels, "positions and angles are looked up by data")
+    sequence = x[2] if len(x) == 4 else x[1]
+    site.freeze_all((x[0], sequence, *site.axes(1)[:-1], *site.axes(2)[:-1]), "every position has an angle of its own")
     return [x]
 
 

@@ -80,7 +80,8 @@ def matmul(site: Site) -> Sequence[Axes]:
     site.labels.union(a[-1], b[-2:][0])
     site.role(0, len(a) - 1, Role.READER)
     site.role(1, max(len(b) - 2, 0), Role.READER)
-    site.role(0, len(a) - 2, Role.WRITER)
+    if len(a) > 1:
+        site.role(0, len(a) - 2, Role.WRITER)
     if len(b) > 1:
         site.role(1, len(b) - 1, Role.WRITER)
     lead = site.broadcast((a[:-2], b[:-2])) if len(a) > 2 or len(b) > 2 else ()

@@ -70,11 +70,11 @@ def gather_nd(site: Site) -> Sequence[Axes]:
 
 
 def scatter_nd(site: Site) -> Sequence[Axes]:
-    """The first axes of the data are indexed; the rest agree with the updates."""
+    """The first axes of the data are indexed; every update is needed, and the rest of its axes agree."""
     data, indices, updates = site.axes(0), site.axes(1), site.axes(2)
     depth = len(indices[-1])
-    site.freeze_all((*data[:depth], indices[-1]), _BY_DATA)
-    site.union((*indices[:-1], *data[depth:]), updates)
+    site.freeze_all((*data[:depth], *indices, *updates[: len(indices) - 1]), _BY_DATA)
+    site.union(data[depth:], updates[len(indices) - 1 :])
     return [data]
 
 
@@ -83,6 +83,8 @@ def tensor_scatter(site: Site) -> Sequence[Axes]:
     cache, update = site.axes(0), site.axes(1)
     axis = site.integer("axis", -2) % len(cache)
     _along(site, cache, update, axis)
+    if (positions := site.optional(2)) is not None:
+        site.labels.union(positions[0], cache[0])
     return [cache]
 
 

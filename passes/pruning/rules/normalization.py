@@ -14,6 +14,8 @@ def batch_normalization(site: Site) -> Sequence[Axes]:
     """Scale, bias, mean and variance have one entry a channel; so have the running statistics that training returns."""
     x = site.axes(0)
     channels = x[1] if len(x) > 1 else np.full(1, SINGLE)
+    if site.integer("training_mode", 0):
+        site.statistics((x[0], *x[2:]))
     for index in range(1, len(site.inputs)):
         site.labels.union(channels, site.axes(index)[0])
     return [x, *([(channels,)] * (len(site.node.outputs) - 1))]

@@ -33,6 +33,8 @@ def recurrent(site: Site) -> Sequence[Axes | None]:
     site.freeze(time, "its steps in time")
     direction = site.frozen(len(w[0]), "its directions")
     state = (batch, direction, hidden) if batch_first else (direction, batch, hidden)
+    if (lengths := site.optional(4)) is not None:
+        site.labels.union(lengths[0], batch)
     for index in (5, 6):
         if (initial := site.optional(index)) is not None:
             site.union(initial, state)

@@ -53,7 +53,7 @@ def depth_to_space(site: Site) -> Sequence[Axes]:
     """Channels are block x block x channel (DCR), or channel x block x block (CRD); a channel is a unit."""
     x = site.axes(0)
     block = site.integer("blocksize", 1) ** 2
-    first = site.node.attributes.get_string("mode", "DCR") == "CRD"
+    first = _channels_first(site)
     lengths = (len(x[1]) // block, block) if first else (block, len(x[1]) // block)
     parts = site.labels.split(x[1], lengths)
     site.freeze(parts[first], "it becomes a spatial axis")
@@ -62,11 +62,16 @@ def depth_to_space(site: Site) -> Sequence[Axes]:
 
 
 def space_to_depth(site: Site) -> Sequence[Axes]:
-    """Channels become block x block x channel; a channel goes at all positions of the block."""
+    """The reverse; a channel goes at all positions of the block."""
     x = site.axes(0)
     block = site.frozen(site.integer("blocksize", 1) ** 2, "it was a spatial axis")
     site.freeze_all(x[2:], _SPATIAL)
-    return [(x[0], site.labels.product((block, x[1])), *_spatial(site))]
+    channels = site.labels.product((x[1], block) if _channels_first(site) else (block, x[1]))
+    return [(x[0], channels, *_spatial(site))]
+
+
+def _channels_first(site: Site) -> bool:
+    return bool(site.node.attributes.get_string("mode", "DCR") == "CRD")
 
 
 def columns_to_image(site: Site) -> Sequence[Axes]:

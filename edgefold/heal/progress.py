@@ -113,10 +113,10 @@ class TrainingFile:
         if not path.is_file():
             return None
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = dict(archive)
+            with path.open("rb") as stream:
+                arrays = dict(np.load(stream, allow_pickle=False))
             fingerprint, progress = msgspec.json.decode(arrays.pop("state").tobytes(), type=tuple[str, Progress])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, msgspec.DecodeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, msgspec.DecodeError) as error:
             raise UsageError(
                 f"{path}: not a state of a training ({error}); remove it, or start without --resume"
             ) from None

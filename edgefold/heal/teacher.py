@@ -24,20 +24,22 @@ class Teacher:
 
     Args:
         model: read once, never changed.
-        names: tensors to give: outputs, or tensors of the main graph.
+        names: tensors to give: outputs, or tensors of the main graph; without any the model is never run.
         threads: of ONNX Runtime; 0 leaves the choice to it.
     """
 
     def __init__(self, model: ir.Model, names: Sequence[str], threads: int = 0) -> None:
         self._names = list(names)
-        self._session = make_session(_giving(model, self._names), threads=threads)
-        self._inputs = {one.name for one in self._session.get_inputs()}
+        self._session = make_session(_giving(model, self._names), threads=threads) if names else None
         self._kept: dict[str, Array] = {}
         self._place = np.zeros(0, np.intp)  # of each row in what is kept
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The named tensors for some inputs [rows, ...]."""
-        used = {name: value for name, value in feeds.items() if name in self._inputs}
+        if self._session is None:
+            return {}
+        inputs = {one.name for one in self._session.get_inputs()}
+        used = {name: value for name, value in feeds.items() if name in inputs}
         return dict(zip(self._names, run(self._session, self._names, used), strict=True))
 
     def remember(self, samples: Samples, size: int) -> None:

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop on the committed digits network with noise on its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from damaged import TASK, damaged, healed, original, same, training
+
+from edgefold.errors import UsageError
+from edgefold.heal.progress import FILE
+from edgefold.heal.teacher import Teacher
+from edgefold.passes import Heal
+from edgefold.scoring.evaluate import evaluate
+from edgefold.scoring.task import load_task
+
+OPTIONS = Heal(epochs=2, batch=46, threads=1)  # 230 samples to train on: five steps an epoch
+
+
+def test_the_loss_falls_and_the_accuracy_comes_back() -> None:
+    model = damaged()
+    before = evaluate(model, load_task(TASK), threads=1).value
+    done = healed(model, epochs=6, augment=("crop",), learning_rate=0.01)
+    after = evaluate(model, load_task(TASK), threads=1).value
+    losses = [epoch.held_out for epoch in done.history]
+    assert losses[-1] < 0.3 * losses[0]
+    assert (done.training, done.held_out) == (230, 26)
+    assert before < 60
+    assert after > 90
+
+
+@pytest.mark.parametrize("loss", ["tail", "blockwise", "labels"])
+def test_every_loss_brings_the_outputs_back(loss: str) -> None:
+    model = damaged(0.4)
+    done = healed(model, epochs=3, loss=(loss,), learning_rate=0.01)
+    assert done.history[-1].held_out < 0.7 * done.history[0].held_out
+    assert done.losses[0].startswith(loss)
+
+
+def test_losses_add_up() -> None:
+    values = []
+    for loss in (("output",), ("blockwise",), ("output", "blockwise")):
+        values.append(healed(damaged(), steps=1, loss=loss).history[0].held_out)
+    assert values[2] == pytest.approx(values[0] + values[1], rel=1e-5)
+
+
+def test_the_same_seed_gives_the_same_bits() -> None:
+    a, b = damaged(), damaged()
+    healed(a, epochs=2, augment=("flip", "crop"))
+    healed(b, epochs=2, augment=("flip", "crop"))
+    assert same(a, b)
+    assert not same(a, damaged())
+
+
+def test_a_model_that_only_gets_worse_stays_as_it_came() -> None:
+    model = damaged(0.05)
+    done = healed(model, epochs=9, learning_rate=3.0, patience=2)
+    assert done.best_step == 0
+    assert same(model, damaged(0.05))
+    assert len(done.history) == 3  # the first is of the model as it came
+    assert done.history[-1].held_out > done.history[0].held_out
+
+
+def test_the_best_weights_are_kept_and_not_the_last() -> None:
+    options = Heal(epochs=5, learning_rate=0.02, batch=46, threads=1)
+    run = training(damaged(), options)
+    worst = iter([9.0, 8.0, 3.0, 7.0, 6.0, 5.0])
+    run._held_out_loss = lambda: next(worst)  # type: ignore[method-assign]
+    progress = run.run()
+    assert progress.best_step == 10
+    shorter = training(damaged(), options)
+    while shorter.progress.step < 10:
+        shorter._step(shorter._student)
+    for kept, wanted in zip(run._student.parameters(), shorter._student.parameters(), strict=True):
+        np.testing.assert_array_equal(kept.detach().numpy(), wanted.detach().numpy())
+
+
+def test_a_training_that_diverges_stops_and_says_so() -> None:
+    from edgefold.heal.report import findings_of
+
+    model = damaged(0.05)
+    done = healed(model, epochs=9, optimizer="sgd", learning_rate=1e30, clip=1e30)
+    assert done.steps < 9 * 3
+    assert same(model, damaged(0.05))
+    assert "diverged" in findings_of(done)[0]
+
+
+class Interrupted(Teacher):
+    """A teacher before whose ninth batch the user presses Ctrl-C."""
+
+    calls = 0
+
+    def __call__(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        type(self).calls += 1
+        if type(self).calls > 8:
+            raise KeyboardInterrupt
+        return super().__call__(feeds)
+
+
+@pytest.mark.parametrize("every_step", [False, True])
+def test_a_training_that_goes_on_ends_where_an_uninterrupted_one_does(
+    every_step: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if every_step:
+        monkeypatch.setattr("edgefold.heal.training.SAVE_SECONDS", 0.0)
+    options = Heal(epochs=3, batch=46, augment=("flip", "crop"), threads=1)
+    Interrupted.calls = 0
+    with pytest.raises(KeyboardInterrupt):
+        training(damaged(), options, Interrupted, tmp_path).run()
+    resumed = training(damaged(), options, state=tmp_path)
+    resumed._resume()
+    assert resumed.progress.step == (6 if every_step else 5)
+    whole, rest = training(damaged(), options), training(damaged(), options, state=tmp_path)
+    wanted, got = whole.run(), rest.run()
+    assert [(e.step, e.training, e.held_out) for e in got.history] == [
+        (e.step, e.training, e.held_out) for e in wanted.history
+    ]
+    for a, b in zip(whole._student.parameters(), rest._student.parameters(), strict=True):
+        assert a.detach().numpy().tobytes() == b.detach().numpy().tobytes()
+
+
+def test_a_state_of_another_training_is_not_taken_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    training(damaged(), OPTIONS, state=tmp_path).run()
+    other = training(damaged(), OPTIONS, state=tmp_path)
+    object.__setattr__(other._saved, "fingerprint", "other")
+    other._resume()
+    assert other.progress.step == 0
+    assert "of another call" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short"])
+def test_a_damaged_state_is_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(content)
+    with pytest.raises(UsageError, match="not a state of a training"):
+        training(damaged(), OPTIONS, state=tmp_path).run()
+
+
+def test_minutes_limit_the_training() -> None:
+    done = healed(damaged(), minutes=0.01)
+    assert 0.6 <= done.seconds < 6
+    assert done.history[-1].learning_rate < 0.003 / 2  # the schedule follows the clock
+
+
+def test_a_teacher_remembers_only_without_augmentation() -> None:
+    calls = []
+
+    class Counting(Teacher):
+        def __call__(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+            calls.append(len(next(iter(feeds.values()))))
+            return super().__call__(feeds)
+
+    training(damaged(), OPTIONS, Counting).run()
+    assert sum(calls) == 256  # every sample once
+    calls.clear()
+    training(damaged(), Heal(epochs=2, batch=46, augment=("flip",), threads=1), Counting).run()
+    assert sum(calls) == 2 * 230 + 3 * 26
+
+
+def test_the_original_taught_by_itself_has_nothing_to_learn() -> None:
+    model = original()
+    done = healed(model, steps=1)
+    assert done.history[0].held_out == pytest.approx(0, abs=1e-6)

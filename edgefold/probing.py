@@ -30,6 +30,10 @@ MAX_ELEMENTS = 4096
 Array = np.ndarray[Any, Any]
 _SHAPE_OPS = ("Shape", "Size")
 _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
+_SEQUENCES = frozenset(
+    ("Optional", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap",
+     "SplitToSequence", "ZipMap")
+)  # fmt: skip
 _INDEX_TYPES = frozenset((ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL))
 
 
@@ -90,6 +94,7 @@ class _Observer:
     def __init__(self, model: ir.Model) -> None:
         copy = model.clone()
         common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(copy)
+        _forget_sequences(copy.graph)
         self.data, from_shapes = _origins(copy.graph)
         inputs = {id(value) for value in copy.graph.inputs if not value.is_initializer()}
         produced = [value for node in copy.graph for value in node.outputs if value.name and _is_tensor(value)]
@@ -171,7 +176,18 @@ def _read_names(node: ir.Node) -> set[str]:
     return names
 
 
+def _forget_sequences(graph: ir.Graph) -> None:
+    """onnx_ir takes what shape inference says of a sequence for the type of a tensor."""
+    for node in graph:
+        if node.op_type in _SEQUENCES:
+            for value in node.outputs:
+                value.type, value.shape = None, None
+
+
 def _is_tensor(value: ir.Value) -> bool:
+    producer = value.producer()
+    if producer is not None and producer.op_type in _SEQUENCES:
+        return False
     return value.type is None or isinstance(value.type, ir.TensorType)
 
 

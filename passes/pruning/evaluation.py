@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes whose outputs are known: computed by ONNX's own reference implementation, and stored in their place."""
+"""What is known of a node's outputs before it runs: element types, and what constants give."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
+from onnx_ir.passes import common
 
 Array = npt.NDArray[Any]
 
@@ -30,6 +31,14 @@ def evaluate(node: ir.Node, inputs: Sequence[Array | None], opset: int) -> list[
         output=[onnx.ValueInfoProto(name=value.name) for value in node.outputs],
     )
     return list(ReferenceEvaluator(graph, opsets={"": opset}).run(None, feeds))
+
+
+def element_types(model: ir.Model) -> dict[str, ir.DataType]:
+    """The element types of the outputs of all nodes, as far as they can be inferred; the model is not changed."""
+    copy = model.clone()
+    common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(copy)
+    values = (value for node in copy.graph for value in node.outputs)
+    return {str(value.name): value.dtype for value in values if value.dtype is not None}
 
 
 def store_output(graph: ir.Graph, output: ir.Value, array: Array) -> None:

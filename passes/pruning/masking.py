@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common
 
+from edgefold.passes.pruning.evaluation import element_types
 from edgefold.passes.pruning.groups import AxisKey, Dependencies, IntArray, Pruned, Trace
 from edgefold.passes.pruning.surgery import Array
 
@@ -27,7 +27,7 @@ def masked(model: ir.Model, dependencies: Dependencies, trace: Trace, pruned: Pr
         pruned: the units of each group.
     """
     copy = model.clone()
-    common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(copy)  # for element types
+    types = element_types(model)
     dead = _dead(trace, dependencies.kept(pruned))
     for name, value in copy.graph.initializers.items():
         if name in dead and value.const_value is not None and value.const_value.dtype.is_floating_point():
@@ -35,16 +35,16 @@ def masked(model: ir.Model, dependencies: Dependencies, trace: Trace, pruned: Pr
             value.const_value = ir.tensor(array, dtype=value.const_value.dtype, name=name)
     for node in list(copy.graph):
         for output in node.outputs:
-            if output.name in dead and output.dtype is not None and output.dtype.is_floating_point():
-                _mask(copy.graph, node, output, dead[output.name])
+            dtype = types.get(str(output.name))
+            if output.name in dead and dtype is not None and dtype.is_floating_point():
+                _mask(copy.graph, node, output, dead[output.name], dtype)
     return copy
 
 
-def _mask(graph: ir.Graph, node: ir.Node, output: ir.Value, dead: Array) -> None:
+def _mask(graph: ir.Graph, node: ir.Node, output: ir.Value, dead: Array, dtype: ir.DataType) -> None:
     """Where, not Mul: what a removed channel holds may be infinite by now."""
-    assert output.dtype is not None
     gone = _initializer(graph, f"{output.name}:removed", dead)
-    zero = _initializer(graph, f"{output.name}:zero", np.zeros((), output.dtype.numpy()))
+    zero = _initializer(graph, f"{output.name}:zero", np.zeros((), dtype.numpy()))
     chosen = ir.node("Where", [gone, zero, output], name=f"{output.name}:masked")
     result = chosen.outputs[0]
     result.name = f"{output.name}:masked"

@@ -75,8 +75,11 @@ def _fold(graph: ir.Graph) -> None:
             arrays = [None if value is None else _tensor(value).numpy() for value in node.inputs]
             for output, array in zip(node.outputs, evaluate(node, arrays, opset), strict=True):
                 store_output(graph, output, np.asarray(array))
+            read = {value for value in node.inputs if value is not None}
             graph.remove(node, safe=True)
-            _drop_unread(graph, node)
+            for value in read:
+                if not value.uses() and not value.is_graph_output():
+                    graph.initializers.pop(str(value.name))
 
 
 def _may_fold(node: ir.Node) -> bool:
@@ -118,12 +121,6 @@ def _copy(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
     copy.meta[_ORIGIN] = value.name
     graph.register_initializer(copy)
     return copy
-
-
-def _drop_unread(graph: ir.Graph, removed: ir.Node) -> None:
-    for value in {value for value in removed.inputs if value is not None}:
-        if not value.uses() and not value.is_graph_output():
-            graph.initializers.pop(str(value.name), None)
 
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol:

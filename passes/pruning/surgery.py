@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from edgefold.passes._initializers import InitializerStore
 from edgefold.passes.base import Edit, PreconditionError
+from edgefold.passes.pruning.evaluation import element_types
 from edgefold.passes.pruning.groups import AxisKey, IntArray, Trace
 
 Array = npt.NDArray[Any]
@@ -132,9 +132,7 @@ class Surgery:
         if value.dtype is not None:
             return value.dtype
         if self._dtypes is None:
-            common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(self._original)
-            values = (one for node in self._original.graph for one in node.outputs)
-            self._dtypes = {str(one.name): one.dtype for one in values if one.dtype is not None}
+            self._dtypes = element_types(self._original)
         if str(value.name) not in self._dtypes:
             raise PreconditionError(str(value.name), "its element type is unknown")
         return self._dtypes[str(value.name)]

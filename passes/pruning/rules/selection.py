@@ -35,11 +35,12 @@ def slice_(site: Site) -> Sequence[Axes]:
     """Index j of the result is index start + j step, both clamped as NumPy does."""
     x = site.axes(0)
     starts, ends = (_bounds(site, index, name) for index, name in ((1, "starts"), (2, "ends")))
-    axes = _bounds(site, 3, "axes")
+    axes, steps = _bounds(site, 3, "axes"), _bounds(site, 4, "steps")
     if starts is None or ends is None:
-        return [_only_shortened(site, x)]
+        forward = steps is not None and min(steps) > 0 if site.optional(4) else True
+        return [_shortened(site, [axis % len(x) for axis in axes or range(len(x))], forward)]
     axes = axes or tuple(range(len(starts)))
-    steps = _bounds(site, 4, "steps") or (1,) * len(starts)
+    steps = steps or (1,) * len(starts)
     result = x
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         chosen = np.arange(*slice(start, end, step).indices(len(x[axis])))
@@ -82,18 +83,15 @@ def _bounds(site: Site, index: int, name: str) -> tuple[int, ...] | None:
     return None if array is None else tuple(int(value) for value in array)
 
 
-def _only_shortened(site: Site, x: Axes) -> Axes:
-    """Bounds that vary with the data or with dynamic sizes: the axes that became shorter are those they cut."""
-    return tuple(
-        labels if len(labels) == length else _lost(site, labels, length)
-        for labels, length in zip(x, site.shape(), strict=True)
-    )
-
-
-def _lost(site: Site, labels: IntArray, length: int) -> IntArray:
-    why = "its bounds are computed from data or dynamic sizes"
-    site.freeze(labels, why)
-    return site.frozen(length, why)
+def _shortened(site: Site, sliced: Sequence[int], forward: bool) -> Axes:
+    """Bounds that vary with the data or with dynamic sizes: an axis that kept its length, forwards, was not cut."""
+    result = site.axes(0)
+    for axis in sliced:
+        length = site.shape()[axis]
+        if not forward or len(result[axis]) != length or site.is_open(axis):
+            site.freeze(result[axis], "its bounds are computed from data or dynamic sizes")
+            result = _with(result, axis, site.frozen(length, "its bounds are computed from data or dynamic sizes"))
+    return result
 
 
 def _with(axes: Axes, axis: int, labels: IntArray) -> Axes:

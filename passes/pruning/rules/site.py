@@ -78,6 +78,10 @@ class Site:
             raise OpaqueError("its output was not seen in the run")
         return shape
 
+    def is_open(self, axis: int) -> bool:
+        """Whether an axis of the first output was of another length in the second run."""
+        return (str(self.node.outputs[0].name), axis) in self.trace.dynamic
+
     def constant(self, index: int) -> NDArray[Any] | None:
         """An input's value if it is the same in every run, None where the node does not have it.
 
@@ -117,9 +121,7 @@ class Site:
     def fresh(self, axis: int) -> IntArray:
         """Labels of an axis of the first output that this node makes; of open length it stays whole."""
         length = self.shape()[axis]
-        if (str(self.node.outputs[0].name), axis) in self.trace.dynamic:
-            return self.frozen(length, "its length is open")
-        return self.labels.fresh(length)
+        return self.frozen(length, "its length is open") if self.is_open(axis) else self.labels.fresh(length)
 
     def freeze(self, labels: IntArray, why: str) -> None:
         """Indices that this node needs."""

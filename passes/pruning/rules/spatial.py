@@ -12,8 +12,10 @@ _SPATIAL = "a spatial axis"
 
 
 def pool(site: Site) -> Sequence[Axes]:
-    """Batch and channels pass through, every output alike (MaxPool: values and indices)."""
+    """Batch and channels pass through; a MaxPool that also tells positions counts them through all channels."""
     x = site.axes(0)
+    if len(site.node.outputs) > 1 and site.node.outputs[1].name:
+        site.freeze_all(x, "its indices count through the whole tensor")
     site.freeze_all(x[2:], _SPATIAL)
     return [(*x[:2], *_spatial(site))] * len(site.node.outputs)
 

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
 from damaged import TASK, damaged, healed, original, same, training
 
 from edgefold.errors import UsageError

@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+
+pytest.importorskip("torch")
+
 from damaged import DIGITS, MODEL, TASK, damaged, healed, weights_of
 
 import edgefold as package

@@ -3,9 +3,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
+pytest.importorskip("torch")
+
+import torch
 
 from edgefold.heal import losses
 from edgefold.heal.augmentation import Draw, augmented, check_images

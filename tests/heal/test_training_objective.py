@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+
+pytest.importorskip("torch")
+
 from damaged import DIGITS, original
 
 from edgefold.errors import UsageError

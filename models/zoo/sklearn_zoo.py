@@ -29,7 +29,7 @@ def write(estimator: Any, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # few iterations are enough for random-looking weights
         estimator.fit(pixels, digits[:ROWS])
-    options = {id(estimator): {"zipmap": False}} if hasattr(estimator, "predict_proba") else None
+    options = {id(estimator): {"zipmap": False}} if hasattr(estimator, "classes_") else None
     path.write_bytes(to_onnx(estimator, pixels[:1], options=options, target_opset=17).SerializeToString())
 
 

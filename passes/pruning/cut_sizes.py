@@ -16,7 +16,7 @@ from edgefold.passes.pruning.surgery import Array, Surgery, integer, operand
 
 # Inputs that hold sizes, axes or indices, which are rewritten and never cut like a parameter.
 INDICES: dict[str, tuple[int, ...]] = {
-    "CenterCropPad": (1,), "ConstantOfShape": (0,), "Expand": (1,), "Gather": (1,), "Pad": (1, 3), "Range": (0, 1, 2),
+    "ConstantOfShape": (0,), "Expand": (1,), "Gather": (1,), "Pad": (1, 3), "Range": (0, 1, 2),
     "Reshape": (1,), "Resize": (1, 2, 3), "Slice": (1, 2, 3, 4), "Split": (1,), "Squeeze": (1,), "Tile": (1,),
     "TopK": (1,), "Unsqueeze": (1,), "Upsample": (1,),
 }  # fmt: skip
@@ -41,7 +41,7 @@ def _reshape(surgery: Surgery, node: ir.Node) -> None:
 
 
 def _sizes(surgery: Surgery, node: ir.Node, position: int) -> None:
-    """A vector that has one size for every axis of the output, for the last ones, or for the listed ones."""
+    """A vector that has one size for every axis of the output, for the last ones, or for the axes that are listed."""
     y = node.outputs[0]
     value = node.inputs[position] if position < len(node.inputs) else None
     now = None if value is None else surgery.current(value)
@@ -236,7 +236,6 @@ def _listed(node: ir.Node, attribute: str) -> list[int]:
 
 
 REWRITES: dict[str, Callable[[Surgery, ir.Node], None]] = {
-    "CenterCropPad": _expand,
     "ConstantOfShape": _constant_of_shape,
     "Expand": _expand,
     "Gather": _gather,

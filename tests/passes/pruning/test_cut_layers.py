@@ -78,14 +78,8 @@ def test_group_normalization_with_one_scale_a_group() -> None:
     """The form of opset 18, which ONNX Runtime still runs and the checker refuses."""
     text = "h = Conv(x, w1) n = GroupNormalization<num_groups=4>(h, s, b) y = Conv(n, w2)"
     found = examined(18, PICTURE, text, w1=(8, 3, 1, 1), s=(4,), b=(4,), w2=(5, 8, 1, 1))
-    (groups,) = [one for one in found.dependencies.groups if one.exactness == Exactness.EXACT]
-    pruned = {groups.name: np.array([1])}
-    small = found.model.clone()
-    cut(small, found.dependencies, found.trace, pruned)
-    assert attributes(small, "GroupNormalization")["num_groups"] == 3
-    feeds = sized_feeds(found.model)[0]
-    whole = outputs(masked(found.model, found.dependencies, found.trace, pruned), feeds)
-    np.testing.assert_allclose(outputs(small, feeds)["y"], whole["y"], rtol=1e-5, atol=1e-5)
+    small = assert_cut_equals_masked(found)
+    assert attributes(small, "GroupNormalization")["num_groups"] == 2
 
 
 @pytest.mark.parametrize(("op_type", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
@@ -162,6 +156,37 @@ def test_scale_of_attention_is_of_the_old_head_size() -> None:
     (sizes,) = [one for one in found.dependencies.groups if {part.parameter for part in one.slices} == {"wq", "wk"}]
     small = assert_oracle(found, {sizes.name: np.array([0])})
     assert attributes(small, "Attention")["scale"] == pytest.approx(0.5)
+
+
+def test_rotary_embedding_counts_heads() -> None:
+    text = (
+        "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) s = Shape<start=0, end=2>(x) p = Expand(zero, s)"
+        " a = RotaryEmbedding<num_heads=4>(q, c, t, p) b = RotaryEmbedding<num_heads=4>(k, c, t, p)"
+        " o = Attention<q_num_heads=4, kv_num_heads=4>(a, b, v) y = MatMul(o, wo)"
+    )
+    shapes = {"wq": (12, 16), "wk": (12, 16), "wv": (12, 8), "wo": (8, 5), "c": (9, 2), "t": (9, 2)}
+    found = examined(23, TOKENS, text, {"zero": [0]}, **shapes)
+    heads = next(one for one in found.dependencies.groups if one.size == 4)
+    small = assert_oracle(found, {heads.name: np.array([2])})
+    assert attributes(small, "RotaryEmbedding")["num_heads"] == 3
+
+
+def test_simplified_layer_normalization_of_onnx_runtime() -> None:
+    """In the standard domain, where only ONNX Runtime knows it."""
+    text = "h = MatMul(x, w1) n = SimplifiedLayerNormalization<axis=-1, epsilon=0.5>(h, g) y = MatMul(n, w2)"
+    assert_cut_equals_masked(examined(21, TOKENS, text, w1=(12, 8), g=(8,), w2=(8, 5)))
+
+
+def assert_cut_equals_masked(found: Examined) -> ir.Model:
+    """Without the checker, which refuses some of what ONNX Runtime runs."""
+    pruned = halves(found)
+    assert pruned
+    small = found.model.clone()
+    cut(small, found.dependencies, found.trace, pruned)
+    feeds = sized_feeds(found.model)[0]
+    whole = outputs(masked(found.model, found.dependencies, found.trace, pruned), feeds)
+    np.testing.assert_allclose(outputs(small, feeds)["y"], whole["y"], rtol=1e-5, atol=1e-5)
+    return small
 
 
 def test_depthwise_convolution_and_its_channels() -> None:

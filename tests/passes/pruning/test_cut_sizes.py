@@ -93,6 +93,19 @@ CASES = [
         {"rep": [1, 1, 2]},
     ),
     Case(
+        "one channel, tiled to as many as there are",
+        f"{SPLIT} one = MatMul(x, w3) z = Tile(one, rep) m = Mul(h, z) y = MatMul(m, w2)",
+        {**HEADS, "w3": (12, 1)},
+        {"rep": [1, 1, 12]},
+    ),
+    Case(
+        "a tensor of ones of as many channels as a literal says",
+        f"{SPLIT} s = Shape<end=2>(x) e = Concat<axis=0>(s, twelve) z = ConstantOfShape<value = float[1] {{1.0}}>(e)"
+        " a = Add(h, z) y = MatMul(a, w2)",
+        HEADS,
+        {"twelve": [12]},
+    ),
+    Case(
         "a tensor of zeros of the channels' size",
         f"{SPLIT} s = Shape(h) z = ConstantOfShape(s) a = Add(h, z) y = MatMul(a, w2)",
         HEADS,

@@ -47,6 +47,7 @@ class Healing:
         steps: of the optimizer; fewer than asked for where training stopped early.
         best_step: the step whose weights were kept; 0 where none was better than the model as it came.
         seconds: of training.
+        processor_seconds: of all processor cores of process 0 together.
         device: as torch calls it.
         processes: how many shared each batch.
         history: a record for each epoch, the first for the model as it came.
@@ -59,6 +60,7 @@ class Healing:
     steps: int
     best_step: int
     seconds: float
+    processor_seconds: float
     device: str
     processes: int
     history: tuple[Epoch, ...]
@@ -131,6 +133,7 @@ def heal_model(
         progress.step,
         progress.best_step,
         progress.seconds,
+        progress.processor_seconds,
         str(processes.device),
         processes.count,
         tuple(progress.history),

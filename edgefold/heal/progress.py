@@ -51,6 +51,7 @@ class Progress(msgspec.Struct):
     Attributes:
         step: steps of the optimizer so far.
         seconds: spent on them.
+        processor_seconds: the same in time of all processor cores of process 0.
         best_step: the step whose weights are the best so far; 0 is the model as it came.
         best_loss: held-out loss of those, or None before the first was judged.
         worse: epochs since then.
@@ -60,6 +61,7 @@ class Progress(msgspec.Struct):
 
     step: int = 0
     seconds: float = 0.0
+    processor_seconds: float = 0.0
     best_step: int = 0
     best_loss: float | None = None
     worse: int = 0

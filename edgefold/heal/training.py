@@ -7,10 +7,11 @@ by several processes, draws what an uninterrupted one in one process draws.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -82,9 +83,8 @@ class Training:
         if not self.progress.history:
             self._judge(None)
         while not self._finished():
-            started = time.perf_counter()
-            rate = self._step(module)
-            self.progress.seconds += time.perf_counter() - started
+            with self._timed():
+                rate = self._step(module)
             if self.progress.step % self._epoch_steps == 0 or self._share_done() >= 1:
                 self._judge(rate)
             self._save(False)
@@ -134,9 +134,8 @@ class Training:
     def _judge(self, rate: float | None) -> None:
         """Score the held-out rows, remember the weights where they are the best, and write the epoch's record."""
         progress = self.progress
-        started = time.perf_counter()
-        held_out = self._held_out_loss()
-        progress.seconds += time.perf_counter() - started
+        with self._timed():
+            held_out = self._held_out_loss()
         total, count = self._processes.sum(progress.loss_sum, progress.loss_count)
         record = Epoch(progress.step, total / count if count else None, held_out, rate, progress.seconds)
         progress.end_epoch(record)
@@ -173,6 +172,13 @@ class Training:
         """Rows in portions that the model takes at once."""
         size = self._samples.chunk or most or len(rows)
         return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        elapsed, processor = time.perf_counter(), time.process_time()
+        yield
+        self.progress.seconds += time.perf_counter() - elapsed
+        self.progress.processor_seconds += time.process_time() - processor
 
     def _resume(self) -> None:
         if self._saved is None:

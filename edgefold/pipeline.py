@@ -12,7 +12,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -26,6 +26,8 @@ from edgefold.heal.step import Healer
 from edgefold.measuring.measure import model_macs, model_size
 from edgefold.passes import Context, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
 from edgefold.probing import probe
+from edgefold.sensitivity import gains
+from edgefold.synthetic import synthetic_feeds
 from edgefold.verification import Difference, check_numerics, check_structure
 
 log = logging.getLogger("edgefold")
@@ -137,6 +139,8 @@ def run_recipe(
             probe=probing,
             gradients=inputs.gradients,
             heal=inputs.heal,
+            synthetic=functools.partial(_made_up, model, inputs, seed) if inputs.probe else None,
+            gains=functools.partial(gains, feeds=inputs.probe, seed=seed) if inputs.probe else None,
         )
         model, record = run_step(model, step, inputs, context)
         log.info(
@@ -148,6 +152,12 @@ def run_recipe(
         )
         finished(index, model, record)
     return model
+
+
+def _made_up(model: ir.Model, inputs: Inputs, seed: int, kind: Literal["noise", "none"]) -> Calibration:
+    """Statistics on noise: with the moments of the calibration data, or of the shapes of the probe only."""
+    like = inputs.calibration() if kind == "noise" and inputs.calibration else [inputs.probe or {}]
+    return Calibration(model, synthetic_feeds(like, moments=kind == "noise", seed=seed), seed=seed)
 
 
 def raise_to_minimum_opset(model: ir.Model, inputs: Inputs) -> tuple[ir.Model, StepRecord | None]:

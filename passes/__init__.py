@@ -7,6 +7,7 @@ if __name__ != "edgefold.passes":
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
 from edgefold.passes.fold_batchnorm import FoldBatchnorm
 from edgefold.passes.heal import Heal
+from edgefold.passes.prune_channels import PruneChannels
 from edgefold.passes.quantize import Quantize
 from edgefold.passes.simplify import Simplify
 
@@ -23,4 +24,4 @@ __all__ = [
     "SkipReason",
 ]
 
-PASSES: tuple[type[Pass], ...] = (Simplify, FoldBatchnorm, Quantize, Heal)
+PASSES: tuple[type[Pass], ...] = (Simplify, FoldBatchnorm, PruneChannels, Quantize, Heal)

@@ -12,7 +12,7 @@ import enum
 import fnmatch
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import msgspec
 import onnx_ir as ir
@@ -109,6 +109,8 @@ class Context:
             Hessian: name of a parameter -> array of its shape; None without a task or without torch.
         heal: trains a model, in place, as the pass ``heal`` asks, and gives the numbers of its record; None without
             calibration data.
+        synthetic: statistics on made-up inputs: `noise` with the moments of the calibration data, `none` without.
+        gains: how much of a relative error of the named tensors arrives at the outputs; see ``edgefold.sensitivity``.
     """
 
     calibration: Calibrates | None = None
@@ -117,6 +119,8 @@ class Context:
     probe: Callable[[ir.Model], Trace] | None = None
     gradients: Callable[[ir.Model, bool], Mapping[str, Any]] | None = None
     heal: Callable[[ir.Model, Any], Mapping[str, float | int | str]] | None = None
+    synthetic: Callable[[Literal["noise", "none"]], Calibrates] | None = None
+    gains: Callable[[ir.Model, Sequence[str]], Mapping[str, float]] | None = None
 
     def excludes(self, node_name: str) -> bool:
         """Whether the user asked to leave the node of that name alone."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -18,6 +18,8 @@ from edgefold.passes.pruning.groups import Group, IntArray, Role, Slice
 from edgefold.passes.pruning.importance import Vector, gather_units, group_scores
 from edgefold.passes.pruning.second_order import Matrix, Surgeon, removal_scores, surgeons
 from edgefold.passes.pruning.weight_scores import Weights, energy
+
+Gains = Callable[[ir.Model, Sequence[str]], Mapping[str, float]]
 
 _MOMENT_BYTES = 256 << 20
 """Second moments held at once; every portion of them costs one more run over the calibration data."""
@@ -44,12 +46,18 @@ class Reader:
 
 
 def second_order_scores(
-    groups: Sequence[Group], model: ir.Model, calibration: Calibrates, weights: Weights, most: Mapping[str, int]
+    groups: Sequence[Group],
+    model: ir.Model,
+    calibration: Calibrates,
+    weights: Weights,
+    most: Mapping[str, int],
+    gains: Gains | None = None,
 ) -> dict[str, Vector]:
     """Relative output error that each unit's removal adds to the group's readers; see `second_order`.
 
-    Readers of which calibration sees no inputs (recurrent layers) are judged as if these were white; a group that no
-    parameter reads, by the energy of its writers.
+    With gains it is the error that arrives at the outputs of the model, to first order. Readers of which calibration
+    sees no inputs (recurrent layers) are judged as if these were white; a group that no parameter reads, by the energy
+    of its writers.
 
     Args:
         groups: to be scored.
@@ -57,13 +65,15 @@ def second_order_scores(
         calibration: of that model.
         weights: its parameters.
         most: units that may go from each group.
+        gains: tells how much of a relative error of the named tensors arrives at the outputs of a model.
     """
     scores = group_scores(groups, energy(weights))
+    arriving = _arriving(groups, model, gains)
     for portion in _portions(groups, _sites(model), weights):
         moments = calibration.moments(_requests(portion.values()))
         for group in groups:
             if readers := portion.get(group.name):
-                states = [state for reader in readers for state in _surgeons(reader, moments)]
+                states = [state for reader in readers for state in _surgeons(reader, moments, arriving)]
                 scores[group.name] = removal_scores(states, group.size, most[group.name])
     return scores
 
@@ -123,8 +133,19 @@ def _requests(readers: Iterable[list[Reader]]) -> list[Inputs]:
     return list(dict.fromkeys(one.inputs for listed in readers for one in listed if one.inputs is not None))
 
 
-def _surgeons(reader: Reader, moments: Mapping[Inputs, Moments]) -> list[Surgeon]:
+def _arriving(groups: Sequence[Group], model: ir.Model, gains: Gains | None) -> Mapping[str, float]:
+    """Gain of each reader's output by the reader's name; none without gains."""
+    if gains is None:
+        return {}
+    readers = {one.node for group in groups for one in group.on(Role.READER)}
+    outputs = {str(node.name): str(node.outputs[0].name) for node in model.graph if node.name in readers}
+    found = gains(model, list(outputs.values()))
+    return {node: found[tensor] for node, tensor in outputs.items()}
+
+
+def _surgeons(reader: Reader, moments: Mapping[Inputs, Moments], arriving: Mapping[str, float]) -> list[Surgeon]:
+    gain = arriving.get(reader.one.node, 1.0)
     if reader.inputs is not None:
-        return surgeons(reader.weight, moments[reader.inputs], reader.units)
-    scale = 1 / max(float(np.square(reader.weight).sum()), 1e-30)
+        return surgeons(reader.weight, moments[reader.inputs], reader.units, gain)
+    scale = gain / max(float(np.square(reader.weight).sum()), 1e-30)
     return [Surgeon(run, np.eye(len(run)), reader.units, scale) for run in reader.weight]

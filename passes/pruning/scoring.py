@@ -85,15 +85,16 @@ class Scorer:
             return Scored(random(groups, context.seed), self.criterion)
         if self.criterion == "obs":
             assert calibration is not None
-            errors = second_order_scores(groups, model, calibration, weights, most)
+            errors = second_order_scores(groups, model, calibration, weights, most, context.gains)
             return Scored({name: normalized(error, normalize) for name, error in errors.items()}, self.criterion)
         if self.criterion == "activation":
             assert calibration is not None
             told = activation_scores(groups, model, calibration, weights)
             scores = {name: combined(one, self.aggregate, normalize) for name, one in told.items()}
-        elif self.criterion in ("l1", "l2"):
-            judge = l1(weights) if self.criterion == "l1" else l2(weights)
-            scores = group_scores(groups, judge, self.aggregate, normalize)
+        elif self.criterion == "l1":
+            scores = group_scores(groups, l1(weights), self.aggregate, normalize)
+        elif self.criterion == "l2":
+            scores = group_scores(groups, l2(weights), self.aggregate, normalize)
         else:
             judge = gradient_score(self.criterion, weights, _gradients(self.criterion, model, context))
             scores = group_scores(groups, judge, self.aggregate, normalize)

@@ -36,7 +36,7 @@ class Surgeon:
         weight: float64 [K, N] of the inputs that are left.
         inverse: float64 [K, K], their inverse covariance.
         units: int [K], the unit that each input belongs to; -1 for none.
-        scale: one over the variance of the layer's output.
+        scale: of the squared error: one over the variance of the layer's output, times its gain.
     """
 
     weight: Matrix
@@ -62,19 +62,20 @@ class Surgeon:
         self.units = self.units[kept]
 
 
-def surgeons(weight: Matrix, moments: Moments, units: IntArray) -> list[Surgeon]:
+def surgeons(weight: Matrix, moments: Moments, units: IntArray, gain: float = 1.0) -> list[Surgeon]:
     """A reader of a group, one surgeon a run.
 
     Args:
         weight: float64 [P, K, N].
         moments: of its inputs, P runs.
         units: int [K].
+        gain: by which relative errors of this reader count.
     """
     mean = moments.sums / max(moments.count, 1)
     covariance = moments.xtx - moments.sums[:, :, None] * mean[:, None, :]
     inverse = damped_inverse(covariance)
     variance = float(np.einsum("pkn,pkl,pln->", weight, covariance, weight, optimize=True))
-    scale = 1 / max(variance, _TINY)
+    scale = gain / max(variance, _TINY)
     return [Surgeon(run, inverse[number], units, scale) for number, run in enumerate(weight)]
 
 

@@ -24,6 +24,8 @@ from edgefold.passes.pruning.groups import Group, IntArray, Pruned
 Scores = Mapping[str, NDArray[np.float64]]
 Ranking = Literal["global", "isomorphic", "uniform"]
 
+_TINY = 1e-12
+
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
@@ -86,6 +88,16 @@ def select(
     length = bisect.bisect_left(range(len(owner)), True, key=lambda length: budget.met(prefix(length)))
     pruned = prefix(length)
     return Selection(pruned, budget.met(pruned))
+
+
+def per_saving(groups: Sequence[Group], scores: Scores, budget: Budget) -> Scores:
+    """Scores divided by the share of the budget's cost that a unit of the group saves in the whole model.
+
+    An attention head costs a hundred times what a neuron does; by this ratio the two compare.
+    """
+    one = np.zeros(1, dtype=np.intp)
+    savings = {group.name: max(budget.saving({group.name: one}), _TINY) for group in groups}
+    return {name: scores[name] / saving for name, saving in savings.items()}
 
 
 def classes_of(groups: Sequence[Group], ranking: Ranking, op_types: Mapping[str, str]) -> Sequence[Hashable] | None:

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prune-channels: whole channels, heads and neurons go from any graph, and what reads them is refitted."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+import onnx_ir as ir
+
+from edgefold.passes._weighted_nodes import node_label
+from edgefold.passes.base import Calibrates, Context, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
+from edgefold.passes.pruning.budget import Budget, Goal, macs, parameters
+from edgefold.passes.pruning.candidates import Attention, candidates
+from edgefold.passes.pruning.cut import cut
+from edgefold.passes.pruning.dependencies import analyse
+from edgefold.passes.pruning.groups import AxisKey, Dependencies, Group, IntArray, Trace
+from edgefold.passes.pruning.importance import Aggregate, Normalize
+from edgefold.passes.pruning.outcome import outcome
+from edgefold.passes.pruning.prepare import Ties, prepare, share
+from edgefold.passes.pruning.repair import repair
+from edgefold.passes.pruning.scoring import Criterion, Scored, Scorer
+from edgefold.passes.pruning.selection import Limits, Ranking, classes_of, per_saving, select
+
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Floor = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Multiple = Annotated[int, msgspec.Meta(ge=1)]
+Importance = Literal["random", "l1", "l2", "activation", "taylor", "snip", "grasp", "crop", "obs", "obspa"]
+
+_QUANTIZED = frozenset(
+    ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
+     "MatMulInteger", "MatMulNBits")
+)  # fmt: skip
+HALF = 0.5  # of the multiply-accumulates, where no budget is given
+
+
+class GroupOverride(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Other limits for the groups that a node belongs to; of several that match a group the last one holds.
+
+    Attributes:
+        match: a node name or glob.
+        floor: share of the units that stay; 1 leaves the group alone.
+        multiple: of channels.
+    """
+
+    match: str
+    floor: Floor | None = None
+    multiple: Multiple | None = None
+
+
+class PruneChannels(Pass, frozen=True, kw_only=True):
+    """Removes channels, attention heads and hidden neurons with everything that depends on them, and refits the rest.
+
+    What it does: every index of every axis of every tensor is labelled; indices that must vanish together are a unit,
+    units that lie on the same parameters a group (Structurally Prune Anything, 2403.18955). The least important
+    units go until the budget is met: their slices of all parameters, and what counts them in attributes and shape
+    constants. Then the layers after them are refitted, by least squares, to give their original outputs on the
+    calibration data.
+
+    When it fires: on float models of any exporter, before training, after it, or before healing.
+
+    When it does not: on graphs that ONNX Runtime has fused or that hold quantized nodes, which are refused with advice.
+    Channels of graph inputs and outputs stay, and those of operators without a rule; each operator that holds channels
+    is listed with the reason.
+
+    Numerics: lossy. Apart from the refit, removing units equals setting them to zero where they are summed; with
+    ``statistics``, normalizations see fewer channels.
+
+    Example: ``Conv(Relu(Conv(x, W)), V)`` with W [64, 3, 3, 3] and V [32, 64, 3, 3] keeps its three nodes; the weights
+    become W' [40, 3, 3, 3] and V' [32, 40, 3, 3].
+
+    Attributes:
+        flops: share of the multiply-accumulates that stays; 0.5 where no budget is given.
+        params: share of the parameters that stays.
+        latency: share of the time in ONNX Runtime that stays, by a table of operator times measured on this machine.
+        importance: `random`; by weights `l1`, `l2`; by inputs `activation`; by gradients, which need torch
+            (``edgefold[heal]``), `taylor`, `snip`, `grasp`, `crop`; `obs`, the error that removal leaves in the
+            readers after they are refitted; `obspa`, `obs` with least-squares repair.
+        aggregate: of the scores of a unit's slices; `obs` always takes the sum.
+        normalize: scores of a group by a statistic of them; `auto` is `none` for `obs`, `mean` for the others.
+        ranking: `global` compares all groups, `isomorphic` groups of the same structure, `uniform` units of a group.
+        weigh: whether scores are divided by the share of the budget that a unit saves.
+        floor: share of each group that stays.
+        multiple: to which the number of channels that stay is rounded up, as far as there are so many.
+        attention: where an axis is heads times dimensions: whole `heads` go, `dims` of every head, or `both`.
+        statistics: whether units may go that a LayerNormalization averages over.
+        repair: `least-squares` of every layer after a cut, `bias` only, or `none`.
+        data: on which the repair is fitted: `calibration`, `noise` with the calibration's mean and deviation, or
+            `none`, normal noise. Without a task it is `none`.
+        overrides: other limits for single groups.
+    """
+
+    effect: ClassVar[Effect] = Effect.LOSSY
+
+    flops: Share | None = None
+    params: Share | None = None
+    latency: Share | None = None
+    importance: Importance = "obspa"
+    aggregate: Aggregate = "sum"
+    normalize: Literal["auto"] | Normalize = "auto"
+    ranking: Ranking = "global"
+    weigh: bool = True
+    floor: Floor = 0.1
+    multiple: Multiple = 1
+    attention: Attention = "heads"
+    statistics: bool = False
+    repair: Literal["least-squares", "bias", "none"] = "least-squares"
+    data: Literal["calibration", "noise", "none"] = "calibration"
+    overrides: tuple[GroupOverride, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.importance == "obspa" and self.repair != "least-squares":
+            raise ValueError(f"importance obspa is obs with least-squares repair; take obs for repair {self.repair}")
+
+    def requires(self, model: ir.Model) -> None:
+        for node in model.graph.all_nodes():
+            if node.domain == "ai.edgefold" or node.op_type in _QUANTIZED:
+                raise PreconditionError(node_label(node), f"{node.op_type} is quantized; prune before quantizing")
+            if node.domain.startswith("com.microsoft"):
+                why = f"{node.op_type} was fused by ONNX Runtime; prune the model as it was before its optimizer"
+                raise PreconditionError(node_label(node), why)
+
+    def rewrite(self, model: ir.Model, context: Context) -> Notes:
+        if context.probe is None:
+            return Notes(skips=(Skip("model", SkipReason.DYNAMIC_SHAPE, "it has to be run once, and nothing can be"),))
+        ties = prepare(model)
+        trace = context.probe(model)
+        dependencies = analyse(model, trace, ties)
+        op_types = {str(node.name): node.op_type for node in model.graph}
+        found = candidates(
+            dependencies, op_types, attention=self.attention, statistics=self.statistics, excludes=context.excludes
+        )
+        limits = {group.name: self._limits(group) for group in found.groups}
+        budget = self._budget(dependencies, trace, ties, _float_parameters(model))
+        data, no_data = self._data(context)
+        scored = self._score(found.groups, model, data, context, limits)
+        scores = per_saving(found.groups, scored.scores, budget) if self.weigh else scored.scores
+        classes = classes_of(found.groups, self.ranking, op_types)
+        selection = select(found.groups, scores, budget, limits, classes)
+        if not selection.pruned:
+            return Notes(skips=(*scored.fallbacks, *found.skips), stats=outcome(selection, budget, dependencies, found))
+        original = model.clone()
+        edits = cut(model, dependencies, trace, selection.pruned)
+        refit = self._refit(model, original, dependencies.kept(selection.pruned), trace, data, context, ties)
+        share(model)
+        return Notes(
+            (*edits, *refit.edits),
+            (*no_data, *scored.fallbacks, *refit.skips, *found.skips),
+            {**outcome(selection, budget, dependencies, found), **refit.stats},
+        )
+
+    def _limits(self, group: Group) -> Limits:
+        floor, multiple = self.floor, self.multiple
+        nodes = [one.node for one in group.slices]
+        for override in self.overrides:
+            if fnmatch.filter(nodes, override.match):
+                floor = floor if override.floor is None else override.floor
+                multiple = multiple if override.multiple is None else override.multiple
+        return Limits(floor, multiple)
+
+    def _budget(self, dependencies: Dependencies, trace: Trace, ties: Ties, weights: Sequence[str]) -> Budget:
+        flops = HALF if self.flops is None and self.params is None and self.latency is None else self.flops
+        goals = []
+        if flops is not None:
+            goals.append(Goal.of("flops", macs(dependencies, trace), flops))
+        if self.params is not None:
+            goals.append(Goal.of("params", parameters(weights, ties, trace), self.params))
+        return Budget(tuple(goals), dependencies.kept)
+
+    def _data(self, context: Context) -> tuple[Calibrates | None, tuple[Skip, ...]]:
+        """What the repair is fitted on, and a Skip where that is not what was asked for."""
+        if self.data == "calibration" and context.calibration is not None:
+            return context.calibration, ()
+        kind: Literal["noise", "none"] = "noise" if self.data == "noise" and context.calibration else "none"
+        made = context.synthetic(kind) if context.synthetic else None
+        if made is not None and self.data == kind:
+            return made, ()
+        why = f"repair on {'made-up inputs' if made else 'nothing'} instead of {self.data}"
+        return made, (Skip("model", SkipReason.NO_CALIBRATION, why),)
+
+    def _score(
+        self,
+        groups: Sequence[Group],
+        model: ir.Model,
+        data: Calibrates | None,
+        context: Context,
+        limits: Mapping[str, Limits],
+    ) -> Scored:
+        criterion: Criterion = "obs" if self.importance == "obspa" else self.importance
+        # Noise tells how to refit, but not which units matter: it ranks them worse than the weights alone.
+        real = data.through(model) if data is not None and data is context.calibration else None
+        most = {group.name: limits[group.name].removed(group, group.size) for group in groups}
+        return Scorer(criterion, self.aggregate, self.normalize).score(groups, model, real, context, most)
+
+    def _refit(
+        self,
+        model: ir.Model,
+        original: ir.Model,
+        kept: Mapping[AxisKey, IntArray],
+        trace: Trace,
+        data: Calibrates | None,
+        context: Context,
+        ties: Ties,
+    ) -> Notes:
+        if self.repair == "none" or data is None:
+            return Notes()
+        return repair(model, original, kept, trace, data, method=self.repair, exclude=context.excludes, ties=ties)
+
+
+def _float_parameters(model: ir.Model) -> list[str]:
+    """Names of the initializers that hold weights."""
+    stored = model.graph.initializers
+    return [name for name, value in stored.items() if value.dtype is not None and value.dtype.is_floating_point()]

@@ -36,8 +36,17 @@ class Classes:
 
     def reasons(self, labels: IntArray) -> IntArray:
         """Why each label is frozen, NEVER where it is not."""
-        known = self.reason[self.of[np.maximum(labels, 0)]] if len(self.of) else np.full(labels.shape, NEVER)
-        return np.where(labels < 0, ~labels, known)
+        reasons = ~labels
+        live = labels >= 0
+        reasons[live] = self.reason[labels[live]]
+        return reasons
+
+    def roots(self, labels: IntArray) -> IntArray:
+        """The class of each label; -1 where it is frozen."""
+        roots = np.full(labels.shape, -1)
+        live = np.flatnonzero(labels >= 0)
+        roots[live] = np.where(self.reason[labels[live]] == NEVER, self.of[labels[live]], -1)
+        return roots
 
     def units(self, labels: IntArray) -> Iterator[tuple[str, IntArray]]:
         """The units that decide about each label: pairs of a place in the product, and int [n], -1 for none.
@@ -45,19 +54,17 @@ class Classes:
         The place tells the factors of a product apart: "" is no product, "L" its first factor, "RL" the second of
         three. A label that is a product appears at several places, once at each.
         """
-        if not len(self.of):
-            return
-        roots = self.of[np.maximum(labels, 0)]
-        yield from self._factors("", np.where(self.reasons(labels) == NEVER, roots, -1))
+        yield from self._factors("", self.roots(labels))
 
     def _factors(self, place: str, roots: IntArray) -> Iterator[tuple[str, IntArray]]:
+        if not (roots >= 0).any():
+            return
         defined = (roots >= 0) & (self.left[roots] >= 0)
         plain = np.where(defined, -1, roots)
         if (plain >= 0).any():
             yield place, plain
-        if defined.any():
-            yield from self._factors(place + "L", np.where(defined, self.left[roots], -1))
-            yield from self._factors(place + "R", np.where(defined, self.right[roots], -1))
+        yield from self._factors(place + "L", np.where(defined, self.left[roots], -1))
+        yield from self._factors(place + "R", np.where(defined, self.right[roots], -1))
 
     def gone(self, units: IntArray) -> NDArray[np.bool_]:
         """Bool [labels]: the classes that go when these units go, products included."""
@@ -71,27 +78,24 @@ class Classes:
             gone[more] = True
 
 
-def solve(
-    count: int, unions: tuple[IntArray, ...], freezes: tuple[IntArray, ...], products: tuple[IntArray, ...]
-) -> Classes:
+def solve(count: int, unions: IntArray, freezes: IntArray, products: IntArray) -> Classes:
     """Solves for the classes of `count` labels.
 
     Args:
         count: of labels.
-        unions: two arrays of labels, equal pairwise.
-        freezes: labels, and the reason for each.
-        products: three arrays: labels, and the two labels whose OR each is.
+        unions: int [2, n], labels that are equal pairwise.
+        freezes: int [2, n], labels, and the reason for each.
+        products: int [3, n], labels, and the two labels whose OR each is.
     """
     state = _State(count)
     state.merge(*unions)
     state.freeze(*freezes)
-    facts = np.stack(products)
-    while True:
-        facts, changed = state.simplify(facts)
-        if not changed and not (changed := state.break_cycles(facts)):
-            break
+    changed = True
+    while changed:
+        products, changed = state.simplify(products)
+        changed = changed or state.break_cycles(products)
     left, right = np.full((2, count), -1)
-    left[facts[0]], right[facts[0]] = facts[1], facts[2]
+    left[products[0]], right[products[0]] = products[1], products[2]
     return Classes(state.parent, state.reason[state.parent], left, right)
 
 

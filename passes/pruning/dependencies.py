@@ -7,7 +7,6 @@ offsets, tied weights and the products that a reshape makes fall out of one unio
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -15,7 +14,7 @@ import onnx_ir as ir
 
 from edgefold.passes.pruning.classes import NEVER, Classes
 from edgefold.passes.pruning.grouping import group_units, kept_by
-from edgefold.passes.pruning.groups import AxisKey, Barrier, Contraction, Dependencies, IntArray, Role, Trace
+from edgefold.passes.pruning.groups import Barrier, Contraction, Dependencies, Role, Trace
 from edgefold.passes.pruning.labels import SINGLE, Labels
 from edgefold.passes.pruning.rules import RULES, Axes, Findings, OpaqueError, Site
 from edgefold.passes.pruning.rules.quantization import INTEGER_OPERATORS, QUANTIZED
@@ -38,13 +37,12 @@ def analyse(model: ir.Model, trace: Trace, ties: Sequence[tuple[str, ...]] = ())
     walk = _Walk(model.graph, trace, model.opset_imports.get("", 1))
     walk.run(ties)
     classes = walk.labels.solve()
-    axes = {(name, axis): labels for name, known in walk.values.items() for axis, labels in enumerate(known)}
-    grouping = group_units(walk.readers, axes, classes, walk.findings)
+    grouping = group_units(walk.readers, walk.values, classes, walk.findings)
     return Dependencies(
         groups=grouping.groups,
-        barriers=_barriers(axes, classes, walk.findings),
+        barriers=_barriers(walk.values, classes, walk.findings),
         contractions=tuple(Contraction(*one) for one in walk.findings.contractions),
-        kept=kept_by(grouping, axes, classes),
+        kept=kept_by(grouping, walk.values, classes),
     )
 
 
@@ -156,11 +154,10 @@ def _captured(node: ir.Node) -> Iterator[ir.Value]:
                 yield from _captured(inner)
 
 
-def _barriers(axes: Mapping[AxisKey, IntArray], classes: Classes, findings: Findings) -> tuple[Barrier, ...]:
+def _barriers(values: Mapping[str, Axes], classes: Classes, findings: Findings) -> tuple[Barrier, ...]:
     """Who froze how many of the channels that parameters write."""
-    frozen: collections.Counter[int] = collections.Counter()
-    for key, role in findings.roles.items():
-        if role == Role.WRITER and len(axes[key]) > 1:
-            reasons = classes.reasons(axes[key])
-            frozen.update(reasons[reasons != NEVER].tolist())
-    return tuple(Barrier(*findings.reasons[reason], channels) for reason, channels in frozen.most_common())
+    written = [values[name][axis] for (name, axis), role in findings.roles.items() if role == Role.WRITER]
+    reasons = classes.reasons(np.concatenate([np.empty(0, np.intp), *(axis for axis in written if len(axis) > 1)]))
+    numbers, channels = np.unique(reasons[reasons != NEVER], return_counts=True)
+    frozen = sorted(zip(numbers.tolist(), channels.tolist(), strict=True), key=lambda one: -one[1])
+    return tuple(Barrier(*findings.reasons[number], count) for number, count in frozen)

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from edgefold.passes.pruning.classes import NEVER, Classes
+from edgefold.passes.pruning.classes import Classes
 from edgefold.passes.pruning.groups import AxisKey, Exactness, Group, IntArray, Pruned, Role, Slice
-from edgefold.passes.pruning.rules import Findings
+from edgefold.passes.pruning.rules import Axes, Findings
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,54 +37,49 @@ class Grouping:
 
 
 def group_units(
-    readers: Mapping[str, str], axes: Mapping[AxisKey, IntArray], classes: Classes, findings: Findings
+    readers: Mapping[str, str], values: Mapping[str, Axes], classes: Classes, findings: Findings
 ) -> Grouping:
     """Groups the units that live on parameters.
 
     Args:
         readers: float parameters in the order of their first use, each with the name of the node that uses it.
-        axes: labels of all axes of all values.
+        values: labels of all axes of all values.
         classes: the solution for the labels.
         findings: roles of parameter axes and normalized labels, from the rules.
     """
-    places = [
-        _Place(name, axis, units)
-        for name in readers
-        for axis in _axes_of(name, axes)
-        for _, units in classes.units(axes[name, axis])
-    ]
-    part = _partition(places, len(classes.of))
-    members: dict[int, IntArray] = {}
+    places = _places(readers, values, classes)
+    members, group_of = _partition(places, len(classes.of))
     slices: dict[int, list[Slice]] = {}
     for place in places:
-        for group in dict.fromkeys(part[place.units[place.units >= 0]].tolist()):
-            if group not in members:
-                members[group] = np.flatnonzero(part == group)
-            inside = (place.units >= 0) & (part[place.units] == group)
-            units = np.where(inside, np.searchsorted(members[group], place.units), -1)
-            role = findings.roles.get((place.parameter, place.axis), Role.CHANNELWISE)
+        role = findings.roles.get((place.parameter, place.axis), Role.CHANNELWISE)
+        groups = np.where(place.units >= 0, group_of[place.units], 0)
+        for group in dict.fromkeys(groups[groups > 0].tolist()):
+            units = np.where(groups == group, np.searchsorted(members[group], place.units), -1)
             one = Slice(readers[place.parameter], place.parameter, place.axis, role, units)
             _append(slices.setdefault(group, []), one)
     causes = _causes(classes, findings)
-    groups: dict[str, Group] = {}
-    units_of: dict[str, IntArray] = {}
-    for group, found in slices.items():
-        name = _name(found, groups)
-        cause = next((causes[unit] for unit in members[group].tolist() if unit in causes), "")
-        groups[name] = _group(name, len(members[group]), found, cause)
-        units_of[name] = members[group]
-    return Grouping(tuple(groups.values()), units_of)
+    names = _names(slices)
+    return Grouping(
+        tuple(_group(names[group], members[group], found, causes) for group, found in slices.items()),
+        {name: members[group] for group, name in names.items()},
+    )
 
 
-def _axes_of(name: str, axes: Mapping[AxisKey, IntArray]) -> list[int]:
-    found: list[int] = []
-    while (name, len(found)) in axes:
-        found.append(len(found))
-    return found
+def _places(readers: Mapping[str, str], values: Mapping[str, Axes], classes: Classes) -> list[_Place]:
+    keys = [(name, axis) for name in readers for axis in range(len(values[name]))]
+    found: list[list[_Place]] = [[] for _ in keys]
+    arrays = [values[name][axis] for name, axis in keys]
+    ends = np.cumsum([len(labels) for labels in arrays])
+    for _, units in classes.units(np.concatenate([np.empty(0, np.intp), *arrays])):
+        owners = np.searchsorted(ends, np.flatnonzero(units >= 0), side="right")
+        for index in dict.fromkeys(owners.tolist()):
+            name, axis = keys[index]
+            found[index].append(_Place(name, axis, units[ends[index] - len(arrays[index]) : ends[index]]))
+    return [place for places in found for place in places]
 
 
-def _partition(places: Sequence[_Place], count: int) -> IntArray:
-    """A number for each class, the same exactly for units that lie on the same places. 0: on none."""
+def _partition(places: Sequence[_Place], count: int) -> tuple[list[IntArray], IntArray]:
+    """Units that lie on exactly the same places have one number, from 1: the units of each, and the number of each."""
     part = np.zeros(count, np.intp)
     used = 1
     for place in places:
@@ -91,7 +87,8 @@ def _partition(places: Sequence[_Place], count: int) -> IntArray:
         before, finer = np.unique(part[members], return_inverse=True)
         part[members] = used + finer
         used += len(before)
-    return part
+    order = np.argsort(part, kind="stable")
+    return np.split(order, np.searchsorted(part[order], np.arange(1, used))), part
 
 
 def _append(slices: list[Slice], new: Slice) -> None:
@@ -117,39 +114,48 @@ def _causes(classes: Classes, findings: Findings) -> dict[int, str]:
     return causes
 
 
-def _name(slices: Sequence[Slice], taken: Mapping[str, Group]) -> str:
-    first = next((one for one in slices if one.role == Role.WRITER), slices[0])
-    name = f"{first.parameter}:{first.axis}"
-    same = sum(other == name or other.startswith(f"{name}#") for other in taken)
-    return f"{name}#{same + 1}" if same else name
+def _names(slices: Mapping[int, Sequence[Slice]]) -> dict[int, str]:
+    """The parameter that is written first and its axis; a number for the second group that starts there."""
+    taken: collections.Counter[str] = collections.Counter()
+    names = {}
+    for group, found in slices.items():
+        first = next((one for one in found if one.role == Role.WRITER), found[0])
+        name = f"{first.parameter}:{first.axis}"
+        taken[name] += 1
+        names[group] = name if taken[name] == 1 else f"{name}#{taken[name]}"
+    return names
 
 
-def _group(name: str, size: int, slices: Sequence[Slice], cause: str) -> Group:
+def _group(name: str, units: IntArray, slices: Sequence[Slice], causes: Mapping[int, str]) -> Group:
     first = slices[0].units
     width = int(np.bincount(first[first >= 0]).max())
+    cause = next((causes[unit] for unit in units.tolist() if unit in causes), "")
     exactness = Exactness.STATISTICS if cause else Exactness.EXACT
-    return Group(name, size, width, tuple(slices), exactness, cause)
+    return Group(name, len(units), width, tuple(slices), exactness, cause)
 
 
 def kept_by(
-    grouping: Grouping, axes: Mapping[AxisKey, IntArray], classes: Classes
+    grouping: Grouping, values: Mapping[str, Axes], classes: Classes
 ) -> Callable[[Pruned], Mapping[AxisKey, IntArray]]:
     """The function from units to remove to the indices that stay on every axis that changes."""
-    live: dict[int, tuple[IntArray, list[AxisKey]]] = {}  # many values share one array of labels
-    for key, labels in axes.items():
-        if id(labels) in live:
-            live[id(labels)][1].append(key)
-        elif (classes.reasons(labels) == NEVER).any():
-            live[id(labels)] = (labels, [key])
+    keys: dict[int, list[AxisKey]] = collections.defaultdict(list)  # many values share one array of labels
+    shared: dict[int, IntArray] = {}
+    for name, axes in values.items():
+        for axis, labels in enumerate(axes):
+            keys[id(labels)].append((name, axis))
+            shared[id(labels)] = labels
+    arrays = list(shared.values())
+    ends = np.cumsum([len(labels) for labels in arrays])
+    roots = classes.roots(np.concatenate([np.empty(0, np.intp), *arrays]))
 
     def kept(pruned: Pruned) -> Mapping[AxisKey, IntArray]:
         units = [grouping.units[name][chosen] for name, chosen in pruned.items()]
         gone = classes.gone(np.concatenate([np.empty(0, np.intp), *units]))
+        lost = (roots >= 0) & gone[roots]
         result: dict[AxisKey, IntArray] = {}
-        for labels, keys in live.values():
-            lost = (labels >= 0) & gone[classes.of[np.maximum(labels, 0)]]
-            if lost.any():
-                result.update(dict.fromkeys(keys, np.flatnonzero(~lost)))
+        for index in dict.fromkeys(np.searchsorted(ends, np.flatnonzero(lost), side="right").tolist()):
+            stays = np.flatnonzero(~lost[ends[index] - len(arrays[index]) : ends[index]])
+            result.update(dict.fromkeys(keys[id(arrays[index])], stays))
         return result
 
     return kept

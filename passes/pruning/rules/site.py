@@ -125,8 +125,7 @@ class Site:
 
     def freeze(self, labels: IntArray, why: str) -> None:
         """Indices that this node needs."""
-        if labels.size and labels.max() >= 0:
-            self.labels.freeze(labels, self._reason(why))
+        self.labels.freeze(labels, self._reason(why))
 
     def freeze_all(self, axes: Axes, why: str) -> None:
         """A whole value that this node needs as it is."""
@@ -162,9 +161,10 @@ class Site:
         for one in labels:
             if len(one) != length:
                 self.drop(one)
-        for one in full[1:]:
-            self.labels.union(full[0], one)
-        return full[0]
+        first = min(full, key=lambda one: int(one[0]) if length else 0)  # a frozen one, which spares later work
+        for one in full:
+            self.labels.union(first, one)
+        return first
 
     def role(self, index: int, axis: int, role: Role) -> None:
         """What an axis of a parameter does, as it stands or seen through views; nothing where the input is none."""

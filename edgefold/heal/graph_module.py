@@ -47,7 +47,7 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]  # torch has no types 
         for name, tensor in stored.items():
             # torch refuses dots in names; the names of initializers have them, and nothing but the refusal minds.
             self._parameters[name] = torch.nn.Parameter(torch_tensor(tensor))
-        self._inputs = tuple(str(value.name) for value in model.graph.inputs)
+        self._inputs = _fed(model)
         self._outputs = tuple(str(value.name) for value in model.graph.outputs)
 
     def forward(self, feeds: Mapping[str, Tensor], taps: Sequence[str] = ()) -> dict[str, Tensor]:
@@ -115,10 +115,14 @@ def _compile(model: ir.Model, trained: Sequence[str]) -> tuple[Program, list[str
     if inlined.functions:
         InlinePass()(inlined)
     refused: list[tuple[str, str, str]] = []
-    fed = [str(value.name) for value in inlined.graph.inputs]
     versions = {("" if domain == "ai.onnx" else domain): version for domain, version in inlined.opset_imports.items()}
-    program = Compiler(versions, [*fed, *trained], refused).compile(inlined.graph)
+    program = Compiler(versions, [*_fed(model), *trained], refused).compile(inlined.graph)
     return program, [f"node '{name}' ({operator}) {why}" for name, operator, why in refused]
+
+
+def _fed(model: ir.Model) -> tuple[str, ...]:
+    """The inputs, without initializers that are listed among them as defaults: these are weights like any other."""
+    return tuple(str(value.name) for value in model.graph.inputs if not value.is_initializer())
 
 
 def _as_computed(feed: Tensor) -> Tensor:

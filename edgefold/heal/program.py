@@ -8,7 +8,7 @@ does not keep is freed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 
 from edgefold.heal.operators import OPERATORS, READ_AS_NUMBERS
-from edgefold.heal.operators.node import BoundNode, Kernel, UnsupportedNodeError, torch_tensor
+from edgefold.heal.operators.node import Body, BoundNode, Kernel, UnsupportedNodeError, torch_tensor
 
 _ABSENT, _DEVICE = 0, 1  # the first slots: what an omitted operand reads, and where the call runs
 _OF_SHAPES = ("Shape", "Size")
-_RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,11 +145,13 @@ class Compiler:
         names = [None if value is None else str(value.name) for value in node.inputs]
         bound, kernel = self._bind(node, names)
         known = all(name is None or name in self._program.constants for name in names)
-        if known and node.op_type not in _RANDOM and not bound.captures:
+        if known and not bound.bodies:
             self._fold(node, kernel, names)
             return
-        shapes_only = self._is_of_shapes(node, names)
+        shapes_only = self._is_of_shapes(node, names) and not bound.bodies
         operands = [self._operand(node, position, name, shapes_only) for position, name in enumerate(names)]
+        if bound.bodies:
+            operands += [*(self._program.slots[name] for name in self._around(node)), _DEVICE]
         results = []
         for value in node.outputs:
             name = str(value.name or "")
@@ -169,8 +170,38 @@ class Compiler:
             for position, name in enumerate(names)
             if name is not None and name in self._program.constants
         }
-        bound = BoundNode(node, self._versions.get(domain, 1), constants, {})
+        bodies = {
+            attribute.name: self._body(attribute.as_graph(), self._around(node))
+            for attribute in node.attributes.values()
+            if attribute.type == ir.AttributeType.GRAPH
+        }
+        bound = BoundNode(node, self._versions.get(domain, 1), constants, bodies)
         return bound, binding(bound)
+
+    def _around(self, node: ir.Node) -> list[str]:
+        """Values computed outside a node's subgraphs that these read, weights stored inside them among them."""
+        read: dict[str, None] = {}
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                read.update(dict.fromkeys(_names_in(attribute.as_graph())))
+        return [name for name in read if name in self._program.slots]
+
+    def _body(self, graph: ir.Graph, around: Sequence[str]) -> Body:
+        inputs = [str(value.name) for value in graph.inputs]
+        on_cpu = self._on_cpu.intersection(around)
+        compiler = Compiler(self._versions, [*inputs, *around], self._refused, self._program.constants, on_cpu)
+        program = compiler.compile(graph)
+        given = [program.slots[name] for name in (*inputs, *around)]
+        outputs = [program.slots[str(value.name)] for value in graph.outputs if value.name in program.slots]
+
+        def body(values: Sequence[Any], captured: Sequence[Any], device: torch.device) -> tuple[Any, ...]:
+            environment = program.environment(device)
+            for slot, value in zip(given, (*values, *captured), strict=True):
+                environment[slot] = value
+            program.run(environment, outputs)
+            return tuple(environment[slot].to(device) for slot in outputs)
+
+        return body
 
     def _fold(self, node: ir.Node, kernel: Kernel, names: Sequence[str | None]) -> None:
         with torch.no_grad():
@@ -226,6 +257,17 @@ class Compiler:
             seen = seen | touched
             steps.append(Step(step.kernel, step.operands, step.results, step.node, last))
         self._program.steps = steps[::-1]
+
+
+def _names_in(graph: ir.Graph) -> Iterator[str]:
+    yield from graph.initializers
+    for node in graph.all_nodes():
+        yield from (str(value.name) for value in (*node.inputs, *node.outputs) if value is not None)
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                inner = attribute.as_graph()
+                yield from (*inner.initializers, *(str(value.name) for value in inner.outputs))
+    yield from (str(value.name) for value in graph.outputs)
 
 
 def _move(x: Tensor, device: torch.device) -> Tensor:

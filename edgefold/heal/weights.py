@@ -59,7 +59,7 @@ def stored_floats(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol
     """Float initializers, and float outputs of Constant nodes, of the main graph and its subgraphs."""
     for graph in model.graphs():
         for value in graph.initializers.values():
-            if value.const_value is not None and value.const_value.dtype in _FLOATS and not value.is_graph_input():
+            if value.const_value is not None and value.const_value.dtype in _FLOATS:
                 yield value, value.const_value
         for node in graph:
             if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):

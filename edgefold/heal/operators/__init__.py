@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from edgefold.heal.operators import (
     activations,
+    control_flow,
     convolution,
     elementwise,
     generators,
@@ -29,6 +30,7 @@ from edgefold.heal.operators.node import Binding
 
 _STANDARD: Mapping[str, Binding] = {
     **activations.OPERATORS,
+    **control_flow.OPERATORS,
     **convolution.OPERATORS,
     **elementwise.OPERATORS,
     **generators.OPERATORS,
@@ -53,6 +55,8 @@ READ_AS_NUMBERS: Mapping[str, tuple[int, ...]] = {
     "ConstantOfShape": (0,),
     "CumSum": (1,),
     "Expand": (1,),
+    "If": (0,),
+    "Loop": (0, 1),
     "OneHot": (1,),
     "Pad": (1, 2, 3),
     "Range": (0, 1, 2),

@@ -48,8 +48,15 @@ def _thresholded(x: Tensor, alpha: float) -> Tensor:
     return torch.where(x > alpha, x, torch.zeros_like(x))
 
 
-def _prelu(x: Tensor, slope: Tensor) -> Tensor:
-    return torch.where(x < 0, x * slope, x)
+def _prelu(node: BoundNode) -> Kernel:
+    by_channel = node.version < 7  # later opsets broadcast the slope as numpy does
+
+    def kernel(x: Tensor, slope: Tensor) -> Tensor:
+        if by_channel and slope.dim() == 1:
+            slope = slope.reshape(-1, *[1] * (x.dim() - 2))
+        return torch.where(x < 0, x * slope, x)
+
+    return kernel
 
 
 def _gelu(node: BoundNode) -> Kernel:
@@ -97,7 +104,7 @@ OPERATORS: Mapping[str, Binding] = {
     "LeakyRelu": _parametric(lambda x, alpha: functional.leaky_relu(x, alpha), alpha=0.01),
     "LogSoftmax": _along_axis(torch.log_softmax),
     "Mish": _plain(functional.mish),
-    "PRelu": _plain(_prelu),
+    "PRelu": _prelu,
     "Relu": _plain(torch.relu),
     "Selu": _parametric(_selu, alpha=1.67326319217681884765625, gamma=1.05070102214813232421875),
     "Shrink": _parametric(_shrink, bias=0.0, lambd=0.5),

@@ -33,7 +33,7 @@ def _arithmetic(function: Callable[[Tensor, Tensor], Tensor]) -> Binding:
         def aligned(a: Tensor, b: Tensor) -> Tensor:
             # Before opset 7 the second operand's axes could be aligned to begin at any of the first's.
             after = 0 if axis < 0 else a.dim() - axis - b.dim()
-            return function(a, b.reshape(*b.shape, *[1] * after))
+            return function(a, b.reshape((*b.shape, *[1] * after)))
 
         return aligned
 
@@ -87,6 +87,13 @@ def _shift(node: BoundNode) -> Kernel:
     return torch.bitwise_right_shift  # type: ignore[no-any-return]
 
 
+def _bitwise_not(node: BoundNode) -> Kernel:
+    value = node.node.inputs[0]
+    if value is None or value.dtype in (ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64):
+        raise UnsupportedNodeError("inverts unsigned integers of more than 8 bits, which torch cannot hold")
+    return torch.bitwise_not  # type: ignore[no-any-return]
+
+
 def _is_infinite(node: BoundNode) -> Kernel:
     positive, negative = node.integer("detect_positive", 1), node.integer("detect_negative", 1)
     if positive and negative:
@@ -101,12 +108,16 @@ def _variadic(function: Callable[[Tensor, Tensor], Tensor]) -> Binding:
 
 
 def _cast(node: BoundNode) -> Kernel:
+    if node.integer("to", 0) in (ir.DataType.INT4, ir.DataType.UINT4):
+        raise UnsupportedNodeError("casts to 4 bits, which torch cannot hold; QuantizeLinear can be trained")
     dtype = torch_dtype(node.integer("to", 0))
     return lambda x: x.to(dtype)
 
 
 def _cast_like(node: BoundNode) -> Kernel:
-    del node
+    like = node.node.inputs[1]
+    if like is not None and like.dtype in (ir.DataType.INT4, ir.DataType.UINT4):
+        raise UnsupportedNodeError("casts to 4 bits, which torch cannot hold; QuantizeLinear can be trained")
     return lambda x, like: x.to(like.dtype)
 
 
@@ -163,7 +174,7 @@ OPERATORS: Mapping[str, Binding] = {
     "Atanh": _always(torch.atanh),
     "BitShift": _shift,
     "BitwiseAnd": _always(torch.bitwise_and),
-    "BitwiseNot": _always(torch.bitwise_not),
+    "BitwiseNot": _bitwise_not,
     "BitwiseOr": _always(torch.bitwise_or),
     "BitwiseXor": _always(torch.bitwise_xor),
     "Cast": _cast,

@@ -188,10 +188,11 @@ def _depth_to_space(node: BoundNode) -> Kernel:
 
 def _space_to_depth(node: BoundNode) -> Kernel:
     block = node.integer("blocksize", 1)
+    order = (0, 1, 3, 5, 2, 4) if node.text("mode", "DCR") == "CRD" else (0, 3, 5, 1, 2, 4)
 
     def kernel(x: Tensor) -> Tensor:
         batch, depth, height, width = x.shape
-        y = x.reshape(batch, depth, height // block, block, width // block, block).permute(0, 3, 5, 1, 2, 4)
+        y = x.reshape(batch, depth, height // block, block, width // block, block).permute(order)
         return y.reshape(batch, depth * block**2, height // block, width // block)
 
     return kernel

@@ -21,6 +21,10 @@ Raises UnsupportedNodeError for a form of the operator that has no trainable cou
 """
 
 
+Body = Callable[[Sequence[Any], Sequence[Any], Any], tuple[Any, ...]]
+"""A subgraph: from its inputs, the values around it that it may read, and the device, to its outputs."""
+
+
 class UnsupportedNodeError(Exception):
     """Why a node cannot become part of a trainable module; the node's name is added by the caller."""
 
@@ -33,13 +37,14 @@ class BoundNode:
         node: the node of the graph.
         version: opset version of the operator's domain.
         constants: operand position -> tensor, for operands that no feed and no weight can change.
-        captures: for nodes with subgraphs, the outer values these read; they follow the operands in a kernel's call.
+        bodies: attribute name -> subgraph. A kernel with bodies is called with what lies around them, and the device,
+            after its operands.
     """
 
     node: ir.Node
     version: int
     constants: Mapping[int, Tensor]
-    captures: Mapping[str, Any]
+    bodies: Mapping[str, Body]
 
     def constant(self, position: int) -> Tensor | None:
         """The operand at a position where it is constant, else None."""

@@ -88,7 +88,7 @@ def _local_response(node: BoundNode) -> Kernel:
 
 def _norm(node: BoundNode) -> Kernel:
     axis, p = node.integer("axis", -1), node.integer("p", 2)
-    return lambda x: x / torch.linalg.vector_norm(x, p, axis, keepdim=True)
+    return lambda x: functional.normalize(x, p, axis, eps=1e-30)  # zeros stay zeros
 
 
 def _mean_variance(node: BoundNode) -> Kernel:

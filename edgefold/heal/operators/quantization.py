@@ -34,7 +34,8 @@ def _code_range(node: BoundNode) -> tuple[int, int]:
     elif zero_point is None:
         dtype = ir.DataType.UINT8
     else:
-        known = zero_point.const_value.dtype if zero_point.const_value is not None else zero_point.dtype
+        stored = ir.convenience.get_const_tensor(zero_point)
+        known = zero_point.dtype if stored is None else stored.dtype
         if known is None:
             raise UnsupportedNodeError("has a zero point of unknown type")
         dtype = ir.DataType(known)

@@ -64,7 +64,8 @@ def _recurrent(
             for number, reverse in enumerate(backward):
                 both = x.new_zeros(2 * w.shape[1]) if bias is None else bias[number]
                 p = None if peepholes is None else peepholes[number]
-                operands = _Operands(w[number], r[number], *both.chunk(2), p)
+                wb, rb = both.chunk(2)
+                operands = _Operands(w[number], r[number], wb, rb, p)
                 state = tuple(_initial(given, number, batch_first, x, r.shape[-1]) for given in initial[:states])
                 cell = make_cell(node, activations[number], operands)
                 output, final = _unrolled(x, operands, cell, state, lengths, reverse)

@@ -79,8 +79,9 @@ def _top(node: BoundNode) -> Kernel:
 
     def kernel(*operands: Any) -> tuple[Tensor, ...]:
         k = count or count_of(operands)[0]
-        values, indices = torch.topk(operands[0], k, axis, largest, True)
-        return values, indices
+        # torch.topk takes any of several equal values; ONNX Runtime takes the first.
+        values, indices = torch.sort(operands[0], dim=axis, descending=largest, stable=True)
+        return values.narrow(axis, 0, k), indices.narrow(axis, 0, k)
 
     return kernel
 

@@ -59,7 +59,7 @@ def _resize(node: BoundNode) -> Kernel:
         for axis, size, scale in zip(axes, sizes, scales, strict=True):
             if size != x.shape[axis] or scale != 1:
                 x = _along(x, axis, size, scale, rule)
-        return x  # type: ignore[no-any-return]
+        return x
 
     return kernel
 
@@ -87,10 +87,9 @@ def _neighbours(length: int, size: int, scale: float, rule: _Rule) -> tuple[Sequ
     floor = np.floor(at)
     part = at - floor
     if rule.mode == "linear":
-        offsets, weights = (0, 1), np.stack([1 - part, part])
+        places, weights = np.stack([floor, floor + 1]), np.stack([1 - part, part])
     else:
-        offsets, weights = (-1, 0, 1, 2), _cubic(part, rule.cubic)
-    places = np.stack([floor + offset for offset in offsets])
+        places, weights = np.stack([floor - 1, floor, floor + 1, floor + 2]), _cubic(part, rule.cubic)
     if rule.exclude_outside:
         weights = np.where((places >= 0) & (places < length), weights, 0.0)
         weights = weights / weights.sum(0)

@@ -104,8 +104,9 @@ def _one_a_use(graph: ir.Graph) -> Ties:
         # Subgraphs and outputs know the value by its name, which therefore stays theirs.
         others = len(uses) < len(value.uses()) or value.is_graph_output()
         copies = [name] if uses and not others else []
+        numbered = (f"{name}_{number}" for number in itertools.count(2))
         for use in uses if others else uses[1:]:
-            fresh = next(one for one in (f"{name}_{i}" for i in itertools.count(2)) if one not in taken)
+            fresh = next(one for one in numbered if one not in taken)
             taken.add(fresh)
             use.node.replace_input_with(use.idx, _copy(graph, value, fresh))
             copies.append(fresh)

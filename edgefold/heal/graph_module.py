@@ -40,7 +40,7 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]  # torch has no types 
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         stored = weights(model)
-        self._program, refused = _compile(model, list(stored))
+        self._program, refused = _compile(model, stored)
         if refused:
             more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
             raise ModelError(f"{refused[0]}{more}; healing needs a model without it")
@@ -107,16 +107,17 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]  # torch has no types 
 
 def supports(model: ir.Model) -> list[str]:
     """Why a model cannot become a GraphModule: one line for each node that has no trainable form; empty if it can."""
-    return _compile(model, list(weights(model)))[1]
+    return _compile(model, weights(model))[1]
 
 
-def _compile(model: ir.Model, trained: Sequence[str]) -> tuple[Program, list[str]]:
+def _compile(model: ir.Model, trained: Mapping[str, ir.TensorProtocol]) -> tuple[Program, list[str]]:
     inlined = model.clone()
     if inlined.functions:
         InlinePass()(inlined)
     refused: list[tuple[str, str, str]] = []
     versions = {("" if domain == "ai.onnx" else domain): version for domain, version in inlined.opset_imports.items()}
-    program = Compiler(versions, [*_fed(model), *trained], refused).compile(inlined.graph)
+    shapes = {name: tuple(tensor.shape.numpy()) for name, tensor in trained.items()}
+    program = Compiler(versions, _fed(model), shapes, refused).compile(inlined.graph)
     return program, [f"node '{name}' ({operator}) {why}" for name, operator, why in refused]
 
 

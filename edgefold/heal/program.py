@@ -91,7 +91,8 @@ class Compiler:
 
     Args:
         versions: domain -> opset version.
-        given: names whose values come from outside: feeds, weights, and in subgraphs all outer values.
+        given: names whose values come from outside: feeds, and in subgraphs all outer values.
+        weights: name -> shape of the values that are trained.
         constants: tensors of outer graphs that are known.
         on_cpu: names of given values that are computed from shapes alone.
         refused: gathers (node name, operator, reason) of nodes that cannot be compiled.
@@ -101,16 +102,18 @@ class Compiler:
         self,
         versions: Mapping[str, int],
         given: Sequence[str],
+        weights: Mapping[str, Sequence[int]],
         refused: list[tuple[str, str, str]],
         constants: Mapping[str, Tensor] | None = None,
         on_cpu: Iterable[str] = (),
     ) -> None:
         self._versions = versions
+        self._weights = weights
         self._refused = refused
         self._program = Program(constants=dict(constants or {}))
         self._on_cpu = set(on_cpu)
         self._moved: dict[tuple[str, bool], int] = {}
-        for name in given:
+        for name in dict.fromkeys((*given, *weights)):
             self._new_slot(name)
 
     def compile(self, graph: ir.Graph) -> Program:
@@ -144,6 +147,10 @@ class Compiler:
             return  # a weight
         names = [None if value is None else str(value.name) for value in node.inputs]
         bound, kernel = self._bind(node, names)
+        if node.op_type in _OF_SHAPES and names[0] is not None and names[0] in self._weights:
+            shape = tuple(self._weights[names[0]])
+            self._program.constants[str(node.outputs[0].name)] = kernel(torch.empty(shape, device="meta"))
+            return
         known = all(name is None or name in self._program.constants for name in names)
         if known and not bound.bodies:
             self._fold(node, kernel, names)
@@ -189,7 +196,8 @@ class Compiler:
     def _body(self, graph: ir.Graph, around: Sequence[str]) -> Body:
         inputs = [str(value.name) for value in graph.inputs]
         on_cpu = self._on_cpu.intersection(around)
-        compiler = Compiler(self._versions, [*inputs, *around], self._refused, self._program.constants, on_cpu)
+        weights = {name: self._weights[name] for name in around if name in self._weights}
+        compiler = Compiler(self._versions, [*inputs, *around], weights, self._refused, self._program.constants, on_cpu)
         program = compiler.compile(graph)
         given = [program.slots[name] for name in (*inputs, *around)]
         outputs = [program.slots[str(value.name)] for value in graph.outputs if value.name in program.slots]

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 from oracle import assert_oracle, examine, some_units
-from random_graphs import models
+from random_pieces import models
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

@@ -24,6 +24,7 @@ from edgefold.files.opset import raise_opset
 from edgefold.heal.differentiation import Differentiator
 from edgefold.heal.step import Healer
 from edgefold.measuring.measure import model_macs, model_size
+from edgefold.measuring.operator_times import operator_times
 from edgefold.passes import Context, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
 from edgefold.probing import probe
 from edgefold.sensitivity import gains
@@ -141,6 +142,7 @@ def run_recipe(
             heal=inputs.heal,
             synthetic=functools.partial(_made_up, model, inputs, seed) if inputs.probe else None,
             gains=functools.partial(gains, feeds=inputs.probe, seed=seed) if inputs.probe else None,
+            operator_times=operator_times,
         )
         model, record = run_step(model, step, inputs, context)
         log.info(

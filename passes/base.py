@@ -111,6 +111,7 @@ class Context:
             calibration data.
         synthetic: statistics on made-up inputs: `noise` with the moments of the calibration data, `none` without.
         gains: how much of a relative error of the named tensors arrives at the outputs; see ``edgefold.sensitivity``.
+        operator_times: seconds of single operators; see ``edgefold.measuring.operator_times``.
     """
 
     calibration: Calibrates | None = None
@@ -121,6 +122,7 @@ class Context:
     heal: Callable[[ir.Model, Any], Mapping[str, float | int | str]] | None = None
     synthetic: Callable[[Literal["noise", "none"]], Calibrates] | None = None
     gains: Callable[[ir.Model, Sequence[str]], Mapping[str, float]] | None = None
+    operator_times: Callable[[Sequence[Any]], Mapping[Any, float]] | None = None
 
     def excludes(self, node_name: str) -> bool:
         """Whether the user asked to leave the node of that name alone."""

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 import onnx_ir as ir
 
+from edgefold.errors import UsageError
 from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Calibrates, Context, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
 from edgefold.passes.pruning.budget import Budget, Goal, macs, parameters
@@ -18,6 +19,7 @@ from edgefold.passes.pruning.cut import cut
 from edgefold.passes.pruning.dependencies import analyse
 from edgefold.passes.pruning.groups import AxisKey, Dependencies, Group, IntArray, Trace
 from edgefold.passes.pruning.importance import Aggregate, Normalize
+from edgefold.passes.pruning.latency import latency
 from edgefold.passes.pruning.outcome import outcome
 from edgefold.passes.pruning.prepare import Ties, prepare, share
 from edgefold.passes.pruning.repair import repair
@@ -74,7 +76,9 @@ class PruneChannels(Pass, frozen=True, kw_only=True):
     Attributes:
         flops: share of the multiply-accumulates that stays; 0.5 where no budget is given.
         params: share of the parameters that stays.
-        latency: share of the time in ONNX Runtime that stays, by a table of operator times measured on this machine.
+        latency: share of the time in ONNX Runtime that stays, by the times of its operators on one thread, which are
+            measured once on a machine and kept in the user's cache folder, or in the file that the environment
+            variable EDGEFOLD_OPERATOR_TIMES names.
         importance: `random`; by weights `l1`, `l2`; by inputs `activation`; by gradients, which need torch
             (``edgefold[heal]``), `taylor`, `snip`, `grasp`, `crop`; `obs`, the error that removal leaves in the
             readers after they are refitted; `obspa`, `obs` with least-squares repair.
@@ -133,7 +137,7 @@ class PruneChannels(Pass, frozen=True, kw_only=True):
             dependencies, op_types, attention=self.attention, statistics=self.statistics, excludes=context.excludes
         )
         limits = {group.name: self._limits(group) for group in found.groups}
-        budget = self._budget(dependencies, trace, ties, _float_parameters(model))
+        budget = self._budget(found.groups, model, dependencies, trace, ties, context)
         data, no_data = self._data(context)
         scored = self._score(found.groups, model, data, context, limits)
         scores = per_saving(found.groups, scored.scores, budget) if self.weigh else scored.scores
@@ -160,13 +164,28 @@ class PruneChannels(Pass, frozen=True, kw_only=True):
                 multiple = multiple if override.multiple is None else override.multiple
         return Limits(floor, multiple)
 
-    def _budget(self, dependencies: Dependencies, trace: Trace, ties: Ties, weights: Sequence[str]) -> Budget:
+    def _budget(
+        self,
+        groups: Sequence[Group],
+        model: ir.Model,
+        dependencies: Dependencies,
+        trace: Trace,
+        ties: Ties,
+        context: Context,
+    ) -> Budget:
         flops = HALF if self.flops is None and self.params is None and self.latency is None else self.flops
         goals = []
         if flops is not None:
             goals.append(Goal.of("flops", macs(dependencies, trace), flops))
         if self.params is not None:
-            goals.append(Goal.of("params", parameters(weights, ties, trace), self.params))
+            goals.append(Goal.of("params", parameters(_float_parameters(model), ties, trace), self.params))
+        if self.latency is not None:
+            if context.operator_times is None:
+                raise UsageError(
+                    "prune-channels: latency needs operator times, which nothing measures here; take flops"
+                )
+            time = latency(model, dependencies, trace, groups, context.operator_times)
+            goals.append(Goal.of("latency", time, self.latency))
         return Budget(tuple(goals), dependencies.kept)
 
     def _data(self, context: Context) -> tuple[Calibrates | None, tuple[Skip, ...]]:

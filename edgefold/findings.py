@@ -47,6 +47,8 @@ def findings_of(
     for step in steps:
         if step["pass"] == "quantize" and not step["edits"]:  # noqa: S105 - a pass, not a password
             found.append("quantize changed nothing; the list below says why for each node.")
+        if "finding" in step.get("stats", {}):
+            found.append(str(step["stats"]["finding"]))
     return tuple(found)
 
 

@@ -26,6 +26,6 @@ def test_a_small_branch_of_a_sum_counts_little() -> None:
     feeds = {"x": np.random.default_rng(7).standard_normal((4, 400), dtype=np.float32)}
     found = gains(model, ["a", "b", "s", "y"], feeds=feeds)
     branch = (0.1 / 0.9) ** 2
-    assert found == pytest.approx({"a": branch, "b": branch, "s": 1, "y": 1}, rel=0.1)
+    assert found == pytest.approx({"a": branch, "b": branch, "s": 1, "y": 1}, rel=0.2)
     assert found == gains(model, ["a", "b", "s", "y"], feeds=feeds)
     assert [value.name for value in model.graph.outputs] == ["y", "z"]

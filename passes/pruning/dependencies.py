@@ -49,6 +49,8 @@ def analyse(model: ir.Model, trace: Trace, ties: Sequence[tuple[str, ...]] = ())
 def _advice(node: ir.Node) -> str:
     if node.op_type in INTEGER_OPERATORS:
         return QUANTIZED
+    if node.op_type in ("If", "Loop", "Scan"):
+        return "its subgraph is not looked into, and whatever that reads stays as it is"
     return _ADVICE.get(node.domain, "there is no rule for this operator")
 
 

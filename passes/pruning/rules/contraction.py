@@ -19,15 +19,25 @@ def conv(site: Site) -> Sequence[Axes]:
     site.role(1, 0, Role.CHANNELWISE if depthwise else Role.WRITER)
     site.role(1, 1, Role.READER)
     _grouped(site, groups, x[1], w[1], w[0])
-    for kernel in w[2:]:
-        site.freeze(kernel, _SPATIAL)
+    site.freeze_all(w[2:], _SPATIAL)
     if (bias := site.optional(2)) is not None:
         site.labels.union(bias[0], w[0])
-    for length in x[2:]:
-        site.freeze(length, _SPATIAL)
-    shape = site.shape()
     site.contraction((*site.keys(0, output=True), *site.keys(1, *range(1, len(w)))))
-    return [(x[0], w[0], *(site.frozen(length, _SPATIAL) for length in shape[2:]))]
+    return [(x[0], w[0], *_windows(site, x[2:], w[2:]))]
+
+
+def _windows(site: Site, x: Axes, kernel: Axes) -> Axes:
+    """Output axes of a convolution: one that is only ever looked at index by index passes through."""
+    strides = site.integers("strides") or (1,) * len(x)
+    pads = site.integers("pads") or (0,) * 2 * len(x)
+    result = []
+    for axis, labels in enumerate(x):
+        if len(kernel[axis]) == strides[axis] == 1 and pads[axis] == pads[axis + len(x)] == 0:
+            result.append(labels)
+            continue
+        site.freeze(labels, _SPATIAL)
+        result.append(site.frozen(site.shape()[axis + 2], _SPATIAL))
+    return tuple(result)
 
 
 def conv_transpose(site: Site) -> Sequence[Axes]:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Made-up inputs for repairs without data: noise with the mean and deviation of real inputs, or with none of theirs.
 
-Images are noise whose amplitude falls with the frequency, as that of natural images does. The first layers of a network
-average white noise away, and the later ones would see next to nothing to be fitted on.
+Images are not white noise, which the first layers of a network average away, so that the later ones would see next to
+nothing to be fitted on. They are dead leaves: shapes of all sizes that hide one another, as objects before a camera do.
+Of what can be made from nothing they come closest to the statistics of photographs (Lee, Mumford and Huang 2001).
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ Draw = Callable[[np.random.Generator, tuple[int, ...]], Array]
 SAMPLES = 512
 """Samples made, at least; whole batches."""
 _IMAGE = 4  # dimensions
+_COLOURS = 4  # more channels than these are no picture
+_LEAVES = 48
+_TINT = 0.4  # of the grey's deviation: the channels of pictures go together
+_GRAIN = 0.05
 
 
 def synthetic_feeds(batches: Iterable[Feeds], *, moments: bool, seed: int = 0) -> Callable[[], Iterator[Feeds]]:
     """A maker of batches of noise, the same at every call.
 
-    Floats are Gaussian; integers and booleans are drawn from the values seen, by their frequency, and where only 0
-    and 1 were seen, as in masks, are the more frequent of them.
+    Images are dead leaves, other floats Gaussian; integers and booleans are drawn from the values seen, by their
+    frequency, and where only 0 and 1 were seen, as in masks, are the more frequent of them.
 
     Args:
         batches: real or random ones: their shapes and types are taken over, their number is not.
@@ -82,16 +87,28 @@ def _channel_axis(shape: tuple[int, ...]) -> int | None:
 
 
 def _noise(generator: np.random.Generator, shape: tuple[int, ...], channel: int | None) -> Array:
-    """Standard normal; of an image, with an amplitude that falls with the frequency, 1 / f."""
-    white = generator.standard_normal(shape)
-    if len(shape) != _IMAGE:
-        return white
-    sides = (2, 3) if channel == 1 else (1, 2)
-    spectrum = np.fft.rfftn(white, axes=sides)
-    vertical = np.fft.fftfreq(shape[sides[0]]).reshape([-1 if axis == sides[0] else 1 for axis in range(_IMAGE)])
-    across = np.fft.rfftfreq(shape[sides[1]]).reshape([-1 if axis == sides[1] else 1 for axis in range(_IMAGE)])
-    lowest = 1 / (2 * max(shape[side] for side in sides))  # stands in for the frequency 0, which is not infinite
-    pink = np.fft.irfftn(
-        spectrum / np.maximum(np.hypot(vertical, across), lowest), s=[shape[side] for side in sides], axes=sides
-    )
-    return np.asarray(pink / pink.std())
+    """Mean 0 and deviation 1 in each channel: dead leaves for images, else Gaussian."""
+    if channel is None or len(shape) != _IMAGE or shape[channel] > _COLOURS:
+        return generator.standard_normal(shape)
+    sides = (shape[2], shape[3]) if channel == 1 else (shape[1], shape[2])
+    image = _dead_leaves(generator, shape[0], shape[channel], *sides)
+    image -= image.mean(axis=(0, 2, 3), keepdims=True)
+    image /= image.std(axis=(0, 2, 3), keepdims=True)
+    return image if channel == 1 else np.moveaxis(image, 1, -1)
+
+
+def _dead_leaves(generator: np.random.Generator, count: int, channels: int, height: int, width: int) -> Array:
+    """Images [count, channels, height, width]: rectangles and ellipses, large ones first, with a little grain."""
+    rows, columns = np.arange(height)[:, None], np.arange(width)
+    side = max(height, width)
+    image = np.zeros((count, channels, height, width))
+    for size in np.geomspace(1.0, 0.06, _LEAVES) * side / 2:
+        middle_row, middle_column, angle, flatness, round_ = generator.random((5, count, 1, 1))
+        down, right = rows - middle_row * height, columns - middle_column * width
+        cosine, sine = np.cos(np.pi * angle), np.sin(np.pi * angle)
+        along = np.abs(right * cosine + down * sine) / size
+        across = np.abs(down * cosine - right * sine) / (size * (0.2 + 0.8 * flatness))
+        inside = np.where(round_ < 0.5, np.hypot(along, across), np.maximum(along, across)) < 1
+        grey, tint = generator.standard_normal((count, 1, 1, 1)), generator.standard_normal((count, channels, 1, 1))
+        image = np.where(inside[:, None], grey + _TINT * tint, image)
+    return image + _GRAIN * generator.standard_normal(image.shape)

@@ -106,7 +106,12 @@ class _Job:
             shutil.rmtree(state)
         kept = state if resume or processes.rank == 0 else None
         model = self.student.model.clone()
-        return model, heal_model(model, self.teacher.model, self.task, self.options, self.seed, processes, kept)
+        try:
+            return model, heal_model(model, self.teacher.model, self.task, self.options, self.seed, processes, kept)
+        except KeyboardInterrupt:
+            if state.is_dir():
+                log.warning("the state of the training is kept: the same call with --resume goes on")
+            raise
 
     def report(self, processes: Processes, resume: bool, partial: Path, external: bool | None) -> HealReport:
         """Score, train, write and score again."""

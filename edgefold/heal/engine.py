@@ -18,12 +18,12 @@ import torch
 from edgefold import __version__
 from edgefold.errors import ModelError
 from edgefold.heal.augmentation import check_images
+from edgefold.heal.device_teacher import best_teacher
 from edgefold.heal.graph_module import GraphModule, supports
 from edgefold.heal.objective import make_objective
 from edgefold.heal.processes import Processes
 from edgefold.heal.progress import Epoch, TrainingFile
 from edgefold.heal.samples import read_samples
-from edgefold.heal.teacher import Teacher
 from edgefold.heal.training import Training
 from edgefold.interface import ModelInterface
 from edgefold.passes.heal import Heal
@@ -118,7 +118,7 @@ def heal_model(
     saved = TrainingFile(state, _fingerprint(student, teacher, task, options, seed)) if state else None
     with _threads(options.threads):
         module = GraphModule(student)
-        told = Teacher(teacher, objective.of_teacher, options.threads)
+        told = best_teacher(teacher, objective.of_teacher, options.threads, processes.device)
         training = Training(module, objective, samples, told, options, seed, processes, saved)
         log.info("healing: %s; %d samples, %d held out", "; ".join(objective.described), *samples.sizes)
         progress = training.run()

@@ -15,6 +15,8 @@ pytest.importorskip("torch")
 from damaged import TASK, damaged, healed, original, same, training
 
 from edgefold.errors import UsageError
+from edgefold.heal.device_teacher import DeviceTeacher
+from edgefold.heal.processes import chosen_device
 from edgefold.heal.progress import FILE
 from edgefold.heal.teacher import Teacher
 from edgefold.passes import Heal
@@ -161,6 +163,15 @@ def test_a_teacher_remembers_only_without_augmentation() -> None:
     calls.clear()
     training(damaged(), Heal(epochs=2, batch=46, augment=("flip",), threads=1), Counting).run()
     assert sum(calls) == 2 * 230 + 3 * 26
+
+
+def test_a_teacher_on_a_device_says_the_same() -> None:
+    run = training(damaged(), Heal(epochs=1, loss=("output", "blockwise"), threads=1))
+    names = run._objective.of_teacher
+    feeds = run._samples.take(run._samples.held_out)
+    device = DeviceTeacher(original(), names, chosen_device("cpu"))
+    for name, wanted in Teacher(original(), names, 1)(feeds).items():
+        np.testing.assert_allclose(device(feeds)[name], wanted, atol=1e-4 * float(np.abs(wanted).max()))
 
 
 def test_the_original_taught_by_itself_has_nothing_to_learn() -> None:

@@ -183,7 +183,9 @@ def test_an_interrupted_call_goes_on(
         return step(self, module)
 
     monkeypatch.setattr(Training, "_step", interrupted)
-    assert edgefold(*base, "-o", tmp_path / "out", *arguments).code == 130
+    stopped = edgefold(*base, "-o", tmp_path / "out", *arguments)
+    assert stopped.code == 130
+    assert "--resume goes on" in stopped.err
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(Training, "_step", step)
     outcome = edgefold(*base, "-o", tmp_path / "out", *arguments, "--resume")

@@ -26,11 +26,12 @@ from edgefold.interface import ModelInterface
 from edgefold.measuring.latency import interleave, pinned
 from edgefold.passes.base import PreconditionError
 from edgefold.passes.prune_channels import PruneChannels
+from edgefold.passes.pruning.analysis import Analysis
 from edgefold.passes.pruning.budget import Budget, Goal, macs
 from edgefold.passes.pruning.candidates import Attention, candidates
 from edgefold.passes.pruning.cut import cut
 from edgefold.passes.pruning.dependencies import analyse
-from edgefold.passes.pruning.groups import Dependencies, Exactness, Group, Pruned, Trace
+from edgefold.passes.pruning.groups import Exactness, Group, Pruned
 from edgefold.passes.pruning.importance import group_scores
 from edgefold.passes.pruning.masking import masked
 from edgefold.passes.pruning.prepare import prepare, share
@@ -73,24 +74,25 @@ class Row:
         started = time.perf_counter()
         dependencies = analyse(prepared, trace, ties)
         seconds = time.perf_counter() - started
-        self.note("choose", analyse_seconds=seconds, **listing(dependencies, prepared, trace))
+        known = Analysis(prepared, ties, trace, dependencies)
+        self.note("choose", analyse_seconds=seconds, macs=macs(dependencies, trace)({}), **listing(known))
         for mode in (half_of_the_macs, half_of_the_channels):
-            self.one_cut(mode, prepared, dependencies, trace, feeds, reference)
+            self.one_cut(mode, known, feeds, reference)
         self.note("done")
 
     def one_cut(
-        self, mode: Callable[..., Pruned], prepared: ir.Model, dependencies: Dependencies, trace: Trace,
-        feeds: list[Feeds], reference: list[Feeds],
-    ) -> None:  # fmt: skip
+        self, mode: Callable[[Analysis], Pruned], known: Analysis, feeds: list[Feeds], reference: list[Feeds]
+    ) -> None:
         """Cut by one choice, compare with the oracle, and measure what is left."""
+        prepared, dependencies, trace = known.model, known.dependencies, known.trace
         place: dict[str, Any] = {}
         self.note(f"choose: {mode.__name__}", **{mode.__name__: place})
         started = time.perf_counter()
-        pruned = mode(prepared, dependencies, trace)
+        pruned = mode(known)
         place["choose_seconds"] = time.perf_counter() - started
         cost = macs(dependencies, trace)
         place["macs_kept"] = cost(dependencies.kept(pruned)) / max(cost({}), 1.0)
-        self.note(f"cut: {mode.__name__}", macs=cost({}))
+        self.note(f"cut: {mode.__name__}")
         small = prepared.clone()
         started = time.perf_counter()
         cut(small, dependencies, trace, pruned)
@@ -113,15 +115,15 @@ class Row:
             place["speedup"] = speedup(prepared, small, feeds[0])
 
 
-def half_of_the_macs(prepared: ir.Model, dependencies: Dependencies, trace: Trace) -> Pruned:
+def half_of_the_macs(known: Analysis) -> Pruned:
     """The least important units by weights alone, so that half of the multiply-accumulates stay.
 
     Channels in eights, which kernels like; if that does not suffice, any number, and dimensions of all heads.
     """
-    budget = Budget((Goal.of("flops", macs(dependencies, trace), 0.5),), dependencies.kept)
+    budget = Budget((Goal.of("flops", macs(known.dependencies, known.trace), 0.5),), known.dependencies.kept)
     choices: tuple[tuple[Attention, int], ...] = (("heads", 8), ("heads", 1), ("both", 1))
     for attention, multiple in choices:
-        groups, scores = ranked(prepared, dependencies, attention)
+        groups, scores = ranked(known, attention)
         limits = {one.name: Limits(multiple=multiple) for one in groups}
         selection = select(groups, scores, budget, limits, classes_of(groups, "uniform", {}))
         if selection.met:
@@ -129,9 +131,9 @@ def half_of_the_macs(prepared: ir.Model, dependencies: Dependencies, trace: Trac
     return selection.pruned
 
 
-def half_of_the_channels(prepared: ir.Model, dependencies: Dependencies, _trace: Trace) -> Pruned:
+def half_of_the_channels(known: Analysis) -> Pruned:
     """The less important half of the units of every group; of two factors of one axis, of the first."""
-    groups, scores = ranked(prepared, dependencies, "heads")
+    groups, scores = ranked(known, "heads")
     taken: dict[tuple[str, int], np.ndarray[Any, Any]] = {}
     chosen = {}
     for group in groups:
@@ -144,26 +146,23 @@ def half_of_the_channels(prepared: ir.Model, dependencies: Dependencies, _trace:
     return chosen
 
 
-def ranked(prepared: ir.Model, dependencies: Dependencies, attention: Attention) -> tuple[list[Group], Any]:
+def ranked(known: Analysis, attention: Attention) -> tuple[tuple[Group, ...], Any]:
     """The exact groups that may go, and the scores of their units by weights."""
-    op_types = {str(node.name): node.op_type for node in prepared.graph}
-    found = candidates(
-        dependencies, op_types, attention=attention, statistics=False, excludes=lambda _name: False
-    ).groups
-    weights_of = {
-        name: value.const_value.numpy() for name, value in prepared.graph.initializers.items() if value.const_value
-    }
+    found = candidates(known, attention=attention, statistics=False, excludes=lambda _name: False).groups
+    stored = known.model.graph.initializers
+    weights_of = {name: value.const_value.numpy() for name, value in stored.items() if value.const_value}
     scores = group_scores(found, l1(weights_of), normalize="mean")
-    return [one for one in found if one.name in scores], scores
+    return tuple(one for one in found if one.name in scores), scores
 
 
-def listing(dependencies: Dependencies, prepared: ir.Model, trace: Trace) -> dict[str, Any]:
+def listing(known: Analysis) -> dict[str, Any]:
     """How much of the model can be pruned at all, what stands in the way, and whether heads can go."""
+    dependencies = known.dependencies
     exact = {one.name: np.arange(one.size) for one in dependencies.groups if one.exactness == Exactness.EXACT}
     one_unit = {name: units[:1] for name, units in exact.items() if len(units) > 1}
     moved = dependencies.kept(one_unit)
-    softmaxes = attention_weights(prepared)
-    headed = sum(any((name, axis) in moved for axis in range(len(trace.shapes[name]))) for name in softmaxes)
+    softmaxes = attention_weights(known.model)
+    headed = sum(any((name, axis) in moved for axis in range(len(known.trace.shapes[name]))) for name in softmaxes)
     return {
         "groups": len(dependencies.groups),
         "exact_groups": len(exact),

@@ -99,6 +99,23 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]  # torch has no types 
             if not torch.equal(parameter.detach().cpu(), torch_tensor(tensor)):
                 _store(value, tensor, parameter.detach().cpu().numpy())
 
+    def _load_from_state_dict(
+        self,
+        state: Mapping[str, Any],
+        prefix: str,
+        metadata: Mapping[str, Any],
+        strict: bool,
+        missing: list[str],
+        unexpected: list[str],
+        errors: list[str],
+    ) -> None:
+        # torch takes what stands before a dot for a submodule and would call every such key unexpected.
+        super()._load_from_state_dict(state, prefix, metadata, False, missing, unexpected, errors)
+        if strict:
+            own = {prefix + name for name in self._parameters}
+            missing.extend(sorted(own - state.keys()))
+            unexpected.extend(sorted(key for key in state.keys() - own if key.startswith(prefix)))
+
     def _device(self, feeds: Mapping[str, Tensor]) -> torch.device:
         for tensor in (*self._parameters.values(), *feeds.values()):
             return tensor.device

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from edgefold.heal.operators.node import held_by_constant
+
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 _VIEWS = ("Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 _LARGEST_WEIGHT = 1e30  # beyond it an additive mask: the lowest float, or minus infinity
@@ -63,7 +65,7 @@ def stored_floats(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol
                 yield value, value.const_value
         for node in graph:
             if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
-                tensor = ir.convenience.get_const_tensor(node.outputs[0])
+                tensor = held_by_constant(node)
                 if tensor is not None and tensor.dtype in _FLOATS:
                     yield node.outputs[0], tensor
 

@@ -11,7 +11,15 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from edgefold.heal.operators.node import Binding, BoundNode, Kernel, UnsupportedNodeError, torch_dtype, torch_tensor
+from edgefold.heal.operators.node import (
+    Binding,
+    BoundNode,
+    Kernel,
+    UnsupportedNodeError,
+    held_by_constant,
+    torch_dtype,
+    torch_tensor,
+)
 
 
 def _always(function: Kernel) -> Binding:
@@ -152,12 +160,9 @@ def _dropout(node: BoundNode) -> Kernel:
 
 
 def _constant(node: BoundNode) -> Kernel:
-    attributes = node.node.attributes
-    if any(name in attributes for name in ("value_string", "value_strings", "sparse_value")):
-        raise UnsupportedNodeError("holds text or a sparse tensor")
-    tensor = ir.convenience.get_const_tensor(node.node.outputs[0])
+    tensor = held_by_constant(node.node)
     if tensor is None:
-        raise UnsupportedNodeError("holds no tensor")
+        raise UnsupportedNodeError("holds text or a sparse tensor")
     value = torch_tensor(tensor)
     return lambda: value
 

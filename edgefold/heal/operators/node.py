@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor
@@ -141,3 +142,18 @@ def torch_tensor(tensor: ir.TensorProtocol) -> Tensor:
     wanted = torch.empty(0, dtype=dtype).numpy().dtype
     # ml_dtypes' types (bfloat16, int4) and wide unsigned ones are unknown to torch.from_numpy.
     return torch.from_numpy(array.astype(wanted, order="C", copy=True))
+
+
+def held_by_constant(node: ir.Node) -> ir.TensorProtocol | None:
+    """The tensor of a Constant node; None for text and sparse tensors.
+
+    `ir.convenience.get_const_tensor` would write a name into the tensor, and with it other bytes into the file.
+    """
+    for name, attribute in node.attributes.items():
+        if name == "value":
+            return attribute.as_tensor()
+        if name in ("value_float", "value_floats"):
+            return ir.tensor(np.array(attribute.value, np.float32))
+        if name in ("value_int", "value_ints"):
+            return ir.tensor(np.array(attribute.value, np.int64))
+    return None

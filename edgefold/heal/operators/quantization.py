@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edgefold.heal.operators.convolution import bind_convolution
 from edgefold.heal.operators.elementwise import round_straight_through
-from edgefold.heal.operators.node import Binding, BoundNode, Kernel, UnsupportedNodeError
+from edgefold.heal.operators.node import Binding, BoundNode, Kernel, UnsupportedNodeError, held_by_constant
 
 _RANGES = {
     ir.DataType.INT4: (-8, 7),
@@ -34,7 +34,9 @@ def _code_range(node: BoundNode) -> tuple[int, int]:
     elif zero_point is None:
         dtype = ir.DataType.UINT8
     else:
-        stored = ir.convenience.get_const_tensor(zero_point)
+        producer = zero_point.producer()
+        is_constant = producer is not None and producer.op_type == "Constant"
+        stored = held_by_constant(producer) if producer is not None and is_constant else zero_point.const_value
         known = zero_point.dtype if stored is None else stored.dtype
         if known is None:
             raise UnsupportedNodeError("has a zero point of unknown type")

@@ -57,9 +57,10 @@ def probe(
     """
     observer = _Observer(model)
     sizes, seen = observer.first_run(first_sizes(observer.interface, feeds, shapes or {}), feeds, seed)
-    other = observer.second_run(sizes, feeds, seed + 1)
+    other, all_changed = observer.second_run(sizes, feeds, seed + 1)
     found = {name: array for name, array in seen.values.items() if array.size <= MAX_ELEMENTS}
-    varying = {name for name in found if name in observer.data or not np.array_equal(found[name], other.values[name])}
+    # What depends on a size that could not be changed is not known to be static.
+    varying = {name for name in found if not all_changed or not np.array_equal(found[name], other.values[name])}
     dynamic = {
         (name, axis)
         for name, shape in seen.shapes.items()
@@ -83,7 +84,7 @@ class _Seen:
 
 
 class _Observer:
-    """A session whose outputs are the shapes of all activations and the values of those that may be sizes.
+    """A session whose outputs are the shapes of all activations, and values that no data enter.
 
     Attributes:
         interface: of the model.
@@ -103,7 +104,8 @@ class _Observer:
         self._exposed = [
             value
             for value in produced
-            if value.dtype in _INDEX_TYPES or (value.name in from_shapes and _is_float(value))
+            if value.name not in self.data
+            and (value.dtype in _INDEX_TYPES or (value.name in from_shapes and _is_float(value)))
         ]
         stored = {name: value.const_value for name, value in copy.graph.initializers.items() if value.const_value}
         self.stored_shapes = {name: tuple(tensor.shape.numpy()) for name, tensor in stored.items()}
@@ -136,14 +138,16 @@ class _Observer:
                 refused = refused or error
         raise refused or ModelError("the model has an input of unknown rank; give a task with -d")
 
-    def second_run(self, sizes: Sizes, feeds: Mapping[str, Array] | None, seed: int) -> _Seen:
-        """A run at other sizes; of symbols that the model runs at only one size of, at that size."""
+    def second_run(self, sizes: Sizes, feeds: Mapping[str, Array] | None, seed: int) -> tuple[_Seen, bool]:
+        """A run at other sizes, and whether all were others; where the model runs at one size only, at that size."""
         for trial in other_sizes(sizes):
             try:
-                return self.run(make_feeds(self.interface, trial, feeds, seed, shift=1))
+                seen = self.run(make_feeds(self.interface, trial, feeds, seed, shift=1))
             except ModelError as error:
                 log.debug("probe: not at sizes %s: %s", trial, error)
-        return self.run(make_feeds(self.interface, sizes, feeds, seed, shift=1))
+                continue
+            return seen, all(trial.of[symbol] != size for symbol, size in sizes.of.items())
+        return self.run(make_feeds(self.interface, sizes, feeds, seed, shift=1)), not sizes.of
 
 
 def _origins(graph: ir.Graph) -> tuple[set[str], set[str]]:

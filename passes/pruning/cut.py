@@ -49,7 +49,7 @@ def cut(model: ir.Model, dependencies: Dependencies, trace: Trace, pruned: Prune
     for node in nodes:
         size_vectors.follow(surgery, node)
         rewrite = _REWRITES.get(node.op_type)
-        if rewrite is not None and node.domain in ("", "ai.onnx", "com.microsoft"):
+        if rewrite is not None and node.domain in ("", "ai.onnx") and surgery.concerns(node):
             rewrite(surgery, node)
     _refresh_shapes(model.graph, kept)
     common.RemoveUnusedNodesPass()(model)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 
 import numpy as np
 import onnx_ir as ir
@@ -27,7 +26,7 @@ _FROM_START_TO_END = (0, np.iinfo(np.int64).max, 1)
 def _reshape(surgery: Surgery, node: ir.Node) -> None:
     x, y = operand(node, 0), node.outputs[0]
     now = surgery.current(operand(node, 1))
-    if now is None or not (surgery.changes(x) or surgery.changes(y)):
+    if now is None:
         return
     copies_zero = not ("allowzero" in node.attributes and node.attributes["allowzero"].as_int())
     changes = []
@@ -45,7 +44,7 @@ def _sizes(surgery: Surgery, node: ir.Node, position: int) -> None:
     y = node.outputs[0]
     value = node.inputs[position] if position < len(node.inputs) else None
     now = None if value is None else surgery.current(value)
-    if now is None or now.size == 0 or not surgery.changes(y):
+    if now is None or now.size == 0:
         return
     rank = len(surgery.before(y))
     axes = [axis % rank for axis in _listed(node, "axes") or range(rank - len(now), rank)]
@@ -72,24 +71,23 @@ def _constant_of_shape(surgery: Surgery, node: ir.Node) -> None:
 
 def _tile(surgery: Surgery, node: ir.Node) -> None:
     x, y = operand(node, 0), node.outputs[0]
-    if not surgery.changes(y):
+    now = surgery.current(operand(node, 1))
+    if now is None:
         return
-    shapes = (surgery.before(x), surgery.after(x), surgery.before(y), surgery.after(y))
-    factors = [Fraction(out_ * in_, max(in_after * out, 1)) for in_, in_after, out, out_ in zip(*shapes, strict=True)]
-    rewrite(surgery, node, 1, [Change(factor) for factor in factors])
+    lengths = zip(surgery.after(x), surgery.after(y), now.tolist(), strict=True)
+    wanted = [(y_length // max(x_length, 1), repeats) for x_length, y_length, repeats in lengths]
+    rewrite(surgery, node, 1, [SAME if goal == size else Change.between(size, goal) for goal, size in wanted])
 
 
 def _pad(surgery: Surgery, node: ir.Node) -> None:
     """The padding [begin of every axis, end of every axis]; a negative one crops."""
     x, y = operand(node, 0), node.outputs[0]
-    if not (surgery.changes(x) or surgery.changes(y)):
-        return
     rank = len(surgery.before(x))
     axes = surgery.static(node, 3).tolist() if len(node.inputs) > 3 and node.inputs[3] is not None else range(rank)
     as_attribute = "pads" in node.attributes
     now = np.asarray(node.attributes["pads"].as_ints()) if as_attribute else surgery.known(node.inputs[1])
     if now is None:
-        raise PreconditionError(str(node.name), "the widths of a padding of channels are not known")
+        return  # computed from data, so that the analysis lets no padded axis change
     pads = [int(width) for width in now]
     for i, axis in enumerate(axis % rank for axis in axes):
         if surgery.changes(x, axis) or surgery.changes(y, axis):
@@ -127,14 +125,12 @@ def _split(surgery: Surgery, node: ir.Node) -> None:
 def _slice(surgery: Surgery, node: ir.Node) -> None:
     """Starts, ends and steps in ranks among the indices that stay; a Gather where these are no progression."""
     x, y = operand(node, 0), node.outputs[0]
-    if not (surgery.changes(x) or surgery.changes(y)):
-        return
     as_attribute = "starts" in node.attributes
     starts, ends = (_operand(surgery, node, name, place) for name, place in (("starts", 1), ("ends", 2)))
     steps = _operand(surgery, node, "steps", 4) if not as_attribute else None
     axes = _operand(surgery, node, "axes", 3)
     if starts is None or ends is None:
-        raise PreconditionError(str(node.name), "where a slice of channels starts or ends is not known")
+        return  # computed from data, so that the analysis lets no sliced axis change
     rank = len(surgery.before(x))
     numbers = [starts.tolist(), ends.tolist(), [1] * len(starts) if steps is None else steps.tolist()]
     gathered: list[tuple[int, IntArray]] = []
@@ -223,11 +219,16 @@ def _operand(surgery: Surgery, node: ir.Node, name: str, position: int) -> Array
 
 
 def _replace(surgery: Surgery, node: ir.Node, name: str, position: int, before: Array, after: Sequence[int]) -> None:
-    """Write a vector where some elements changed; the others may depend on data."""
+    """Write a vector where some elements changed; the others may depend on sizes at run time."""
     if name in node.attributes:
         node.attributes[name] = ir.AttrInt64s(name, list(after))
         return
-    changes = [SAME if old == new else Change.to(new) for old, new in zip(before.tolist(), after, strict=True)]
+    now = surgery.current(operand(node, position))
+    assert now is not None
+    changes = []
+    for current, old, new in zip(now.tolist(), before.tolist(), after, strict=True):
+        same = SAME if current == old else Change.between(current, old)
+        changes.append(same if old == new else Change.to(new))
     rewrite(surgery, node, position, changes)
 
 

@@ -27,8 +27,8 @@ class Trace:
 
     Attributes:
         shapes: of every value of the main graph (initializers too) in the first run.
-        values: small tensors (at most 4096 elements) of integers and booleans, and of floats computed from shapes,
-            in the first run; initializers included.
+        values: in the first run, of small tensors (at most 4096 elements) that do not depend on data: integers and
+            booleans, floats computed from shapes, initializers.
         varying: names in `values` whose elements were not the same in the second run.
         dynamic: axes whose length was not the same in the second run.
     """

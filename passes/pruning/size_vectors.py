@@ -8,6 +8,7 @@ from n to k, a computed element (batch x heads, say) becomes element x k / n, wh
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -38,25 +39,34 @@ class Change:
 
 SAME = Change()
 
+# Inputs that hold sizes of axes, for which `cut_sizes` knows what they must be.
+SIZES: dict[str, tuple[int, ...]] = {
+    "ConstantOfShape": (0,), "Expand": (1,), "Pad": (1,), "Reshape": (1,), "Resize": (3,), "Slice": (1, 2),
+    "Tile": (1,),
+}  # fmt: skip
+
 
 def follow(surgery: Surgery, node: ir.Node) -> None:
-    """Keep track of integers computed from sizes that the cut changed; floats computed from them stay as they were.
+    """Keep track of integers computed from sizes that the cut changed; what else reads them gets the old ones.
 
-    A mean written as a sum divided by a count of elements must still divide by the old count: the channels that went
-    would have added nothing to the sum.
+    Floats computed from them stay as they were: a mean written as a sum divided by a count of elements must still
+    divide by the old count, because the channels that went would have added nothing to the sum.
     """
-    if node.op_type == "Shape" and (source := node.inputs[0]) is not None and surgery.changes(source):
-        start, end = (node.attributes[key].as_int() if key in node.attributes else None for key in ("start", "end"))
-        _set(surgery, node, [np.asarray(surgery.after(source)[start:end], np.int64)])
-    elif node.op_type == "Size" and (source := node.inputs[0]) is not None and surgery.changes(source):
-        _set(surgery, node, [np.asarray(np.prod(surgery.after(source)), np.int64)])
-    elif node.domain == "" and any(value is not None and value.name in surgery.resized for value in node.inputs):
-        arrays = [None if value is None else surgery.current(value) for value in node.inputs]
-        if node.op_type == "CastLike" and (result := surgery.known(node.outputs[0])) is not None:
-            arrays[1] = result  # of its second input, which may be data, only the type matters
-        known = all(array is not None or value is None for array, value in zip(arrays, node.inputs, strict=True))
-        if known and all(surgery.known(output) is not None for output in node.outputs):
-            _set(surgery, node, evaluate(node, arrays, surgery.opset))
+    source = node.inputs[0] if node.inputs else None
+    if node.op_type in ("Shape", "Size") and node.domain == "" and source is not None:
+        if surgery.changes(source):
+            _set(surgery, node, [_measured(node, surgery.after(source))])
+        return
+    changed = [i for i, value in enumerate(node.inputs) if value is not None and value.name in surgery.resized]
+    if not changed:
+        return
+    arrays = _evaluated(surgery, node)
+    if arrays is not None:
+        _set(surgery, node, arrays)
+        return
+    for position in changed:
+        if position not in SIZES.get(node.op_type, ()):
+            _restore(surgery, node, position)
 
 
 def rewrite(surgery: Surgery, node: ir.Node, position: int, changes: Sequence[Change]) -> None:
@@ -66,6 +76,27 @@ def rewrite(surgery: Surgery, node: ir.Node, position: int, changes: Sequence[Ch
     if any(change != SAME for change in changes):
         node.replace_input_with(position, _changed(surgery, node, value, changes))
         surgery.note(node, f"input {position} of {node.op_type} rewritten")
+
+
+def _measured(node: ir.Node, shape: Sequence[int]) -> Array:
+    if node.op_type == "Size":
+        return np.asarray(math.prod(shape), np.int64)
+    start, end = (node.attributes[key].as_int() if key in node.attributes else None for key in ("start", "end"))
+    return np.asarray(shape[start:end], np.int64)
+
+
+def _evaluated(surgery: Surgery, node: ir.Node) -> list[Array] | None:
+    """The outputs of a node with the changed sizes, where all is known and of the shape that it should have."""
+    arrays = [None if value is None else surgery.current(value) for value in node.inputs]
+    if node.op_type == "CastLike":
+        arrays[1] = surgery.known(node.outputs[0])  # of its second input, which may be data, only the type matters
+    if any(value is not None and array is None for array, value in zip(arrays, node.inputs, strict=True)):
+        return None
+    if node.domain != "" or any(surgery.known(output) is None for output in node.outputs):
+        return None
+    outputs = evaluate(node, arrays, surgery.opset)
+    fits = all(array.shape == surgery.after(value) for array, value in zip(outputs, node.outputs, strict=True))
+    return outputs if fits else None
 
 
 def _set(surgery: Surgery, node: ir.Node, arrays: Sequence[Array]) -> None:
@@ -80,6 +111,15 @@ def _set(surgery: Surgery, node: ir.Node, arrays: Sequence[Array]) -> None:
             surgery.resized[str(output.name)] = array
 
 
+def _restore(surgery: Surgery, node: ir.Node, position: int) -> None:
+    value = node.inputs[position]
+    assert value is not None
+    old, now = surgery.known(value), surgery.current(value)
+    if old is not None and now is not None and old.shape == now.shape:
+        pairs = zip(now.reshape(-1).tolist(), old.reshape(-1).tolist(), strict=True)
+        rewrite(surgery, node, position, [SAME if new == was else Change.between(new, was) for new, was in pairs])
+
+
 def _changed(surgery: Surgery, node: ir.Node, value: ir.Value, changes: Sequence[Change]) -> ir.Value:
     if all(change == SAME for change in changes):
         return value
@@ -89,7 +129,7 @@ def _changed(surgery: Surgery, node: ir.Node, value: ir.Value, changes: Sequence
         array = [
             int(int(number) * change.factor) + change.plus for number, change in zip(numbers, changes, strict=True)
         ]
-        return surgery.constant(f"{value.name}_cut", np.asarray(array, _integers(surgery, value)))
+        return surgery.constant(f"{value.name}_cut", _like(surgery, value, array))
     parts = _parts(surgery, value)
     if parts is not None:
         pieces = []
@@ -110,18 +150,19 @@ def _parts(surgery: Surgery, value: ir.Value) -> list[tuple[ir.Value, int]] | No
 
 
 def _computed(surgery: Surgery, node: ir.Node, value: ir.Value, changes: Sequence[Change]) -> ir.Value:
-    dtype = _integers(surgery, value)
+    source = value
     for op_type, operands, neutral in (
         ("Mul", [change.factor.numerator for change in changes], 1),
         ("Div", [change.factor.denominator for change in changes], 1),
         ("Add", [change.plus for change in changes], 0),
     ):
         if any(operand != neutral for operand in operands):
-            operand = surgery.constant(f"{value.name}_{op_type.lower()}", np.asarray(operands, dtype))
+            operand = surgery.constant(f"{source.name}_{op_type.lower()}", _like(surgery, source, operands))
             value = surgery.insert(node, op_type, [value, operand])
     return value
 
 
-def _integers(surgery: Surgery, value: ir.Value) -> np.dtype[np.int64] | np.dtype[np.int32]:
+def _like(surgery: Surgery, value: ir.Value, numbers: Sequence[int]) -> Array:
+    """Numbers of the type and rank of a vector of sizes, or of a single size."""
     known = surgery.known(value)
-    return np.dtype(np.int32) if known is not None and known.dtype == np.int32 else np.dtype(np.int64)
+    return np.asarray(numbers, np.int64) if known is None else np.asarray(numbers, known.dtype).reshape(known.shape)

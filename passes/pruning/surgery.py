@@ -55,6 +55,7 @@ class Surgery:
         self.edits: list[Edit] = []
         self._original = model.clone()
         self._kept = kept
+        self._changed = frozenset(name for name, _ in kept)
         self._store = InitializerStore(model.graph)
         self._names = {str(value.name) for node in model.graph.all_nodes() for value in node.outputs}
         self._dtypes: dict[str, ir.DataType] | None = None
@@ -69,8 +70,14 @@ class Surgery:
 
     def changes(self, value: ir.Value, axis: int | None = None) -> bool:
         """Whether an axis loses indices; any axis where none is given."""
-        axes = range(len(self.before(value))) if axis is None else (axis,)
-        return any((str(value.name), one) in self._kept for one in axes)
+        return str(value.name) in self._changed if axis is None else (str(value.name), axis) in self._kept
+
+    def concerns(self, node: ir.Node) -> bool:
+        """Whether an input or output loses indices, or a size that it reads was changed."""
+        return any(
+            value is not None and (self.changes(value) or value.name in self.resized)
+            for value in (*node.inputs, *node.outputs)
+        )
 
     def kept(self, value: ir.Value, axis: int) -> IntArray:
         """The indices that stay, ascending."""

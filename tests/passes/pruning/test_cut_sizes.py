@@ -87,6 +87,20 @@ CASES = [
         {"split": [0, 0, 3, 4], "three": [3], "rep": [3, 2, 4], "join": [0, 0, 24]},
     ),
     Case(
+        "the shape of what is cut, read by what is not",
+        f"{SPLIT} z = MatMul(x, w3) s = Shape(h) r = Reshape(z, s) e = Expand(r, s) o = Slice(e, from, s)"
+        " y = MatMul(h, w2)",
+        {**HEADS, "w3": (12, 12)},
+        {"from": [0, 0, 0]},
+        "g (float[N,T,12] x) => (float[N,T,K] y, float[N,T,L] o) {",
+    ),
+    Case(
+        "a count of what is cut, added to the data",
+        f"{SPLIT} s = Size(h) i = ArgMax<axis=2>(x) a = Add(i, s) c = CastLike(a, x) d = Add(x, c) y = MatMul(h, w2)",
+        HEADS,
+        head="g (float[N,T,12] x) => (float[N,T,K] y, float[N,T,12] d) {",
+    ),
+    Case(
         "tiled channels",
         f"{SPLIT} z = Tile(h, rep) y = MatMul(z, w2)",
         {"w1": (12, 12), "w2": (24, 5)},

@@ -67,8 +67,8 @@ class Classes:
         yield from self._factors(place + "R", np.where(defined, self.right[roots], -1))
 
     def gone(self, units: IntArray) -> NDArray[np.bool_]:
-        """Bool [labels]: the classes that go when these units go, products included."""
-        gone = np.zeros(len(self.of), bool)
+        """Bool [labels + 1]: the classes that go when these units go, products included; the last, for -1, never."""
+        gone = np.zeros(len(self.of) + 1, bool)
         gone[units] = True
         products = np.flatnonzero(self.left >= 0)
         while True:

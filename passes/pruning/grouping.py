@@ -150,8 +150,7 @@ def kept_by(
 
     def kept(pruned: Pruned) -> Mapping[AxisKey, IntArray]:
         units = [grouping.units[name][chosen] for name, chosen in pruned.items()]
-        gone = classes.gone(np.concatenate([np.empty(0, np.intp), *units]))
-        lost = (roots >= 0) & gone[roots]
+        lost = classes.gone(np.concatenate([np.empty(0, np.intp), *units]))[roots]
         result: dict[AxisKey, IntArray] = {}
         for index in dict.fromkeys(np.searchsorted(ends, np.flatnonzero(lost), side="right").tolist()):
             stays = np.flatnonzero(~lost[ends[index] - len(arrays[index]) : ends[index]])

@@ -18,7 +18,7 @@ from edgefold.files.loading import load_model
 
 ROOT = Path(__file__).resolve().parents[3]
 SHIPPED = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
-TORCH = ["tcn", "wavenet", "lstm_tagger", "gru_bidirectional", "dlrm", "glu_cnn", "mlp", "crnn", "pointnet"]
+TORCH = ["tcn", "wavenet", "lstm_tagger", "gru_bidirectional", "dlrm", "crnn", "pointnet"]
 
 
 def assert_prunable(path: Path, groups: int) -> None:

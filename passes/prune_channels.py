@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
@@ -13,18 +13,18 @@ import onnx_ir as ir
 from edgefold.errors import UsageError
 from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Calibrates, Context, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
+from edgefold.passes.pruning.analysis import Analysis
 from edgefold.passes.pruning.budget import Budget, Goal, macs, parameters
 from edgefold.passes.pruning.candidates import Attention, candidates
 from edgefold.passes.pruning.cut import cut
-from edgefold.passes.pruning.dependencies import analyse
-from edgefold.passes.pruning.groups import AxisKey, Dependencies, Group, IntArray, Trace
+from edgefold.passes.pruning.groups import Group
 from edgefold.passes.pruning.importance import Aggregate, Normalize
 from edgefold.passes.pruning.latency import latency
 from edgefold.passes.pruning.outcome import outcome
-from edgefold.passes.pruning.prepare import Ties, prepare, share
+from edgefold.passes.pruning.prepare import share
 from edgefold.passes.pruning.repair import repair
-from edgefold.passes.pruning.scoring import Criterion, Scored, Scorer
-from edgefold.passes.pruning.selection import Limits, Ranking, classes_of, per_saving, select
+from edgefold.passes.pruning.scoring import Criterion, Scorer
+from edgefold.passes.pruning.selection import Limits, Ranking, Selection, classes_of, per_saving, select
 
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Floor = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -129,31 +129,19 @@ class PruneChannels(Pass, frozen=True, kw_only=True):
     def rewrite(self, model: ir.Model, context: Context) -> Notes:
         if context.probe is None:
             return Notes(skips=(Skip("model", SkipReason.DYNAMIC_SHAPE, "it has to be run once, and nothing can be"),))
-        ties = prepare(model)
-        trace = context.probe(model)
-        dependencies = analyse(model, trace, ties)
-        op_types = {str(node.name): node.op_type for node in model.graph}
-        found = candidates(
-            dependencies, op_types, attention=self.attention, statistics=self.statistics, excludes=context.excludes
-        )
-        limits = {group.name: self._limits(group) for group in found.groups}
-        budget = self._budget(found.groups, model, dependencies, trace, ties, context)
+        known = Analysis.of(model, context.probe)
+        found = candidates(known, attention=self.attention, statistics=self.statistics, excludes=context.excludes)
+        budget = self._budget(known, found.groups, context)
         data, no_data = self._data(context)
-        scored = self._score(found.groups, model, data, context, limits)
-        scores = per_saving(found.groups, scored.scores, budget) if self.weigh else scored.scores
-        classes = classes_of(found.groups, self.ranking, op_types)
-        selection = select(found.groups, scores, budget, limits, classes)
+        selection, fallbacks = self._select(known, found.groups, budget, data, context)
+        skips, stats = (*fallbacks, *found.skips), outcome(selection, budget, known.dependencies, found)
         if not selection.pruned:
-            return Notes(skips=(*scored.fallbacks, *found.skips), stats=outcome(selection, budget, dependencies, found))
+            return Notes(skips=skips, stats=stats)
         original = model.clone()
-        edits = cut(model, dependencies, trace, selection.pruned)
-        refit = self._refit(model, original, dependencies.kept(selection.pruned), trace, data, context, ties)
+        edits = cut(model, known.dependencies, known.trace, selection.pruned)
+        refit = self._refit(known, original, selection, data, context)
         share(model)
-        return Notes(
-            (*edits, *refit.edits),
-            (*no_data, *scored.fallbacks, *refit.skips, *found.skips),
-            {**outcome(selection, budget, dependencies, found), **refit.stats},
-        )
+        return Notes((*edits, *refit.edits), (*no_data, *refit.skips, *skips), {**stats, **refit.stats})
 
     def _limits(self, group: Group) -> Limits:
         floor, multiple = self.floor, self.multiple
@@ -164,29 +152,18 @@ class PruneChannels(Pass, frozen=True, kw_only=True):
                 multiple = multiple if override.multiple is None else override.multiple
         return Limits(floor, multiple)
 
-    def _budget(
-        self,
-        groups: Sequence[Group],
-        model: ir.Model,
-        dependencies: Dependencies,
-        trace: Trace,
-        ties: Ties,
-        context: Context,
-    ) -> Budget:
+    def _budget(self, known: Analysis, groups: Sequence[Group], context: Context) -> Budget:
         flops = HALF if self.flops is None and self.params is None and self.latency is None else self.flops
         goals = []
         if flops is not None:
-            goals.append(Goal.of("flops", macs(dependencies, trace), flops))
+            goals.append(Goal.of("flops", macs(known.dependencies, known.trace), flops))
         if self.params is not None:
-            goals.append(Goal.of("params", parameters(_float_parameters(model), ties, trace), self.params))
+            goals.append(Goal.of("params", parameters(known.parameters, known.ties, known.trace), self.params))
         if self.latency is not None:
             if context.operator_times is None:
-                raise UsageError(
-                    "prune-channels: latency needs operator times, which nothing measures here; take flops"
-                )
-            time = latency(model, dependencies, trace, groups, context.operator_times)
-            goals.append(Goal.of("latency", time, self.latency))
-        return Budget(tuple(goals), dependencies.kept)
+                raise UsageError("prune-channels: nothing here measures the times that latency needs; take flops")
+            goals.append(Goal.of("latency", latency(known, groups, context.operator_times), self.latency))
+        return Budget(tuple(goals), known.dependencies.kept)
 
     def _data(self, context: Context) -> tuple[Calibrates | None, tuple[Skip, ...]]:
         """What the repair is fitted on, and a Skip where that is not what was asked for."""
@@ -199,36 +176,33 @@ class PruneChannels(Pass, frozen=True, kw_only=True):
         why = f"repair on {'made-up inputs' if made else 'nothing'} instead of {self.data}"
         return made, (Skip("model", SkipReason.NO_CALIBRATION, why),)
 
-    def _score(
-        self,
-        groups: Sequence[Group],
-        model: ir.Model,
-        data: Calibrates | None,
-        context: Context,
-        limits: Mapping[str, Limits],
-    ) -> Scored:
+    def _select(
+        self, known: Analysis, groups: Sequence[Group], budget: Budget, data: Calibrates | None, context: Context
+    ) -> tuple[Selection, tuple[Skip, ...]]:
+        limits = {group.name: self._limits(group) for group in groups}
+        most = {group.name: limits[group.name].removed(group, group.size) for group in groups}
         criterion: Criterion = "obs" if self.importance == "obspa" else self.importance
         # Noise tells how to refit, but not which units matter: it ranks them worse than the weights alone.
-        real = data.through(model) if data is not None and data is context.calibration else None
-        most = {group.name: limits[group.name].removed(group, group.size) for group in groups}
-        return Scorer(criterion, self.aggregate, self.normalize).score(groups, model, real, context, most)
+        real = data.through(known.model) if data is not None and data is context.calibration else None
+        scorer = Scorer(criterion, self.aggregate, self.normalize)
+        scored = scorer.score(groups, known.model, real, context, most)
+        scores = per_saving(groups, scored.scores, budget) if self.weigh else scored.scores
+        classes = classes_of(groups, self.ranking, known.op_types)
+        return select(groups, scores, budget, limits, classes), scored.fallbacks
 
     def _refit(
-        self,
-        model: ir.Model,
-        original: ir.Model,
-        kept: Mapping[AxisKey, IntArray],
-        trace: Trace,
-        data: Calibrates | None,
-        context: Context,
-        ties: Ties,
+        self, known: Analysis, original: ir.Model, selection: Selection, data: Calibrates | None, context: Context
     ) -> Notes:
         if self.repair == "none" or data is None:
             return Notes()
-        return repair(model, original, kept, trace, data, method=self.repair, exclude=context.excludes, ties=ties)
-
-
-def _float_parameters(model: ir.Model) -> list[str]:
-    """Names of the initializers that hold weights."""
-    stored = model.graph.initializers
-    return [name for name, value in stored.items() if value.dtype is not None and value.dtype.is_floating_point()]
+        kept = known.dependencies.kept(selection.pruned)
+        return repair(
+            known.model,
+            original,
+            kept,
+            known.trace,
+            data,
+            method=self.repair,
+            exclude=context.excludes,
+            ties=known.ties,
+        )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -106,17 +107,14 @@ def list_groups(
         ModelError: the model does not run.
     """
     from edgefold.measuring.groups_picture import write_picture
+    from edgefold.passes.pruning.analysis import Analysis
     from edgefold.passes.pruning.budget import macs
-    from edgefold.passes.pruning.dependencies import analyse
     from edgefold.passes.pruning.groups import Exactness
-    from edgefold.passes.pruning.prepare import prepare
     from edgefold.probing import probe
 
-    model = loaded.model.clone()
-    ties = prepare(model)
-    trace = probe(model, shapes=shapes)
-    dependencies = analyse(model, trace, ties)
-    cost = macs(dependencies, trace)
+    known = Analysis.of(loaded.model.clone(), functools.partial(probe, shapes=shapes))
+    dependencies = known.dependencies
+    cost = macs(dependencies, known.trace)
     whole = max(cost({}), 1.0)
 
     def share(groups: Sequence[Group]) -> float:

@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 
 from edgefold.passes.base import Skip, SkipReason
-from edgefold.passes.pruning.groups import AxisKey, Dependencies, Exactness, Group, Slice
+from edgefold.passes.pruning.analysis import Analysis
+from edgefold.passes.pruning.groups import AxisKey, Exactness, Group, Slice
 
 Attention = Literal["heads", "dims", "both"]
 
@@ -30,8 +31,7 @@ class Candidates:
 
 
 def candidates(
-    dependencies: Dependencies,
-    op_types: Mapping[str, str],
+    known: Analysis,
     *,
     attention: Attention,
     statistics: bool,
@@ -40,14 +40,14 @@ def candidates(
     """Sorts the groups of a model.
 
     Args:
-        dependencies: of the model.
-        op_types: of every node by name.
+        known: the model's analysis.
         attention: which units go where an axis is a product of heads and dimensions: whole heads, the same dimension
             of every head, or either.
         statistics: whether units that a normalization averages over may go.
         excludes: tells by its name whether a node must stay as it is.
     """
-    other_factor = _other_factors(dependencies.groups, op_types, attention)
+    dependencies = known.dependencies
+    other_factor = _other_factors(dependencies.groups, known.op_types, attention)
     groups: list[Group] = []
     skips = [
         Skip(one.node, SkipReason.BARRIER, f"{one.op_type}: {one.why}; {one.channels} channels")

@@ -16,8 +16,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgefold.passes.pruning.analysis import Analysis
 from edgefold.passes.pruning.budget import Kept
-from edgefold.passes.pruning.groups import AxisKey, Dependencies, Group, Pruned, Trace
+from edgefold.passes.pruning.groups import AxisKey, Group, Pruned, Trace
 
 WIDTHS = (1.0, 0.75, 0.5, 0.25, 0.1)
 """Shares of units kept at which operators are measured."""
@@ -73,18 +74,15 @@ class Latency:
         return total
 
 
-def latency(
-    model: ir.Model, dependencies: Dependencies, trace: Trace, groups: Sequence[Group], times: Times
-) -> Latency:
+def latency(known: Analysis, groups: Sequence[Group], times: Times) -> Latency:
     """Measures, or looks up, the operators of a model.
 
     Args:
-        model: prepared.
-        dependencies: of the model.
-        trace: of the model.
+        known: the model's analysis.
         groups: that may lose units.
         times: measures operators.
     """
+    model, dependencies, trace = known.model, known.dependencies, known.trace
     work_axes = {one.node: one.axes for one in dependencies.contractions}
     nodes = [node for node in model.graph if _measurable(node, trace)]
     opset = model.graph.opset_imports.get("", 1)

@@ -13,10 +13,9 @@ from graphs import graph, weights
 
 from edgefold.errors import UsageError
 from edgefold.measuring.operator_times import ENVIRONMENT, operator_times, table_path
-from edgefold.passes.pruning.dependencies import analyse
-from edgefold.passes.pruning.groups import Dependencies, Trace
-from edgefold.passes.pruning.latency import Latency, Operation, latency
-from edgefold.passes.pruning.prepare import prepare
+from edgefold.passes.pruning.analysis import Analysis
+from edgefold.passes.pruning.groups import Dependencies
+from edgefold.passes.pruning.latency import Latency, Operation, Times, latency
 from edgefold.probing import probe
 
 TEXT = """g (float[2, 20] x) => (float[2, 4] y) {
@@ -26,12 +25,9 @@ TEXT = """g (float[2, 20] x) => (float[2, 4] y) {
 }"""
 
 
-def made(times: object) -> tuple[Latency, Dependencies, Trace]:
-    model = graph(TEXT, {"w": weights(20, 40), "v": weights(40, 4)})
-    ties = prepare(model)
-    trace = probe(model)
-    dependencies = analyse(model, trace, ties)
-    return latency(model, dependencies, trace, dependencies.groups, times), dependencies, trace  # type: ignore[arg-type]
+def made(times: Times) -> tuple[Latency, Dependencies]:
+    known = Analysis.of(graph(TEXT, {"w": weights(20, 40), "v": weights(40, 4)}), probe)
+    return latency(known, known.dependencies.groups, times), known.dependencies
 
 
 def work(operations: Sequence[Operation]) -> Mapping[Operation, float]:
@@ -43,7 +39,7 @@ def work(operations: Sequence[Operation]) -> Mapping[Operation, float]:
 
 
 def test_time_follows_the_width_and_calls_cost() -> None:
-    cost, dependencies, _ = made(work)
+    cost, dependencies = made(work)
     assert cost({}) == 3000 + 2 * 20 * 40 + 2 * 40 + 2 * 40 * 4
     half = dependencies.kept({dependencies.groups[0].name: np.arange(20)})
     assert cost(half) == pytest.approx(3000 + (2 * 20 * 40 + 2 * 40 + 2 * 40 * 4) / 2)
@@ -53,13 +49,13 @@ def test_a_narrower_operator_never_counts_as_slower() -> None:
     def odd(operations: Sequence[Operation]) -> Mapping[Operation, float]:
         return {one: 1 / math.prod(one.inputs[0] or ()) for one in operations}
 
-    cost, dependencies, _ = made(odd)
+    cost, dependencies = made(odd)
     half = dependencies.kept({dependencies.groups[0].name: np.arange(20)})
     assert cost(half) <= cost({})
 
 
 def test_an_operator_that_cannot_be_measured_is_left_out() -> None:
-    cost, _, _ = made(lambda operations: {one: 1.0 for one in operations if one.op_type != "Relu"})
+    cost, _ = made(lambda operations: {one: 1.0 for one in operations if one.op_type != "Relu"})
     assert cost({}) == 2.0
 
 

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model made ready for pruning, with all that is known of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import onnx_ir as ir
+
+from edgefold.passes.pruning.dependencies import analyse
+from edgefold.passes.pruning.groups import Dependencies, Trace
+from edgefold.passes.pruning.prepare import Ties, prepare
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Analysis:
+    """What the choice, the cut and the repair start from.
+
+    Attributes:
+        model: prepared.
+        ties: names of initializers that are one matrix.
+        trace: shapes of the model's values, from a run.
+        dependencies: its groups.
+    """
+
+    model: ir.Model
+    ties: Ties
+    trace: Trace
+    dependencies: Dependencies
+
+    @classmethod
+    def of(cls, model: ir.Model, probe: Callable[[ir.Model], Trace]) -> Analysis:
+        """Prepares a model in place, runs it, and analyses it."""
+        ties = prepare(model)
+        trace = probe(model)
+        return cls(model, ties, trace, analyse(model, trace, ties))
+
+    @property
+    def op_types(self) -> Mapping[str, str]:
+        """Operator of each node of the main graph by the node's name."""
+        return {str(node.name): node.op_type for node in self.model.graph}
+
+    @property
+    def parameters(self) -> list[str]:
+        """Names of the initializers that hold weights."""
+        tensors = {name: value.const_value for name, value in self.model.graph.initializers.items()}
+        return [name for name, tensor in tensors.items() if tensor is not None and tensor.dtype.is_floating_point()]

@@ -110,8 +110,7 @@ def _split(surgery: Surgery, node: ir.Node) -> None:
         return
     sizes = [surgery.after(output)[axis] for output in node.outputs]
     given = "split" in node.attributes or (len(node.inputs) > 1 and node.inputs[1] is not None)
-    share = -(-sum(sizes) // len(sizes))
-    if not given and sizes == [*[share] * (len(sizes) - 1), sum(sizes) - share * (len(sizes) - 1)]:
+    if not given and sizes == _equal_parts(sum(sizes), len(sizes), uneven="num_outputs" in node.attributes):
         return
     if surgery.opset < 13:
         node.attributes["split"] = ir.AttrInt64s("split", sizes)
@@ -120,6 +119,14 @@ def _split(surgery: Surgery, node: ir.Node) -> None:
         node.resize_inputs(2)
         node.replace_input_with(1, surgery.constant(f"{node.name}_sizes", np.asarray(sizes, np.int64)))
     surgery.note(node, f"split {sizes}")
+
+
+def _equal_parts(length: int, parts: int, *, uneven: bool) -> list[int]:
+    """What a Split gives that is told no sizes; where the last part may be smaller, since opset 18."""
+    if length % parts and not uneven:
+        return []
+    part = -(-length // parts)
+    return [*[part] * (parts - 1), length - part * (parts - 1)]
 
 
 def _slice(surgery: Surgery, node: ir.Node) -> None:

@@ -16,6 +16,8 @@ from edgefold.passes.pruning.evaluation import element_types
 from edgefold.passes.pruning.groups import AxisKey, Dependencies, IntArray, Pruned, Trace
 from edgefold.passes.pruning.surgery import Array
 
+_WHERE = 9  # the opset that brought it
+
 
 def masked(model: ir.Model, dependencies: Dependencies, trace: Trace, pruned: Pruned) -> ir.Model:
     """A copy of a model in which the pruned units are zero wherever they are read.
@@ -42,14 +44,18 @@ def masked(model: ir.Model, dependencies: Dependencies, trace: Trace, pruned: Pr
 
 
 def _mask(graph: ir.Graph, node: ir.Node, output: ir.Value, dead: Array, dtype: ir.DataType) -> None:
-    """Where, not Mul: what a removed channel holds may be infinite by now."""
-    gone = _initializer(graph, f"{output.name}:removed", dead)
-    zero = _initializer(graph, f"{output.name}:zero", np.zeros((), dtype.numpy()))
-    chosen = ir.node("Where", [gone, zero, output], name=f"{output.name}:masked")
+    if graph.opset_imports.get("", 1) < _WHERE:
+        alive = _initializer(graph, f"{output.name}:alive", (~dead).astype(dtype.numpy()))
+        chosen = ir.node("Mul", [alive, output], name=f"{output.name}:masked")
+    else:
+        # Not Mul: what a removed channel holds may be infinite by now.
+        gone = _initializer(graph, f"{output.name}:removed", dead)
+        zero = _initializer(graph, f"{output.name}:zero", np.zeros((), dtype.numpy()))
+        chosen = ir.node("Where", [gone, zero, output], name=f"{output.name}:masked")
     result = chosen.outputs[0]
     result.name = f"{output.name}:masked"
     output.replace_all_uses_with(result)
-    chosen.replace_input_with(2, output)
+    chosen.replace_input_with(len(chosen.inputs) - 1, output)
     graph.insert_after(node, chosen)
 
 

@@ -7,6 +7,7 @@ offsets, tied weights and the products that a reshape makes fall out of one unio
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -73,10 +74,10 @@ class _Walk:
                 self.values[str(value.name)] = self._frozen(shape, reason)
         for node in self.graph:
             self._visit(node)
-        for first, *others in ties:
-            for other in others:
-                for one, tied in zip(self.values.get(first, ()), self.values.get(other, ()), strict=True):
-                    self.labels.union(one, tied)
+        for tie in ties:
+            for one, other in itertools.pairwise(self.values[name] for name in tie if name in self.values):
+                for axis, tied in zip(one, other, strict=True):
+                    self.labels.union(axis, tied)
         for value in self.graph.outputs:
             reason = self._reason(str(value.name), "graph output", _INTERFACE)
             for labels in self.values.get(str(value.name), ()):
@@ -88,6 +89,9 @@ class _Walk:
             outputs = self._outputs(node, inputs)
         except OpaqueError as error:
             self._freeze_around(node, inputs, str(error))
+            return
+        except (IndexError, ValueError) as error:
+            self._freeze_around(node, inputs, f"its inputs are not shaped as its rule expects: {error}")
             return
         for value, axes in zip(node.outputs, outputs, strict=False):
             if axes is not None and value.name:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from edgefold.passes.pruning.rules.site import Axes, Rule, Site
+from edgefold.passes.pruning.rules.site import Axes, OpaqueError, Rule, Site
 
 _UNARY = (
     ("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "CastLike", "Ceil", "Celu", "Cos"),
@@ -28,6 +28,8 @@ def unary(site: Site) -> Sequence[Axes]:
 
 def broadcasting(site: Site) -> Sequence[Axes]:
     """Operands agree where they are not broadcast."""
+    if site.integer("broadcast", 0):
+        raise OpaqueError("it broadcasts as before opset 7; convert the model to a newer opset")
     return [site.broadcast([axes for axes in site.inputs if axes is not None])]
 
 

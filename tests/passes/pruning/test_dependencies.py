@@ -243,6 +243,25 @@ def test_an_inner_value_that_is_an_output_is_frozen() -> None:
     assert len(analysed(graph(text.replace(" OUT", ""), parameters)).groups) == 1
 
 
+def test_shapes_that_contradict_a_rule_freeze_the_node() -> None:
+    model, trace = residual(1)
+    found = analyse(model, Trace({**trace.shapes, "v0": (16, 99)}, {}, frozenset()))
+    assert len(found.groups) == 1  # the shape of an initializer is its own
+    reshaped = graph(
+        """g (float[2, 3] x) => (float[4, 5] y) <int64[2] s = {4, 3}> {
+            a = MatMul (x, w)
+            b = Reshape (a, s)
+            y = MatMul (b, v)
+        }""",
+        {"w": weights(3, 6), "v": weights(3, 5)},
+    )
+    prepare(reshaped)
+    shapes = {"x": (2, 3), "a": (2, 6), "b": (5, 3), "y": (5, 5)}
+    found = analyse(reshaped, Trace(shapes, {}, frozenset()))
+    assert found.groups == ()
+    assert [barrier.op_type for barrier in found.barriers if barrier.channels == 6] == ["Reshape"]
+
+
 def test_contractions_multiply_to_the_macs() -> None:
     model = graph(
         """g (float[2, 6, 8, 8] x) => (float[2, 10, 5] y) <int64[3] flat = {0, 0, -1}> {

@@ -99,14 +99,13 @@ def _slice(node: BoundNode) -> Kernel:
 def _sliced(x: Tensor, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Sequence[int]) -> Tensor:
     picked: list[slice] = [slice(None)] * x.dim()
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        size = x.shape[axis]
+        # Exporters write the largest int64 for "to the end", at which torch warns; these are within the axis.
+        first, stop, step = slice(start, end, step).indices(size)
         if step > 0:
-            picked[axis] = slice(
-                start, min(end, x.shape[axis]), step
-            )  # exporters write the largest int64 for "to the end"
+            picked[axis] = slice(first, stop, min(step, size + 1))
             continue
         # torch has no negative steps: read from the other end of the flipped axis.
-        size = x.shape[axis]
-        first, stop, _ = slice(start, max(end, -size - 1), step).indices(size)
         x = x.flip(axis)
         picked[axis] = slice(size - 1 - first, size - 1 - stop, -step)
     return x[tuple(picked)]

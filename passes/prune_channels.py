@@ -91,8 +91,8 @@ class PruneChannels(Pass, frozen=True, kw_only=True):
         attention: where an axis is heads times dimensions: whole `heads` go, `dims` of every head, or `both`.
         statistics: whether units may go that a LayerNormalization averages over.
         repair: `least-squares` of every layer after a cut, `bias` only, or `none`.
-        data: on which the repair is fitted: `calibration`, `noise` with the calibration's mean and deviation, or
-            `none`, normal noise. Without a task it is `none`.
+        data: what `obs` and the repair look at: `calibration`, `noise` with the calibration's mean and deviation, or
+            `none`, standard noise. Without a task it is `none`.
         overrides: other limits for single groups.
     """
 
@@ -182,10 +182,9 @@ class PruneChannels(Pass, frozen=True, kw_only=True):
         limits = {group.name: self._limits(group) for group in groups}
         most = {group.name: limits[group.name].removed(group, group.size) for group in groups}
         criterion: Criterion = "obs" if self.importance == "obspa" else self.importance
-        # Noise tells how to refit, but not which units matter: it ranks them worse than the weights alone.
-        real = data.through(known.model) if data is not None and data is context.calibration else None
+        seen = data.through(known.model) if data is not None else None
         scorer = Scorer(criterion, self.aggregate, self.normalize)
-        scored = scorer.score(groups, known.model, real, context, most)
+        scored = scorer.score(groups, known.model, seen, context, most)
         scores = per_saving(groups, scored.scores, budget) if self.weigh else scored.scores
         classes = classes_of(groups, self.ranking, known.op_types)
         return select(groups, scores, budget, limits, classes), scored.fallbacks

@@ -41,7 +41,7 @@ def normalization(b: Builder) -> None:
     if b.draw(st.booleans()):
         b.give(b.add("BatchNormalization", [*inputs, b.weight(x.channels), b.vector(x.channels)]), x.channels)
     else:
-        b.give(b.add("InstanceNormalization", inputs), x.channels)
+        b.give(b.add("InstanceNormalization", inputs, epsilon=0.1), x.channels)
 
 
 def pool(b: Builder) -> None:
@@ -129,14 +129,14 @@ def linear(b: Builder) -> None:
 def layer_norm(b: Builder) -> None:
     x = b.pick()
     inputs = [b.flat(x), b.vector(x.channels), b.weight(x.channels)]
-    b.square(b.add("LayerNormalization", inputs, axis=-1), x.channels)
+    b.square(b.add("LayerNormalization", inputs, axis=-1, epsilon=0.1), x.channels)
 
 
 def rms_norm(b: Builder) -> None:
     x = b.pick()
     tokens = b.flat(x)
     squares = b.add("ReduceMean", [b.add("Mul", [tokens, tokens]), b.integers(-1)], keepdims=1)
-    root = b.add("Sqrt", [b.add("Add", [squares, b.constant(np.float32(0.01))])])
+    root = b.add("Sqrt", [b.add("Add", [squares, b.constant(np.float32(0.1))])])
     b.square(b.add("Mul", [b.add("Div", [tokens, root]), b.vector(x.channels)]), x.channels)
 
 
@@ -194,10 +194,12 @@ def group_norm(b: Builder) -> None:
     groups = b.draw(st.sampled_from([g for g in (1, 2, 3, 4) if x.channels % g == 0]))
     if b.draw(st.booleans()):
         inputs = [x.name, b.vector(x.channels), b.weight(x.channels)]
-        b.give(b.add("GroupNormalization", inputs, num_groups=groups), x.channels)
+        b.give(b.add("GroupNormalization", inputs, num_groups=groups, epsilon=0.1), x.channels)
         return
     ones, zeros = (b.constant(np.full(groups, value, np.float32)) for value in (1, 0))
-    rows = b.add("InstanceNormalization", [b.add("Reshape", [x.name, b.integers(0, groups, -1)]), ones, zeros])
+    rows = b.add(
+        "InstanceNormalization", [b.add("Reshape", [x.name, b.integers(0, groups, -1)]), ones, zeros], epsilon=0.1
+    )
     whole = b.add("Reshape", [rows, b.add("Shape", [x.name])])
     b.give(b.add("Mul", [whole, b.vector(x.channels, 1, 1)]), x.channels)
 

@@ -15,4 +15,5 @@ from random_pieces import models
 def test_cut_graphs_compute_what_masked_graphs_compute(model: ir.Model, removed: float, seed: int) -> None:
     note("\n".join(str(node) for node in model.graph))
     examined = examine(model)
-    assert_oracle(examined, some_units(examined.dependencies, removed, seed))
+    # Normalizations of nearly constant values enlarge the rounding; a wrong index is off by far more.
+    assert_oracle(examined, some_units(examined.dependencies, removed, seed), tolerance=1e-4)

@@ -79,6 +79,7 @@ def heal(
         raise UsageError(f"{folder}: holds the model to heal; choose another -o")
     with joined_processes(job.options.device) as processes:
         if processes.rank:
+            log.setLevel(logging.WARNING)  # one process is enough to tell how it goes
             job.train(processes, resume)
             return None
         with output_folder(folder, force) as partial, log_file(partial / "run.log"):

@@ -26,7 +26,7 @@ class Samples:
 
     Attributes:
         feeds: model input name -> array [rows, ...].
-        labels: the task's target [rows, ...], or None where the calibration data have none.
+        labels: the task's target [rows, ...], or None where no loss asks for it.
         training: row numbers to train on.
         held_out: row numbers that training never sees.
         chunk: rows that the model takes at once where its batch is fixed, or None.
@@ -82,7 +82,8 @@ def read_samples(task: Task, interface: ModelInterface, options: Heal, seed: int
         )
     feeds = {name: np.concatenate(values) for name, values in parts.items()}
     training, held_out = _split(len(next(iter(feeds.values()))), options.held_out, chunk or 1, seed, task)
-    return Samples(feeds, np.concatenate(labels) if labels else None, training, held_out, chunk)
+    target = np.concatenate(labels) if "labels" in options.loss else None
+    return Samples(feeds, target, training, held_out, chunk)
 
 
 def _all_of(task: Task, samples: int | None) -> Task:

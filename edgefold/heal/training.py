@@ -215,7 +215,8 @@ class Training:
         return {name: self._tensor(value) for name, value in arrays.items()}
 
     def _tensor(self, array: Array) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self._processes.device)
+        tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self._processes.device)
+        return tensor.float() if tensor.dtype == torch.float16 else tensor  # as GraphModule computes
 
 
 def clock(seconds: float) -> str:

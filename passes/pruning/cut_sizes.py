@@ -161,21 +161,21 @@ def _slice(surgery: Surgery, node: ir.Node) -> None:
 
 
 def _gather(surgery: Surgery, node: ir.Node) -> None:
+    """Fewer indices where their axes are cut; other ones where the axis is that they point into."""
     data, indices, y = operand(node, 0), operand(node, 1), node.outputs[0]
-    rank = len(surgery.before(data))
-    axis = integer(node, "axis", 0) % rank
-    lengths = surgery.before(indices)
-    chosen = [axis + i for i in range(len(lengths))]
-    if not surgery.changes(data, axis) and not any(surgery.changes(y, one) for one in chosen):
-        return
+    axis = integer(node, "axis", 0) % len(surgery.before(data))
+    chosen = [axis + i for i in range(len(surgery.before(indices)))]
+    moved = surgery.changes(data, axis)
+    fewer = indices.is_initializer() and any(surgery.changes(y, one) for one in chosen)
+    if not (moved or fewer):
+        return  # computed indices have lost their own already
     array = surgery.static(node, 1)
     for i, one in enumerate(chosen):
         array = np.take(array, surgery.kept(y, one), i)
-    array = np.where(array < 0, array + surgery.before(data)[axis], array)
-    ranks = _ranks(node, surgery.kept(data, axis), array)
-    known = surgery.known(indices)
-    assert known is not None
-    node.replace_input_with(1, surgery.constant(f"{indices.name}_cut", ranks.astype(known.dtype)))
+    if moved:
+        positive = np.where(array < 0, array + surgery.before(data)[axis], array)
+        array = _ranks(node, surgery.kept(data, axis), positive).astype(array.dtype)
+    node.replace_input_with(1, surgery.constant(f"{indices.name}_cut", array))
     surgery.note(node, "indices of Gather rewritten")
 
 

@@ -94,8 +94,10 @@ class Surgery:
         Raises:
             PreconditionError: it does.
         """
-        value = node.inputs[position]
-        array = None if value is None else self.trace.static(str(value.name))
+        value = operand(node, position)
+        if value.is_initializer() and value.const_value is not None:
+            return value.const_value.numpy()  # of any size
+        array = self.trace.static(str(value.name))
         if array is None:
             raise PreconditionError(
                 str(node.name), f"input {position} of {node.op_type} decides on channels at run time"

@@ -159,6 +159,14 @@ CASES = [
         {"picked": [7, 2, 2, -1, 0]},
     ),
     Case(
+        "channels of a flattened picture, by indices computed from the batch",
+        "f = Reshape(x, flat) s = Shape<end=1>(x) n = Squeeze(s) r = Range(zero, n, one) t = Mul(r, twelve)"
+        " o = Reshape(t, column) i = Add(o, offsets) z = Gather(f, i) y = MatMul(z, w2)",
+        {"w2": (12, 5)},
+        {"flat": [-1], "zero": 0, "one": 1, "twelve": 12, "column": [-1, 1], "offsets": [list(range(12))]},
+        "g (float[N,12] x) => (float[N,K] y) {",
+    ),
+    Case(
         "cropped channels",
         f"{SPLIT} z = Pad(h, pads) y = MatMul(z, w2)",
         {"w1": (12, 12), "w2": (9, 5)},
@@ -205,6 +213,14 @@ def test_batch_times_heads_stays_dynamic() -> None:
     division = producer.inputs[0].producer()
     assert division is not None
     assert division.op_type == "Div"
+
+
+def test_gathered_by_more_indices_than_the_probe_keeps() -> None:
+    picked = np.arange(8192) % 12
+    text = f"{SPLIT} t = Transpose<perm=[2,0,1]>(h) z = Gather(t, picked) y = ReduceSum(z, all)"
+    case = Case("", text, {"w1": (12, 12)}, {"picked": picked, "all": [0]}, TOKENS.replace("[N,T,K]", "[L,N,T]"))
+    examined = examine(case.model())
+    assert_oracle(examined, some_units(examined.dependencies, 0.5))
 
 
 def test_strided_channels_become_a_gather_where_no_stride_is_left() -> None:

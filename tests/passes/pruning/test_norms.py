@@ -7,7 +7,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from graphs import graph, run, weights
+from oracle import Examined, assert_oracle
 
+from edgefold.passes.pruning.dependencies import analyse
+from edgefold.passes.pruning.groups import Exactness
 from edgefold.passes.pruning.norms import fold_means
 from edgefold.passes.pruning.prepare import prepare
 from edgefold.probing import probe
@@ -59,6 +62,24 @@ def test_a_pre_norm_network_needs_no_mean_any_more(decomposed: bool) -> None:
     stored = model.graph.initializers
     for name, axis in {"wp": 0, "w1": 1, "b1": 0, "token": 2, "position": 2}.items():
         assert np.abs(stored[name].const_value.numpy().mean(axis=axis)).max() < 1e-6  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_the_channels_of_a_centred_stream_go_exactly(decomposed: bool) -> None:
+    model = vit(decomposed)
+    ties = prepare(model)
+    trace = probe(model)
+    before = analyse(model, trace, ties)
+    fold_means(model, trace)
+    trace = probe(model)
+    after = analyse(model, trace, ties)
+    stream, centred = (
+        next(one for one in found.groups if any((s.parameter, s.axis) == ("w1", 1) for s in one.slices))
+        for found in (before, after)
+    )
+    assert (stream.size, centred.size) == (16, 16)
+    assert (stream.exactness, centred.exactness) == (Exactness.STATISTICS, Exactness.EXACT)
+    assert_oracle(Examined(model, trace, after), {centred.name: np.array([0, 3, 4, 9, 15])})
 
 
 POST_NORM = f"""post (float[B, 4, 6] x) => (float[B, 4, 8] y)

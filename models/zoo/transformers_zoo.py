@@ -41,11 +41,15 @@ class OneInput(FirstOutput):
 
 def build(model: str, config: str, names: tuple[str, ...], options: dict[str, Any]) -> nn.Module:
     """Instantiates ``model`` of the package from a fresh configuration."""
+    options = dict(options)
+    architecture = getattr(transformers, model)
+    eager = options.pop("eager", False) or not architecture._supports_sdpa
     chosen = getattr(transformers, config)(**options)
-    chosen._attn_implementation = "eager" if options.get("eager") else "sdpa"
+    chosen._attn_implementation = "eager" if eager else "sdpa"
+    chosen._experts_implementation = "eager"  # the others have no ONNX form
     for switch in ("use_cache", "output_attentions"):
         setattr(chosen, switch, False)
-    made = getattr(transformers, model)(chosen).eval()
+    made = architecture(chosen).eval()
     return (OneInput if len(names) == 1 else TwoInputs)(made, names)
 
 

@@ -243,6 +243,25 @@ def test_an_inner_value_that_is_an_output_is_frozen() -> None:
     assert len(analysed(graph(text.replace(" OUT", ""), parameters)).groups) == 1
 
 
+def test_a_channel_that_becomes_an_axis_of_its_own_or_none_stays() -> None:
+    """Channel 0 is taken out and broadcast over the others: they may go, it may not."""
+    model = graph(
+        """g (float[N, 3, 4, 4] x) => (float[N, 2, 4, 4] y) <int64[2] parts = {1, 5}, int64[1] one = {1}> {
+            a = Conv (x, w)
+            gate, b = Split <axis = 1> (a, parts)
+            flat = Squeeze (gate, one)
+            again = Unsqueeze (flat, one)
+            c = Mul (again, b)
+            y = Conv (c, v)
+        }""",
+        {"w": weights(6, 3, 3, 3), "v": weights(2, 5, 1, 1)},
+    )
+    model.graph.inputs[0].shape = ir.Shape(["N", 3, 6, 6])
+    found = analysed(model)
+    assert [(group.size, group.slices[0].units.tolist()) for group in found.groups] == [(5, [-1, 0, 1, 2, 3, 4])]
+    assert {barrier.op_type: barrier.channels for barrier in found.barriers}["Squeeze"] == 1
+
+
 def test_shapes_that_contradict_a_rule_freeze_the_node() -> None:
     model, trace = residual(1)
     found = analyse(model, Trace({**trace.shapes, "v0": (16, 99)}, {}, frozenset()))

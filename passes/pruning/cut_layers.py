@@ -80,10 +80,11 @@ def _root_mean_square(surgery: Surgery, node: ir.Node) -> None:
     node.attributes["epsilon"] = ir.AttrFloat32("epsilon", epsilon * inverse)
     factor = np.asarray(math.sqrt(inverse), surgery.dtype(gain).numpy())
     if gain.is_initializer() and gain.const_value is not None:
-        scaled = surgery.constant(f"{gain.name}_cut", gain.const_value.numpy() * factor)
+        # Under its own name: gains that are equal by chance must not become one.
+        gain.const_value = ir.tensor(gain.const_value.numpy() * factor, name=gain.name)
     else:
-        scaled = surgery.insert(node, "Mul", [gain, surgery.constant(f"{gain.name}_factor", factor)])
-    node.replace_input_with(1, scaled)
+        product = surgery.insert(node, "Mul", [gain, surgery.constant(f"{gain.name}_factor", factor)])
+        node.replace_input_with(1, product)
     surgery.note(node, f"epsilon and gain for the root mean square of fewer, by {inverse:.4g}")
 
 

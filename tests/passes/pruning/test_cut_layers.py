@@ -105,6 +105,15 @@ def test_root_mean_square_normalization() -> None:
     assert attributes(small, "RMSNormalization")["epsilon"] == pytest.approx(1.0)
 
 
+def test_equal_gains_stay_two() -> None:
+    text = "h = MatMul(x, w1) n = RMSNormalization(h, g) m = RMSNormalization(n, k) y = MatMul(m, w2)"
+    found = examined(23, TOKENS, text, w1=(12, 8), g=(8,), k=(8,), w2=(8, 5))
+    for name in ("g", "k"):
+        found.model.graph.initializers[name].const_value = ir.tensor(np.ones(8, np.float32), name=name)
+    small = assert_oracle(found, halves(found))
+    assert {"g", "k"} <= set(small.graph.initializers)
+
+
 def test_root_mean_square_normalization_in_parts() -> None:
     text = (
         "h = MatMul(x, w1) s = Mul(h, h) m = ReduceMean(s, last) e = Add(m, eps) r = Sqrt(e) d = Div(h, r)"

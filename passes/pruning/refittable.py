@@ -76,7 +76,7 @@ def refittable(
         ties: names of weights that are one matrix; the layers that share it cannot be refitted apart.
         exclude: node names that must not be touched.
     """
-    _fill_ranks(model, trace)
+    unknown = _fill_ranks(model, trace)
     tied = set(itertools.chain.from_iterable(ties))
     changed = {name for name, _ in kept}
     latest: dict[ir.Value, int] = {}  # the last layer that a value depends on
@@ -95,6 +95,8 @@ def refittable(
                 skips.append(found)
             changed.update(str(value.name) for value in node.outputs)
         latest.update((value, before) for value in node.outputs)
+    for value in unknown:
+        value.shape = None
     return layers, skips
 
 
@@ -156,11 +158,13 @@ def _with_sum(layer: Layer, trace: Trace, changed: Mapping[ir.Value, int]) -> La
     return dataclasses.replace(layer, targets=targets, after=max(layer.after, changed[other]))
 
 
-def _fill_ranks(model: ir.Model, trace: Trace) -> None:
-    """Values of which the graph says nothing get the rank that they had in the trace."""
-    for value in (value for node in model.graph for value in node.outputs):
-        if value.shape is None and str(value.name) in trace.shapes:
-            value.shape = ir.Shape([None] * len(trace.shapes[str(value.name)]))
+def _fill_ranks(model: ir.Model, trace: Trace) -> list[ir.Value]:
+    """Gives values of which the graph says nothing the rank that they had in the trace."""
+    unknown = [value for node in model.graph for value in node.outputs if value.shape is None]
+    known = [value for value in unknown if str(value.name) in trace.shapes]
+    for value in known:
+        value.shape = ir.Shape([None] * len(trace.shapes[str(value.name)]))
+    return known
 
 
 def _operands(node: ir.Node) -> Iterator[ir.Value]:

@@ -75,9 +75,11 @@ std::vector<Tally> Tallies(const KernelTable<Function>& table) {
   return tallies;
 }
 
-enum class Tables { kRandom, kExtreme, kSymmetric, kShift, kSingle };
-inline constexpr Tables kAllTables[] = {Tables::kRandom, Tables::kExtreme, Tables::kSymmetric,
-                                        Tables::kShift, Tables::kSingle};
+// kShapes16, kShapes32: small factors times two shapes of levels up to 16 or 32.
+enum class Tables { kRandom, kExtreme, kSymmetric, kShift, kSingle, kShapes16, kShapes32 };
+inline constexpr Tables kAllTables[] = {Tables::kRandom,  Tables::kExtreme, Tables::kSymmetric,
+                                        Tables::kShift,   Tables::kSingle,  Tables::kShapes16,
+                                        Tables::kShapes32};
 
 // A packed matrix with random codes (padding too: its value must not matter) and its storage, each
 // array of exactly the size the contract states, so that a sanitizer sees any read beyond it.
@@ -91,7 +93,8 @@ struct RandomMatrix {
   PackedMatrix matrix = {};
 };
 
-// Random quantized rows, padded with zeros to whole groups. `extreme` uses only the largest codes.
+// Random quantized rows, padded with zeros to whole groups. `extreme` uses only the largest codes,
+// in the first two of three rows one of them.
 struct RandomRows {
   RandomRows(Random& random, int64_t rows, int64_t k, bool is_unsigned, bool extreme);
   RandomRows(const RandomRows&) = delete;

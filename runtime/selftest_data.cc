@@ -12,6 +12,12 @@ int TableCount(int bits, Tables tables) {
   return most < kMaxTables ? most : kMaxTables;
 }
 
+// Level of a shape that begins at -top and ends at top.
+int ShapeLevel(int shape, int code, int last, int top) {
+  if (code == 0) return -top;
+  return code == last ? top : (code * 5 + shape * 3) % top;
+}
+
 int8_t Level(Random& random, int bits, int t, int code, Tables tables) {
   const int half = 1 << (bits - 1);
   const int level = (code == 0 ? 1 : code) - half;
@@ -28,6 +34,10 @@ int8_t Level(Random& random, int bits, int t, int code, Tables tables) {
       return static_cast<int8_t>(level * (1 << t));
     case Tables::kSingle:
       return static_cast<int8_t>(level);
+    case Tables::kShapes16:
+      return static_cast<int8_t>((t % 7 + 1) * ShapeLevel(t % 2, code, 2 * half - 1, 16));
+    case Tables::kShapes32:
+      return static_cast<int8_t>((t % 3 + 1) * ShapeLevel(t % 2, code, 2 * half - 1, 32));
   }
   return 0;
 }
@@ -62,16 +72,17 @@ RandomRows::RandomRows(Random& random, int64_t rows, int64_t k, bool is_unsigned
   const int high = is_unsigned ? 255 : 127;
   codes.resize(rows * stride);
   sums.resize(rows);
-  pair_sums.resize(rows * groups * 2);
+  pair_sums.resize(rows * groups * 4);
   activations = {codes.data(), stride,      rows,
                  is_unsigned,  sums.data(), is_unsigned ? nullptr : pair_sums.data(),
                  groups};
   for (int64_t m = 0; m < rows; ++m) {
     for (int64_t i = 0; i < k; ++i) {
-      const int code = extreme ? (random.Next() % 4 == 0 ? low : high) : random.Range(low, high);
+      const int either = m % 3 == 0 || random.Next() % 4 == 0 ? low : high;
+      const int code = !extreme ? random.Range(low, high) : m % 3 == 1 ? high : either;
       codes[m * stride + i] = static_cast<uint8_t>(code);
       sums[m] += code;
-      int16_t& pair = pair_sums[(m * groups + i / kGroupDepth) * 2 + i % 4 / 2];
+      int16_t& pair = pair_sums[(m * groups * 2 + i / 16) * 2 + i % 4 / 2];
       pair = static_cast<int16_t>(pair + code);
     }
   }

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/packed_matrix.h"
 
+#include <algorithm>
+#include <numeric>
+
 namespace edgefold {
 namespace {
 
@@ -19,21 +22,38 @@ bool LinearAround(const PackedMatrix& matrix, int lowest, int zero, int8_t* mult
   return true;
 }
 
-bool Symmetric(const PackedMatrix& matrix) {
-  const int last = (1 << matrix.bits) - 1;
-  for (int t = 0; t < matrix.tables; ++t) {
-    const int8_t* table = matrix.Table(t);
-    for (int c = 0; c <= last / 2; ++c) {
-      if (table[last - c] < 0 || table[last - c] != -table[c]) return false;
-    }
+// Adds table t, divided by its greatest common divisor, to the shapes; false where it does not fit.
+bool AddFactors(const PackedMatrix& matrix, int t, Factors* factors) {
+  const int levels = 1 << matrix.bits;
+  const int8_t* table = matrix.Table(t);
+  int divisor = 0;
+  for (int c = 0; c < levels; ++c) divisor = std::gcd(divisor, table[c]);
+  factors->factor[t] = static_cast<int8_t>(divisor);
+  int8_t shape[16] = {};
+  for (int c = 0; c < levels && divisor > 0; ++c) {
+    shape[c] = static_cast<int8_t>(table[c] / divisor);
+    factors->top = std::max(factors->top, std::abs(shape[c]));
   }
+  int s = 0;
+  while (s < factors->shapes && !std::equal(shape, shape + levels, factors->shape[s])) ++s;
+  if (s == 2 || factors->top > kMaxShapeLevel) return false;
+  factors->shapes = std::max(factors->shapes, s + 1);
+  factors->shape_of[t] = static_cast<uint8_t>(s);
+  std::copy(shape, shape + 16, factors->shape[s]);
   return true;
+}
+
+Factors FactorsOf(const PackedMatrix& matrix) {
+  Factors factors = {};
+  bool fits = matrix.bits <= 4;
+  for (int t = 0; fits && t < matrix.tables; ++t) fits = AddFactors(matrix, t, &factors);
+  return fits ? factors : Factors{};
 }
 
 }  // namespace
 
 void DetectStructure(PackedMatrix* matrix) {
-  matrix->symmetric = Symmetric(*matrix);
+  matrix->factors = FactorsOf(*matrix);
   matrix->linear = false;
   for (int candidate = 0; candidate < 2 << matrix->bits && !matrix->linear; ++candidate) {
     matrix->lowest = candidate & 1;

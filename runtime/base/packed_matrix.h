@@ -24,6 +24,16 @@ inline constexpr int kGroupDepth = 32;  // consecutive k that share a column's t
 inline constexpr int kGroupUnits = 8;
 inline constexpr int kMaxTableBytes = 256;
 inline constexpr int kMaxTables = 16;  // a selector is a nibble
+inline constexpr int kMaxShapeLevel = 32;
+
+// Tables that share what a fast product needs: table[t][c] == factor[t] * shape[shape_of[t]][c].
+struct Factors {
+  int32_t shapes;  // 1 or 2; 0: the tables are of another kind, or wider than 4 bits
+  int32_t top;     // largest |shape| entry, at most kMaxShapeLevel
+  int8_t shape[2][16];
+  uint8_t shape_of[kMaxTables];
+  int8_t factor[kMaxTables];  // never negative
+};
 
 struct PackedMatrix {
   const uint8_t* codes;
@@ -40,8 +50,7 @@ struct PackedMatrix {
   int32_t lowest;
   int32_t zero;
   int8_t multiplier[kMaxTables];
-  // Where table[t][last - c] == -table[t][c] and the upper half is not negative (method shift-lut).
-  bool symmetric;
+  Factors factors;
 
   int64_t Panels() const { return (n + kPanelColumns - 1) / kPanelColumns; }
   int64_t Units() const { return (k + kUnitDepth - 1) / kUnitDepth; }
@@ -60,7 +69,7 @@ inline int SelectorOf(const uint8_t* selectors, int column) {
   return selectors[column & 7] >> (column >> 3) * 4 & 15;
 }
 
-// Fills linear, lowest, zero, multiplier and symmetric from the table.
+// Fills linear, lowest, zero, multiplier and factors from the table.
 void DetectStructure(PackedMatrix* matrix);
 
 // True when every selector names a table that exists. Reads all selectors.

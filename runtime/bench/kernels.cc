@@ -39,6 +39,7 @@ struct Problem {
   PackedMatrix matrix = {};
   Activations a = {};
 
+  // Tables of `shift`, or two shapes of eight magnitudes like those of `shift-lut`.
   Problem(int64_t k, int64_t n, int64_t rows, bool shift) {
     const int64_t panels = n / 16;
     const int64_t groups = k / 32;
@@ -49,19 +50,20 @@ struct Problem {
     for (int t = 0; t < 5; ++t) {
       for (int c = 0; c < 16; ++c) {
         const int level = (c == 0 ? 1 : c) - 8;
-        table[t * 16 + c] = static_cast<int8_t>(shift ? level * (1 << t) : (2 * c - 15) * (8 - t));
+        const int learnt = 2 * (2 * c - 15) + (t % 2) * (c < 8 ? 5 : -5);
+        table[t * 16 + c] = static_cast<int8_t>(shift ? level * (1 << t) : learnt * (t / 2 + 1));
       }
     }
     for (uint8_t& byte : selectors) byte = std::rand() % 5 | std::rand() % 5 << 4;
     activations.resize(rows * k);
     for (uint8_t& byte : activations) byte = static_cast<uint8_t>(std::rand() % 255 - 127);
-    pair_sums.resize(rows * groups * 2);
+    pair_sums.resize(rows * groups * 4);
     sums.resize(rows);
     acc.resize(rows * n);
     panel.resize(k * 16);
-    scratch.resize(k * 32 + 64);
-    matrix = {codes.data(), selectors.data(), table.data(), k, n, 4, 5, false, 0, 0, {}, false};
+    matrix = {codes.data(), selectors.data(), table.data(), k, n, 4, 5, false, 0, 0, {}, {}};
     DetectStructure(&matrix);
+    scratch.resize(GemmShiftScratch(matrix, rows) + 64);
     a = {activations.data(), k, rows, false, sums.data(), pair_sums.data(), groups};
   }
 };
@@ -72,7 +74,7 @@ void Report(const char* name, int64_t rows, double operations, double seconds) {
 }
 
 void Run(int64_t k, int64_t n) {
-  for (int64_t rows : {1, 4, 64}) {
+  for (int64_t rows : {1, 4, 16, 64}) {
     Problem table(k, n, rows, false);
     Problem shift(k, n, rows, true);
     const double all = 2.0 * rows * k * n;
@@ -85,20 +87,22 @@ void Run(int64_t k, int64_t n) {
       }
     }
     for (const auto& kernel : GemmKernels()) {
-      if (!kernel.Supported()) continue;
+      if (!kernel.Supported() || kernel.isa == Isa::kReference) continue;
       Report(kernel.name, rows, panel, Best([&] {
                kernel.run(table.a, table.panel.data(), 1, k / 4, table.acc.data(), 16);
              }));
     }
-    void* scratch =
-        shift.scratch.data() + 64 - reinterpret_cast<uintptr_t>(shift.scratch.data()) % 64;
     for (const auto& kernel : GemmShiftKernels()) {
-      if (!kernel.Supported()) continue;
-      Report(kernel.name, rows, panel,
-             Best([&] { kernel.run(shift.matrix, 0, shift.a, scratch, shift.acc.data(), 16); }));
+      if (!kernel.Supported() || kernel.isa == Isa::kReference) continue;
+      for (Problem* p : {&table, &shift}) {
+        uint8_t* bytes = reinterpret_cast<uint8_t*>(p->scratch.data());
+        void* scratch = bytes + 64 - reinterpret_cast<uintptr_t>(bytes) % 64;
+        Report(kernel.name, rows, panel * 8,
+               Best([&] { kernel.run(p->matrix, 0, 8, p->a, scratch, p->acc.data(), 128); }));
+      }
     }
     for (const auto& kernel : UnpackKernels()) {
-      if (!kernel.Supported()) continue;
+      if (!kernel.Supported() || kernel.isa == Isa::kReference) continue;
       for (Problem* p : {&table, &shift}) {
         Report(kernel.name, 1, 2.0 * k * 16,
                Best([&] { kernel.run(p->matrix, 0, 0, k / 4, p->panel.data()); }));

@@ -61,9 +61,9 @@ bool Conv::GemmBlock(const Call& call, const GemmTask& task) const {
   const int64_t row_bytes = matrix_.Groups() * kGroupDepth * call.element;
   const bool in_place = attributes_.Pointwise() && attributes_.group == 1 && !is_float();
   const int64_t built = in_place ? 0 : CeilDiv(task.pixels * row_bytes + kCopySlack, 64) * 64;
-  const int64_t sums = task.pixels * (4 + matrix_.Groups() * 4);
+  const int64_t sums = task.pixels * (4 + matrix_.Groups() * 8);
   const int64_t acc = task.pixels * kPanelsPerChunk * kPanelColumns * 4;
-  const int64_t shift = gemm_shift_ == nullptr ? 0 : GemmShiftScratch(matrix_);
+  const int64_t shift = gemm_shift_ == nullptr ? 0 : GemmShiftScratch(matrix_, task.pixels);
   const Scratch memory = AllocateScratch(built + shift + acc + sums);
   if (memory == nullptr) return false;
 
@@ -96,8 +96,8 @@ void Conv::GemmIntegers(const Call& call, const GemmTask& task, const uint8_t* r
                         uint8_t* memory) const {
   const int64_t groups = matrix_.Groups();
   const int64_t units = matrix_.Units();
-  int32_t* acc =
-      reinterpret_cast<int32_t*>(memory + (gemm_shift_ == nullptr ? 0 : GemmShiftScratch(matrix_)));
+  const int64_t shift = gemm_shift_ == nullptr ? 0 : GemmShiftScratch(matrix_, task.pixels);
+  int32_t* acc = reinterpret_cast<int32_t*>(memory + shift);
   int32_t* sums = acc + task.pixels * kPanelsPerChunk * kPanelColumns;
   int16_t* pair_sums = reinterpret_cast<int16_t*>(sums + task.pixels);
   Activations a = {rows, groups * kGroupDepth, task.pixels, low_ >= 0, sums, pair_sums, groups};
@@ -114,9 +114,7 @@ void Conv::GemmIntegers(const Call& call, const GemmTask& task, const uint8_t* r
     if (gemm_shift_ == nullptr) {
       gemm_(a, call.panels + panel * units * kUnitCodes, count, units, acc, width);
     } else {
-      for (int64_t i = 0; i < count; ++i) {
-        gemm_shift_(matrix_, panel + i, a, memory, acc + i * kPanelColumns, width);
-      }
+      gemm_shift_(matrix_, panel, count, a, memory, acc, width);
     }
     const int64_t column = panel * kPanelColumns;
     Finish(call, task.image, column, std::min(width, matrix_.n - column), task.first_pixel,

@@ -12,6 +12,8 @@ namespace {
 
 constexpr int64_t kRowsPerTile = 128;     // a decoded panel serves this many rows
 constexpr int64_t kPanelsPerTile = 2;     // 32 columns: one register tile of AVX-512
+constexpr int64_t kShiftPanels = 8;       // panels of one gemm_shift task, at most
+constexpr int64_t kTasksWanted = 8;       // enough for the cores of a small machine
 constexpr int64_t kGemvRows = 3;          // up to here decoding in registers wins
 constexpr int64_t kGemvPanels = 8;        // panels of one gemv task
 constexpr int64_t kRowsPerQuantize = 16;  // rows of one quantization task
@@ -57,7 +59,7 @@ bool Linear::RunQuantized(const LinearInputs& inputs, const Parallel& parallel) 
   const int64_t rows = inputs.rows;
   const int64_t groups = matrix_.Groups();
   const int64_t stride = groups * kGroupDepth;
-  const Scratch memory = AllocateScratch(rows * (stride + 4 + 4 + groups * 4));
+  const Scratch memory = AllocateScratch(rows * (stride + 4 + 4 + groups * 8));
   if (memory == nullptr) return false;
   Call call = {inputs, {}, memory.get(), nullptr, nullptr, nullptr};
   call.row_scales = reinterpret_cast<float*>(call.codes + rows * stride);
@@ -68,7 +70,8 @@ bool Linear::RunQuantized(const LinearInputs& inputs, const Parallel& parallel) 
 
   const bool few = rows <= kGemvRows;
   const int64_t panels = matrix_.Panels();
-  const int64_t wide = few ? kGemvPanels : kPanelsPerTile;
+  const int64_t share = std::clamp(panels / kTasksWanted, kPanelsPerTile, kShiftPanels);
+  const int64_t wide = few ? kGemvPanels : gemm_shift_ != nullptr ? share : kPanelsPerTile;
   const int64_t tall = few ? rows : kRowsPerTile;
   const int64_t across = CeilDiv(panels, wide);
   std::atomic<bool> enough_memory{true};
@@ -97,7 +100,7 @@ void Linear::Quantize(const Call& call, const Parallel& parallel) const {
     q.stride = call.a.stride;
     q.row_scales = call.row_scales + first;
     q.sums = call.sums + first;
-    q.pair_sums = call.pair_sums == nullptr ? nullptr : call.pair_sums + first * call.a.groups * 2;
+    q.pair_sums = call.pair_sums == nullptr ? nullptr : call.pair_sums + first * call.a.groups * 4;
     quantize_(q);
   });
 }
@@ -110,7 +113,7 @@ bool Linear::Tile(const Call& call, int64_t first_panel, int64_t panels, int64_t
   const int64_t acc_bytes = rows * width * 4;
   const int64_t panel_bytes = units * kUnitCodes;
   const int64_t decoded = few                      ? 0
-                          : gemm_shift_ != nullptr ? GemmShiftScratch(matrix_)
+                          : gemm_shift_ != nullptr ? GemmShiftScratch(matrix_, rows)
                                                    : panels * panel_bytes;
   const Scratch memory = AllocateScratch(decoded + acc_bytes);
   if (memory == nullptr) return false;
@@ -120,13 +123,11 @@ bool Linear::Tile(const Call& call, int64_t first_panel, int64_t panels, int64_t
   a.codes += first_row * a.stride;
   a.rows = rows;
   a.sums += first_row;
-  if (a.pair_sums != nullptr) a.pair_sums += first_row * a.groups * 2;
+  if (a.pair_sums != nullptr) a.pair_sums += first_row * a.groups * 4;
   if (few) {
     gemv_(matrix_, first_panel, panels, a, acc, width);
   } else if (gemm_shift_ != nullptr) {
-    for (int64_t p = 0; p < panels; ++p) {
-      gemm_shift_(matrix_, first_panel + p, a, memory.get(), acc + p * kPanelColumns, width);
-    }
+    gemm_shift_(matrix_, first_panel, panels, a, memory.get(), acc, width);
   } else {
     int8_t* weights = reinterpret_cast<int8_t*>(memory.get());
     for (int64_t p = 0; p < panels; ++p) {

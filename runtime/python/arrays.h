@@ -101,7 +101,7 @@ struct Rows {
     Require(stride % kGroupDepth == 0, "rows must be padded with zeros to a multiple of 32");
     const int64_t groups = stride / kGroupDepth;
     sums_.resize(rows);
-    pair_sums_.resize(rows * groups * 2);
+    pair_sums_.resize(rows * groups * 4);
     activations = {codes.data(), stride,       rows,
                    is_unsigned,  sums_.data(), is_unsigned ? nullptr : pair_sums_.data(),
                    groups};
@@ -110,7 +110,7 @@ struct Rows {
         const int32_t code = ActivationAt(activations, m, k);
         Require(is_unsigned || code >= -127, "int8 rows hold -127 to 127");
         sums_[m] += code;
-        int16_t& pair = pair_sums_[(m * groups + k / kGroupDepth) * 2 + k % 4 / 2];
+        int16_t& pair = pair_sums_[(m * groups * 2 + k / 16) * 2 + k % 4 / 2];
         pair = static_cast<int16_t>(pair + code);
       }
     }

@@ -52,9 +52,9 @@ Output<int32_t, 2> GemmShift(GemmShiftKernel* run, const Matrix& matrix, int64_t
   Require(GemmShiftApplies(m), "the tables are not multiples of one another, or wider than 4 bits");
   Require(panel >= 0 && panel < m.Panels(), "panel is outside the matrix");
   Require(rows.activations.groups == m.Groups(), "the rows and the matrix differ in K");
-  const Scratch scratch = AllocateScratch(GemmShiftScratch(m));
+  const Scratch scratch = AllocateScratch(GemmShiftScratch(m, rows.activations.rows));
   Output<int32_t, 2> out({rows.activations.rows, kPanelColumns});
-  run(m, panel, rows.activations, scratch.get(), out.data(), kPanelColumns);
+  run(m, panel, 1, rows.activations, scratch.get(), out.data(), kPanelColumns);
   return out;
 }
 
@@ -77,8 +77,8 @@ nanobind::tuple Quantize(QuantizeKernel* run, const Input<float, 2>& x, int low,
   Output<uint8_t, 2> codes({rows, groups * kGroupDepth});
   Output<float, 1> scales({rows});
   Output<int32_t, 1> sums({rows});
-  Output<int16_t, 3> pair_sums({rows, groups, 2});
-  std::fill_n(pair_sums.data(), rows * groups * 2, int16_t{0});
+  Output<int16_t, 3> pair_sums({rows, groups, 4});
+  std::fill_n(pair_sums.data(), rows * groups * 4, int16_t{0});
   run({x.data(), rows, columns, x_scale, low, high, codes.data(), groups * kGroupDepth,
        scales.data(), sums.data(), low < 0 ? pair_sums.data() : nullptr});
   return nanobind::make_tuple(codes.Take(), scales.Take(), sums.Take(), pair_sums.Take());

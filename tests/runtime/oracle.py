@@ -65,11 +65,14 @@ def shift_table(bits: int) -> np.ndarray:
 
 
 def random_weights(rng: np.random.Generator, k: int, n: int, bits: int, method: str = "lut") -> Weights:
-    """Weights of `method`: `rtn`, `shift`, or `lut` (any tables, all of them used)."""
+    """Weights of `method`: `rtn`, `shift`, `shapes` (factors times two shapes), or `lut` (any tables, all of them used)."""
     if method == "rtn":
         table = shift_table(bits)[:1]
     elif method == "shift":
         table = shift_table(bits)
+    elif method == "shapes":
+        shapes = rng.integers(-31, 32, (2, 2**bits))
+        table = np.concatenate([shapes * factor for factor in (4, 3, 2, 1)]).astype(np.int8)
     else:
         tables = min(16, 256 >> bits)
         table = rng.integers(-127, 128, (tables, 2**bits)).astype(np.int8)

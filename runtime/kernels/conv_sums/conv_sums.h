@@ -2,7 +2,8 @@
 // The sums of activations.h over rows of int8 codes.
 //
 //   sums[m]         = sum over k < 32 * a.groups of a[m][k]                              int32
-//   pair_sums[m][g] = the same over the codes k % 4 < 2, and k % 4 >= 2, of group g      int16
+//   pair_sums[m][g] = the same over the codes k % 4 < 2, and k % 4 >= 2, of the first and of the
+//                     second half of group g                                             int16
 //
 // Reads only the codes of `a`. Exact; nothing overlaps.
 #pragma once

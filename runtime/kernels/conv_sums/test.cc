@@ -9,12 +9,12 @@ void Case(Random& random, int64_t rows, int64_t k, bool extreme, std::vector<Tal
   const KernelTable<ConvSumsKernel> kernels = ConvSumsKernels();
   const RandomRows a(random, rows, k, false, extreme);
   Guarded<int32_t> sums(rows);
-  Guarded<int16_t> pair_sums(rows * a.activations.groups * 2);
+  Guarded<int16_t> pair_sums(rows * a.activations.groups * 4);
   conv_sums_reference(a.activations, sums.data(), pair_sums.data());
   for (size_t i = 0; i < kernels.size; ++i) {
     if (!tallies[i].supported) continue;
     Guarded<int32_t> got(rows);
-    Guarded<int16_t> got_pairs(rows * a.activations.groups * 2);
+    Guarded<int16_t> got_pairs(rows * a.activations.groups * 4);
     kernels.rows[i].run(a.activations, got.data(), got_pairs.data());
     char where[100];
     std::snprintf(where, sizeof where, "rows %d k %d extreme %d", static_cast<int>(rows),

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Quantized rows times one packed panel whose tables are multiples of one another.
+// Quantized rows times packed panels of a factored matrix.
 //
-//   acc[m][c] = sum over k < K of a[m][k] * W[k, 16 * panel + c]     int32
+//   acc[m][16 * p + c] = sum over k < K of a[m][k] * W[k, 16 * (first_panel + p) + c]     int32
 //
-// For matrices with GemmShiftApplies(matrix): W = (max(code, lowest) - zero) * multiplier[table],
-// 16 codes or fewer. Within a group of 32 k the sum of a * (max(code, lowest) - zero) fits int16 in
-// any order, so a variant may multiply by the group's multiplier once. `scratch` holds
-// GemmShiftScratch(matrix) bytes, 64-byte aligned; its content does not matter. acc is
-// [rows][acc_stride], acc_stride >= 16. Exact.
+// For matrices with GemmShiftApplies(matrix): W is a small level times its group's factor (Factors
+// in packed_matrix.h), so a variant may add products in 16 bits over a run of k and multiply by the
+// factor once. `scratch` holds GemmShiftScratch(matrix, rows) bytes, 64-byte aligned; its content
+// does not matter. acc is [rows][acc_stride], acc_stride >= 16 * panel_count. Exact, K <= 65536.
 #pragma once
 
 #include "base/activations.h"
@@ -16,19 +15,29 @@
 
 namespace edgefold {
 
-// |a| <= 127 or a <= 255: 16 * 255 * 8 = 32640 < 2^15 bounds one 16-bit lane of a group.
-inline bool GemmShiftApplies(const PackedMatrix& matrix) {
-  const int top = (1 << matrix.bits) - 1;
-  return matrix.linear && matrix.bits <= 4 && matrix.zero <= 8 && top - matrix.zero <= 8;
+inline bool GemmShiftApplies(const PackedMatrix& matrix) { return matrix.factors.shapes > 0; }
+
+// Units whose products fit a 16-bit sum, in any order: two of each unit meet in a lane.
+// int8 rows: |sum of a * level| <= 2 * units * 127 * top < 2^15. The levels are read as unsigned,
+// which changes the sum modulo 2^16 only; the offset of the row (pair_sums) takes it back.
+// uint8 rows: |sum| <= 2 * units * 255 * top < 2^15.
+inline int RunUnits(const Factors& factors, bool is_unsigned) {
+  const int top = factors.top * (is_unsigned ? 2 : 1);
+  return top <= 16 ? 8 : top <= 32 ? 4 : 2;
 }
 
-// Codes of one panel padded to whole groups, and 64 bytes of multipliers a group.
-inline int64_t GemmShiftScratch(const PackedMatrix& matrix) {
-  return matrix.Groups() * (kGroupUnits * kUnitCodes + 64);
+// A block of one panel stays in the first-level cache while all rows pass by.
+inline constexpr int64_t kShiftBlockGroups = 24;
+
+// Levels of a block and 64 bytes of factors a group; then four offsets a row and group. A multiple
+// of 64: sums that follow should not straddle cache lines.
+inline int64_t GemmShiftScratch(const PackedMatrix& matrix, int64_t rows) {
+  const int64_t block = kShiftBlockGroups * (kGroupUnits * kUnitCodes + 64);
+  return block + (rows * matrix.Groups() * 8 + 63) / 64 * 64;
 }
 
-using GemmShiftKernel = void(const PackedMatrix& matrix, int64_t panel, const Activations& a,
-                             void* scratch, int32_t* acc, int64_t acc_stride);
+using GemmShiftKernel = void(const PackedMatrix& matrix, int64_t first_panel, int64_t panel_count,
+                             const Activations& a, void* scratch, int32_t* acc, int64_t acc_stride);
 
 #define EF_KERNEL(isa, symbol) GemmShiftKernel symbol;
 #include "kernels/gemm_shift/kernels.inc"

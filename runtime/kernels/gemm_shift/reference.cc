@@ -3,18 +3,26 @@
 #include "kernels/gemm_shift/gemm_shift.h"
 
 namespace edgefold {
+namespace {
 
-void gemm_shift_reference(const PackedMatrix& matrix, int64_t panel, const Activations& a,
-                          void* /*scratch*/, int32_t* acc, int64_t acc_stride) {
+int WeightByFactors(const PackedMatrix& matrix, int64_t k, int64_t column) {
+  const int64_t panel = column / kPanelColumns;
+  const uint8_t* selectors = matrix.GroupSelectors(panel, k / kGroupDepth);
+  const int t = SelectorOf(selectors, static_cast<int>(column % kPanelColumns));
+  const Factors& f = matrix.factors;
+  return f.factor[t] * f.shape[f.shape_of[t]][CodeAt(matrix, k, column)];
+}
+
+}  // namespace
+
+void gemm_shift_reference(const PackedMatrix& matrix, int64_t first_panel, int64_t panel_count,
+                          const Activations& a, void* /*scratch*/, int32_t* acc,
+                          int64_t acc_stride) {
   for (int64_t m = 0; m < a.rows; ++m) {
-    for (int c = 0; c < kPanelColumns; ++c) {
+    for (int64_t c = 0; c < panel_count * kPanelColumns; ++c) {
       int32_t sum = 0;
       for (int64_t k = 0; k < matrix.k; ++k) {
-        const uint8_t* selectors = matrix.GroupSelectors(panel, k / kGroupDepth);
-        const int step = matrix.multiplier[SelectorOf(selectors, c)];
-        const int code = CodeAt(matrix, k, panel * kPanelColumns + c);
-        const int level = (code < matrix.lowest ? matrix.lowest : code) - matrix.zero;
-        sum += ActivationAt(a, m, k) * level * step;
+        sum += ActivationAt(a, m, k) * WeightByFactors(matrix, k, first_panel * kPanelColumns + c);
       }
       acc[m * acc_stride + c] = sum;
     }

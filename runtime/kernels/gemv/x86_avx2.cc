@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/gemm_shift/gemm_shift.h"
 #include "kernels/gemv/gemv.h"
+#include "kernels/gemv/x86_avx2_factored.h"
 #include "kernels/gemv/x86_avx2_panels.h"
-#include "kernels/gemv/x86_avx2_symmetric.h"
 
 namespace edgefold {
 namespace {
@@ -11,16 +10,22 @@ constexpr int kTileRows = 3;
 
 using Panel = void(const PackedMatrix&, int64_t, const Activations&, int64_t, int32_t*, int64_t);
 
+template <int kBits, int kShapes, int kRows>
+Panel* ChooseRun(const PackedMatrix& matrix, bool is_unsigned) {
+  if (is_unsigned) return FactoredPanel<kBits, kShapes, kRows, 2, true>::Multiply;
+  return RunUnits(matrix.factors, false) == 8
+             ? FactoredPanel<kBits, kShapes, kRows, 8, false>::Multiply
+             : FactoredPanel<kBits, kShapes, kRows, 4, false>::Multiply;
+}
+
 template <int kBits, int kRows>
 Panel* ChooseWay(const PackedMatrix& matrix, bool is_unsigned) {
   if constexpr (kBits <= 4) {
-    if (GemmShiftApplies(matrix) && !is_unsigned) return ShiftPanel<kBits, kRows>;
+    if (matrix.factors.shapes == 1) return ChooseRun<kBits, 1, kRows>(matrix, is_unsigned);
+    if (matrix.factors.shapes == 2) return ChooseRun<kBits, 2, kRows>(matrix, is_unsigned);
   }
   if (matrix.linear) {
     return is_unsigned ? LinearPanel<kBits, kRows, true> : LinearPanel<kBits, kRows, false>;
-  }
-  if constexpr (kBits == 4) {
-    if (matrix.symmetric && !is_unsigned) return SymmetricPanel<kRows>;
   }
   return is_unsigned ? TablePanel<kBits, kRows, true> : TablePanel<kBits, kRows, false>;
 }

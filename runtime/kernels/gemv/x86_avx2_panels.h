@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One panel times kRows rows, decoded in registers, in the three ways a matrix allows. Included by
-// x86_avx2.cc alone.
+// One panel of a matrix that is not factored times kRows rows, decoded in registers. Included by
+// x86_avx2.cc and x86_avx2_factored.h alone.
 #pragma once
 
 #include <immintrin.h>
@@ -48,20 +48,19 @@ struct Sums {
 };
 
 // Calls group(number of the group) once and unit(number of the unit, codes) for each of its units.
-template <int kBits, typename Group, typename Unit, typename End>
-inline EF_INLINE void ForUnits(const PackedMatrix& matrix, int64_t panel, const Group& begin,
-                               const Unit& unit, const End& end) {
+template <int kBits, typename Group, typename Unit>
+inline EF_INLINE void ForUnits(const PackedMatrix& matrix, int64_t panel, const Group& group,
+                               const Unit& unit) {
   const uint8_t* packed = matrix.PanelCodes(panel);
   const int64_t units = matrix.Units();
   for (int64_t first = 0; first < units; first += kGroupUnits) {
-    begin(first / kGroupUnits);
+    group(first / kGroupUnits);
     const int64_t last = first + kGroupUnits < units ? first + kGroupUnits : units;
     for (int64_t u = first; u < last; ++u) {
       __m256i codes[2];
       LoadCodes<kBits>(packed + u * 8 * kBits, codes);
       unit(u, codes);
     }
-    end();
   }
 }
 
@@ -85,8 +84,7 @@ void TablePanel(const PackedMatrix& matrix, int64_t panel, const Activations& a,
             Pin(sums.of[r][h]);
           });
         });
-      },
-      [] {});
+      });
   sums.Store(acc, acc_stride);
 }
 
@@ -115,49 +113,6 @@ void LinearPanel(const PackedMatrix& matrix, int64_t panel, const Activations& a
             }
             sums.of[r][h] = _mm256_add_epi32(sums.of[r][h], products);
             Pin(sums.of[r][h]);
-          });
-        });
-      },
-      [] {});
-  sums.Store(acc, acc_stride);
-}
-
-// The same of at most 16 levels and int8 rows: 16-bit sums within a group, as gemm_shift does (see
-// there for the bounds).
-template <int kBits, int kRows>
-void ShiftPanel(const PackedMatrix& matrix, int64_t panel, const Activations& a, int64_t row,
-                int32_t* acc, int64_t acc_stride) {
-  const __m256i lowest = _mm256_set1_epi8(static_cast<char>(matrix.lowest));
-  const __m256i minus_zero = _mm256_set1_epi16(static_cast<int16_t>(-matrix.zero));
-  const __m128i steps = _mm_loadu_si128(reinterpret_cast<const __m128i*>(matrix.multiplier));
-  const uint8_t* rows = a.Row(row);
-  Sums<kRows> sums;
-  __m256i by[2];
-  __m256i part[kRows][2];
-  ForUnits<kBits>(
-      matrix, panel,
-      [&](int64_t g) EF_INLINE {
-        LoadMultipliers(steps, matrix.GroupSelectors(panel, g), by);
-        Unroll<kRows>([&](auto r) EF_INLINE {
-          const __m256i pair = Broadcast(a.PairSums(row + r) + g * 2);
-          part[r][0] = part[r][1] = _mm256_mullo_epi16(pair, minus_zero);
-        });
-      },
-      [&](int64_t u, const __m256i(&codes)[2]) EF_INLINE {
-        Unroll<2>([&](auto h) EF_INLINE {
-          const __m256i code = _mm256_max_epu8(codes[h], lowest);
-          Unroll<kRows>([&](auto r) EF_INLINE {
-            const __m256i x = Broadcast(rows + r * a.stride + u * kUnitDepth);
-            part[r][h] = _mm256_add_epi16(part[r][h], _mm256_maddubs_epi16(code, x));
-            Pin(part[r][h]);
-          });
-        });
-      },
-      [&]() EF_INLINE {
-        Unroll<kRows>([&](auto r) EF_INLINE {
-          Unroll<2>([&](auto h) EF_INLINE {
-            const __m256i scaled = _mm256_madd_epi16(part[r][h], by[h]);
-            sums.of[r][h] = _mm256_add_epi32(sums.of[r][h], scaled);
           });
         });
       });

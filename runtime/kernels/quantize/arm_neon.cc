@@ -63,14 +63,12 @@ int32_t SumUnsigned(const uint8_t* codes, int64_t stride) {
   return static_cast<int32_t>(vaddvq_u32(sums));
 }
 
-// Also the sums of each group of 32, where pair_sums is not null.
+// Also the sums of each half group, where pair_sums is not null.
 int32_t SumSigned(const uint8_t* codes, int64_t stride, int16_t* pair_sums) {
   int32_t total = 0;
-  for (int64_t k = 0; k < stride; k += 32) {
-    const int8x16_t first = vreinterpretq_s8_u8(vld1q_u8(codes + k));
-    const int8x16_t second = vreinterpretq_s8_u8(vld1q_u8(codes + k + 16));
+  for (int64_t k = 0; k < stride; k += 16) {
     // Lanes: codes k % 4 < 2, then k % 4 >= 2, in turn.
-    const int16x8_t pairs = vaddq_s16(vpaddlq_s8(first), vpaddlq_s8(second));
+    const int16x8_t pairs = vpaddlq_s8(vreinterpretq_s8_u8(vld1q_u8(codes + k)));
     const int16_t low = vaddvq_s16(vuzp1q_s16(pairs, vdupq_n_s16(0)));
     const int16_t high = vaddvq_s16(vuzp2q_s16(pairs, vdupq_n_s16(0)));
     if (pair_sums != nullptr) {
@@ -99,7 +97,7 @@ void quantize_arm_neon(const QuantizeArguments& q) {
     const Range range = {vdupq_n_f32(divisor), vdupq_n_f32(static_cast<float>(q.low)),
                          vdupq_n_f32(high)};
     QuantizeRow(x, q.columns, range, q.stride, codes);
-    int16_t* pair_sums = q.pair_sums == nullptr ? nullptr : q.pair_sums + m * (q.stride / 16);
+    int16_t* pair_sums = q.pair_sums == nullptr ? nullptr : q.pair_sums + m * (q.stride / 8);
     q.sums[m] = q.low < 0 ? SumSigned(codes, q.stride, pair_sums) : SumUnsigned(codes, q.stride);
   }
 }

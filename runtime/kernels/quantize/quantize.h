@@ -28,7 +28,7 @@ struct QuantizeArguments {
   int64_t stride;
   float* row_scales;   // [rows]
   int32_t* sums;       // [rows]
-  int16_t* pair_sums;  // [rows][stride / 32][2] or null; only when low < 0
+  int16_t* pair_sums;  // [rows][stride / 32][4] or null; only when low < 0
 };
 
 using QuantizeKernel = void(const QuantizeArguments& arguments);

@@ -37,15 +37,15 @@ void quantize_reference(const QuantizeArguments& q) {
     q.row_scales[m] = scale;
     const float divisor = scale > 0.0f ? scale : INFINITY;  // codes 0 where there is no scale
     q.sums[m] = 0;
-    for (int64_t i = 0; q.pair_sums != nullptr && i < groups * 2; ++i) {
-      q.pair_sums[m * groups * 2 + i] = 0;
+    for (int64_t i = 0; q.pair_sums != nullptr && i < groups * 4; ++i) {
+      q.pair_sums[m * groups * 4 + i] = 0;
     }
     for (int64_t k = 0; k < q.stride; ++k) {
       const int32_t code = k < q.columns ? Code(x[k] / divisor, q.low, q.high) : 0;
       codes[k] = static_cast<uint8_t>(code);
       q.sums[m] += code;
       if (q.pair_sums != nullptr) {
-        int16_t* pair = q.pair_sums + (m * groups + k / 32) * 2 + (k % 4) / 2;
+        int16_t* pair = q.pair_sums + (m * groups * 2 + k / 16) * 2 + (k % 4) / 2;
         *pair = static_cast<int16_t>(*pair + code);
       }
     }

@@ -14,7 +14,7 @@ struct Outputs {
   Guarded<int16_t> pair_sums;
 
   Outputs(int64_t rows, int64_t stride)
-      : codes(rows * stride), scales(rows), sums(rows), pair_sums(rows * stride / 16) {}
+      : codes(rows * stride), scales(rows), sums(rows), pair_sums(rows * stride / 8) {}
 
   void Run(QuantizeKernel* kernel, QuantizeArguments q, bool pairs) {
     q.codes = codes.data();

@@ -61,14 +61,11 @@ struct Codes {
   }
 };
 
-// Sums of 16-bit lanes of equal parity: (even, odd) as two int32.
-inline void Parity(__m256i lanes, int32_t* even, int32_t* odd) {
-  const __m128i eight =
-      _mm_add_epi16(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
-  const __m128i four = _mm_add_epi16(eight, _mm_srli_si128(eight, 8));
-  const int32_t pair = _mm_cvtsi128_si32(_mm_add_epi16(four, _mm_srli_si128(four, 4)));
-  *even = static_cast<int16_t>(pair & 0xffff);
-  *odd = static_cast<int16_t>(pair >> 16);
+// Sums of the 16-bit lanes of equal parity in each half: (even, odd) of the low, of the high one.
+inline __m128i Parity(__m256i lanes) {
+  const __m256i four = _mm256_add_epi16(lanes, _mm256_srli_si256(lanes, 8));
+  const __m256i two = _mm256_add_epi16(four, _mm256_srli_si256(four, 4));
+  return _mm_unpacklo_epi32(_mm256_castsi256_si128(two), _mm256_extracti128_si256(two, 1));
 }
 
 void Row(const QuantizeArguments& q, int64_t m, float divisor) {
@@ -79,23 +76,19 @@ void Row(const QuantizeArguments& q, int64_t m, float divisor) {
   uint8_t* out = q.codes + m * q.stride;
   const int64_t groups = q.stride / 32;
   const __m256i ones = _mm256_set1_epi8(1);
-  int32_t sum = 0;
+  const __m128i wide_ones = _mm_set1_epi16(1);
+  __m128i sums = _mm_setzero_si128();
   for (int64_t g = 0; g < groups; ++g) {
     const __m256i bytes = codes.Group(x + g * 32, q.columns - g * 32, is_signed);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + g * 32), bytes);
     // Sums of two neighbours: at most 510, sixteen of them 4080.
     const __m256i pairs =
         is_signed ? _mm256_maddubs_epi16(ones, bytes) : _mm256_maddubs_epi16(bytes, ones);
-    int32_t even;
-    int32_t odd;
-    Parity(pairs, &even, &odd);
-    sum += even + odd;
-    if (q.pair_sums != nullptr) {
-      q.pair_sums[(m * groups + g) * 2] = static_cast<int16_t>(even);
-      q.pair_sums[(m * groups + g) * 2 + 1] = static_cast<int16_t>(odd);
-    }
+    const __m128i halves = Parity(pairs);
+    sums = _mm_add_epi32(sums, _mm_madd_epi16(halves, wide_ones));
+    if (q.pair_sums != nullptr) _mm_storeu_si64(q.pair_sums + (m * groups + g) * 4, halves);
   }
-  q.sums[m] = sum;
+  q.sums[m] = _mm_cvtsi128_si32(_mm_add_epi32(sums, _mm_srli_si128(sums, 4)));
 }
 
 }  // namespace

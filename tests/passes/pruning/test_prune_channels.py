@@ -153,15 +153,23 @@ def test_gradients_come_from_the_context(importance: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("y = com.microsoft.FusedConv(x, k)", "before its optimizer"),
-        ("q = QuantizeLinear(x, s)\n y = DequantizeLinear(q, s)", "before quantizing"),
+        ("y = com.microsoft.FusedConv(x, codes)", "before its optimizer"),
+        ("k = DequantizeLinear(codes, s)\n y = Conv(x, k)", "before quantizing"),
+        ("y = QLinearMatMul(x, s, z, codes, s, z, s, z)", "before quantizing"),
     ],
 )
 def test_fused_and_quantized_graphs_are_refused_with_advice(text: str, words: str) -> None:
-    fused = graph(f"g (float[1, 3, 4, 4] x, float[2, 3, 1, 1] k, float s) => (float y) {{ {text} }}", {})
+    codes = np.zeros((2, 3, 1, 1), np.int8)
+    text = f"g (float[1, 3, 4, 4] x, float s, int8 z) => (float y) {{ {text} }}"
     with pytest.raises(PreconditionError, match=words):
-        PruneChannels().requires(fused)
+        PruneChannels().requires(graph(text, {"codes": codes}))
+
+
+def test_quantized_activations_are_no_reason_to_refuse() -> None:
     PruneChannels().requires(model())
+    PruneChannels().requires(
+        graph("g (float[3] x, float s) => (float y) { q = QuantizeLinear(x, s)\n y = DequantizeLinear(q, s) }", {})
+    )
 
 
 def test_obspa_is_obs_with_least_squares() -> None:

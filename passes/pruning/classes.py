@@ -108,9 +108,8 @@ class _State:
 
     def merge(self, a: IntArray, b: IntArray) -> bool:
         """Makes the pairs equal; whether that was news."""
-        before = len(a)
         a, b = self._open(a, b)
-        news = bool(len(a)) and before > 0
+        news = len(a) > 0
         while len(a):
             low, high = np.minimum(a, b), np.maximum(a, b)
             np.minimum.at(self.parent, high, low)

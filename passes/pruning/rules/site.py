@@ -17,7 +17,6 @@ from edgefold.passes.pruning.labels import SINGLE, Labels
 Axes = tuple[IntArray, ...]
 """The labels of every axis of a value."""
 
-
 _VIEWS = ("Cast", "DequantizeLinear", "Identity", "QuantizeLinear", "Transpose")
 
 

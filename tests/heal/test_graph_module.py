@@ -185,6 +185,31 @@ def test_dynamic_shapes_are_computed_at_each_call() -> None:
         assert outputs["shape"].tolist() == list(shape)
 
 
+def test_shapes_are_computed_on_the_cpu_whatever_the_device() -> None:
+    # The meta device holds no values: reading one, as a shape that came from the device would have to be, fails.
+    text = """net (float[N, T, 6] x, float[1, 1, 6] bias) => (float[N, M] y, float[1, P, 6] z) {
+        shape = Shape(x)
+        rows = Gather(shape, zero)
+        flat = Concat<axis = 0>(rows, rest)
+        y = Reshape(x, flat)
+        steps = Gather(shape, one)
+        scalar = Squeeze(steps)
+        start = Squeeze(zero)
+        by = Squeeze(one)
+        positions = Range(start, scalar, by)
+        table = Gather(w, positions)
+        z = Add(table, bias)
+    }"""
+    fixed = {"zero": np.int64([0]), "one": np.int64([1]), "rest": np.int64([-1])}
+    module = GraphModule(graph(text, w=weights(9, 6), **fixed)).to("meta")
+    feeds = {"x": torch.empty(3, 5, 6, device="meta"), "bias": torch.empty(1, 1, 6, device="meta")}
+    outputs = module(feeds)
+    assert {name: (tuple(value.shape), value.device.type) for name, value in outputs.items()} == {
+        "y": ((3, 30), "meta"),
+        "z": ((1, 5, 6), "meta"),
+    }
+
+
 def test_taps_give_inner_values_and_outputs_stay_first() -> None:
     module = GraphModule(convolution())
     outputs = in_torch(module, {"x": weights(1, 3, 8, 8)}, "c", "scale")

@@ -10,19 +10,16 @@ constexpr int kTileRows = 3;
 
 using Panel = void(const PackedMatrix&, int64_t, const Activations&, int64_t, int32_t*, int64_t);
 
-template <int kBits, int kShapes, int kRows>
-Panel* ChooseRun(const PackedMatrix& matrix, bool is_unsigned) {
-  if (is_unsigned) return FactoredPanel<kBits, kShapes, kRows, 2, true>::Multiply;
-  return RunUnits(matrix.factors, false) == 8
-             ? FactoredPanel<kBits, kShapes, kRows, 8, false>::Multiply
-             : FactoredPanel<kBits, kShapes, kRows, 4, false>::Multiply;
-}
-
 template <int kBits, int kRows>
 Panel* ChooseWay(const PackedMatrix& matrix, bool is_unsigned) {
   if constexpr (kBits <= 4) {
-    if (matrix.factors.shapes == 1) return ChooseRun<kBits, 1, kRows>(matrix, is_unsigned);
-    if (matrix.factors.shapes == 2) return ChooseRun<kBits, 2, kRows>(matrix, is_unsigned);
+    const Factors& factors = matrix.factors;
+    if (factors.shapes > 0 && !is_unsigned) {
+      // Half a group suits all; few levels of one shape (method shift) deserve a variant.
+      const bool few = factors.shapes == 1 && RunUnits(factors, false) == 8;
+      return few ? FactoredPanel<kBits, 1, kRows, 8>::Multiply
+                 : FactoredPanel<kBits, 2, kRows, 4>::Multiply;
+    }
   }
   if (matrix.linear) {
     return is_unsigned ? LinearPanel<kBits, kRows, true> : LinearPanel<kBits, kRows, false>;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One panel of a factored matrix times kRows rows, decoded in registers. The sums and their bounds
-// are those of gemm_shift. Included by x86_avx2.cc alone.
+// One panel of a factored matrix times kRows int8 rows, decoded in registers. The sums and their
+// bounds are those of gemm_shift. Included by x86_avx2.cc alone.
 #pragma once
 
 #include <immintrin.h>
@@ -12,7 +12,7 @@
 namespace edgefold {
 namespace {
 
-template <int kBits, int kShapes, int kRows, int kRun, bool kUnsigned>
+template <int kBits, int kShapes, int kRows, int kRun>
 struct FactoredPanel {
   const PackedMatrix& matrix;
   const Activations& a;
@@ -23,15 +23,10 @@ struct FactoredPanel {
   __m256i factors[2];
 
   FactoredPanel(const PackedMatrix& m, const Activations& activations, int64_t first_row)
-      : matrix(m),
-        a(activations),
-        row(first_row),
-        bias(kUnsigned ? 0 : m.factors.top),
-        decoder(m.factors, bias) {}
+      : matrix(m), a(activations), row(first_row), bias(m.factors.top), decoder(m.factors, bias) {}
 
   // -bias * the sums of a row's codes over run `run` of group `group`.
   inline EF_INLINE __m256i Start(int64_t r, int64_t group, int run) const {
-    if constexpr (kUnsigned) return _mm256_setzero_si256();
     const int16_t* halves = a.PairSums(r) + group * 4;
     const __m256i of_run = kRun == 8 ? _mm256_add_epi16(Broadcast(halves), Broadcast(halves + 2))
                                      : Broadcast(halves + run * 2);
@@ -52,9 +47,7 @@ struct FactoredPanel {
         const __m256i levels = decoder.Of(h, codes[h]);
         Unroll<kRows>([&](auto r) EF_INLINE {
           const __m256i four = Broadcast(x + r * a.stride + u * kUnitDepth);
-          const __m256i pairs =
-              kUnsigned ? _mm256_maddubs_epi16(four, levels) : _mm256_maddubs_epi16(levels, four);
-          part[r][h] = _mm256_add_epi16(part[r][h], pairs);
+          part[r][h] = _mm256_add_epi16(part[r][h], _mm256_maddubs_epi16(levels, four));
           Pin(part[r][h]);
         });
       });

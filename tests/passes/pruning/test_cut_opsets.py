@@ -104,3 +104,15 @@ def test_half_precision_stays_half_precision(opset: int) -> None:
     cut = assert_oracle(examined, some_units(examined.dependencies, 0.5), tolerance=5e-3)
     stored = {value.dtype for value in cut.graph.initializers.values() if value.dtype.is_floating_point()}
     assert stored == {ir.DataType.FLOAT16}
+
+
+@pytest.mark.parametrize("opset", [8, 9])
+def test_slices_and_paddings_whose_numbers_are_attributes(opset: int) -> None:
+    text = (
+        "s = Slice<axes=[1], starts=[2], ends=[9223372036854775807]>(h) p = Pad<pads=[0,1,0,0,0,2,0,0]>(s)"
+        " t = Slice<starts=[0,0], ends=[9,-3]>(h) a = Conv(p, w2) b = Conv(t, w3) y = Add(a, b)"
+    )
+    shapes = {"w1": (8, 3, 1, 1), "b1": (8,), "w2": (5, 9, 1, 1), "w3": (5, 5, 1, 1)}
+    examined = examine(model(opset, text, **shapes))
+    cut = assert_oracle(examined, some_units(examined.dependencies, 0.5))
+    assert [node.op_type for node in cut.graph] == [node.op_type for node in examined.model.graph]

@@ -35,16 +35,17 @@ def gains(
         Name -> the sum over the float outputs of |change|^2 / |output|^2, divided by the noise's variance. 1 says that
         an error of the tensor arrives at the outputs as large as it is.
     """
-    session = make_session(_with_factors(model, tensors), threads=threads)
+    noisy_model, types = _with_factors(model, tensors)
+    session = make_session(noisy_model, threads=threads)
     names = [one.name for one in session.get_outputs()]
-    quiet = {_factor(name): np.ones(1, dtype=np.float32) for name in tensors}
+    quiet = {_factor(name): np.ones(1, dtype=types[name]) for name in tensors}
     used = {one.name for one in session.get_inputs()}
     given = {name: value for name, value in feeds.items() if name in used}
     *outputs, shapes = _split(run(session, names, {**given, **quiet}), len(tensors))
     found = {}
     for number, name in enumerate(tensors):
         draw = np.random.default_rng([seed, number]).standard_normal(tuple(shapes[number]), dtype=np.float32)
-        noisy = {_factor(name): 1 + np.float32(NOISE) * draw}
+        noisy = {_factor(name): (1 + np.float32(NOISE) * draw).astype(types[name])}
         *moved, _ = _split(run(session, names, {**given, **quiet, **noisy}), len(tensors))
         found[name] = sum(_relative(a, b) for a, b in zip(moved, outputs, strict=True)) / NOISE**2
     return found
@@ -53,8 +54,9 @@ def gains(
 def _relative(moved: Array, output: Array) -> float:
     if not np.issubdtype(output.dtype, np.floating):
         return 0.0
-    change = np.square(moved.astype(np.float64) - output).sum()
-    return float(change / (np.square(output, dtype=np.float64).sum() + _TINY))
+    usable = np.isfinite(moved) & np.isfinite(output)  # a mask may be infinite
+    before, after = output[usable].astype(np.float64), moved[usable].astype(np.float64)
+    return float(np.square(after - before).sum() / (np.square(before).sum() + _TINY))
 
 
 def _split(values: Sequence[Array], shapes: int) -> list[Any]:
@@ -66,17 +68,24 @@ def _factor(tensor: str) -> str:
     return f"{tensor}:edgefold-factor"
 
 
-def _with_factors(model: ir.Model, tensors: Sequence[str]) -> ir.Model:
-    """A copy whose readers of each tensor read it times a factor, an input; the tensors' shapes are outputs."""
+def _with_factors(model: ir.Model, tensors: Sequence[str]) -> tuple[ir.Model, dict[str, np.dtype[Any]]]:
+    """A copy whose readers of each tensor read it times a factor, an input; the tensors' shapes are outputs.
+
+    Returns:
+        The copy, and the type of each tensor.
+    """
     copy = model.clone()
     graph = copy.graph
     values = {value.name: value for node in graph for value in node.outputs}
     shapes = []
+    types = {}
     for name in tensors:
         value = values[name]
         node = value.producer()
         assert node is not None, "a value of a node"
-        factor = ir.Value(name=_factor(name), type=ir.TensorType(value.dtype or ir.DataType.FLOAT))
+        dtype = value.dtype or _weight_type(node)
+        types[name] = dtype.numpy()
+        factor = ir.Value(name=_factor(name), type=ir.TensorType(dtype))
         graph.inputs.append(factor)
         moved = ir.node("Mul", [value, factor], name=f"{name}:edgefold-noise")
         shape = ir.node("Shape", [value], name=f"{name}:edgefold-shape")
@@ -87,4 +96,10 @@ def _with_factors(model: ir.Model, tensors: Sequence[str]) -> ir.Model:
         graph.insert_after(node, [moved, shape])
         shapes.append(shape.outputs[0])
     graph.outputs.extend(shapes)
-    return copy
+    return copy, types
+
+
+def _weight_type(node: ir.Node) -> ir.DataType:
+    """The type of a node's stored operand, which its output shares where nothing declares that one's."""
+    stored = (value.const_value for value in node.inputs if value is not None)
+    return next((ir.DataType(one.dtype) for one in stored if one is not None), ir.DataType.FLOAT)

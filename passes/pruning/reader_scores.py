@@ -16,13 +16,15 @@ from edgefold.passes._weighted_nodes import WeightedNode, weighted_node
 from edgefold.passes.base import Calibrates
 from edgefold.passes.pruning.groups import Group, IntArray, Role, Slice
 from edgefold.passes.pruning.importance import Vector, gather_units, group_scores
-from edgefold.passes.pruning.second_order import Matrix, Surgeon, removal_scores, surgeons
+from edgefold.passes.pruning.second_order import Matrix, Surgeon, White, removal_scores, surgeons
 from edgefold.passes.pruning.weight_scores import Weights, energy
 
 Gains = Callable[[ir.Model, Sequence[str]], Mapping[str, float]]
 
 _MOMENT_BYTES = 256 << 20
 """Second moments held at once; every portion of them costs one more run over the calibration data."""
+_MOST_MOMENT_BYTES = 512 << 20
+"""A reader of so many inputs that its second moments would be larger is judged as if they were white."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +58,8 @@ def second_order_scores(
     """Relative output error that each unit's removal adds to the group's readers; see `second_order`.
 
     With gains it is the error that arrives at the outputs of the model, to first order. Readers of which calibration
-    sees no inputs (recurrent layers) are judged as if these were white; a group that no parameter reads, by the energy
-    of its writers.
+    sees no inputs (recurrent layers), or too many, are judged as if these were white; a group that no parameter reads,
+    by the energy of its writers.
 
     Args:
         groups: to be scored.
@@ -73,7 +75,7 @@ def second_order_scores(
         moments = calibration.moments(_requests(portion.values()))
         for group in groups:
             if readers := portion.get(group.name):
-                states = [state for reader in readers for state in _surgeons(reader, moments, arriving)]
+                states = [state for reader in readers for state in _states(reader, moments, arriving, group.size)]
                 scores[group.name] = removal_scores(states, group.size, most[group.name])
     return scores
 
@@ -109,7 +111,7 @@ def _portions(
     held = 0
     for group in groups:
         readers = [_reader(one, sites, weights) for one in group.on(Role.READER)]
-        size = sum(8 * reader.weight.shape[0] * reader.weight.shape[1] ** 2 for reader in readers)
+        size = sum(8 * one.weight.shape[0] * one.weight.shape[1] ** 2 for one in readers if one.inputs is not None)
         if portion and held + size > _MOMENT_BYTES:
             yield portion
             portion, held = {}, 0
@@ -121,7 +123,7 @@ def _portions(
 
 def _reader(one: Slice, sites: Mapping[tuple[str, str], WeightedNode], weights: Weights) -> Reader:
     site = sites.get((one.node, one.parameter))
-    if site is None:
+    if site is None or 8 * site.k**2 > _MOST_MOMENT_BYTES:
         weight = np.moveaxis(weights[one.parameter], one.axis, 0).astype(np.float64)
         return Reader(one, None, weight.reshape(1, len(weight), -1))
     runs = site.geometry.group if site.geometry else 1
@@ -143,9 +145,12 @@ def _arriving(groups: Sequence[Group], model: ir.Model, gains: Gains | None) -> 
     return {node: found[tensor] for node, tensor in outputs.items()}
 
 
-def _surgeons(reader: Reader, moments: Mapping[Inputs, Moments], arriving: Mapping[str, float]) -> list[Surgeon]:
+def _states(
+    reader: Reader, moments: Mapping[Inputs, Moments], arriving: Mapping[str, float], size: int
+) -> Sequence[Surgeon | White]:
     gain = arriving.get(reader.one.node, 1.0)
     if reader.inputs is not None:
         return surgeons(reader.weight, moments[reader.inputs], reader.units, gain)
-    scale = gain / max(float(np.square(reader.weight).sum()), 1e-30)
-    return [Surgeon(run, np.eye(len(run)), reader.units, scale) for run in reader.weight]
+    squares = np.square(reader.weight).sum(axis=(0, 2))
+    shares = gather_units(squares, reader.units, size) / max(float(squares.sum()), 1e-30)
+    return [White(gain * shares)]

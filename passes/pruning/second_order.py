@@ -62,6 +62,24 @@ class Surgeon:
         self.units = self.units[kept]
 
 
+@dataclasses.dataclass(frozen=True)
+class White:
+    """A reader judged as if its inputs were white: nothing makes up for a unit, and none depends on another.
+
+    Attributes:
+        shares: float64 [size], relative error of removing each unit.
+    """
+
+    shares: Vector
+
+    def errors(self, units: IntArray) -> Vector:
+        """As of a `Surgeon`."""
+        return self.shares[units]
+
+    def remove(self, units: IntArray) -> None:
+        """Changes nothing."""
+
+
 def surgeons(weight: Matrix, moments: Moments, units: IntArray, gain: float = 1.0) -> list[Surgeon]:
     """A reader of a group, one surgeon a run.
 
@@ -79,7 +97,7 @@ def surgeons(weight: Matrix, moments: Moments, units: IntArray, gain: float = 1.
     return [Surgeon(run, inverse[number], units, scale) for number, run in enumerate(weight)]
 
 
-def removal_scores(readers: Sequence[Surgeon], size: int, most: int, rounds: int = ROUNDS) -> Vector:
+def removal_scores(readers: Sequence[Surgeon | White], size: int, most: int, rounds: int = ROUNDS) -> Vector:
     """What each unit adds to its readers' summed relative errors when units go in the cheapest order.
 
     Args:

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Second-order and activation scores of real graphs: where the units lie on each reader, and what has no inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graphs import graph, weights
+
+from edgefold.calibration import Calibration
+from edgefold.passes.pruning import reader_scores
+from edgefold.passes.pruning.analysis import Analysis
+from edgefold.passes.pruning.reader_scores import activation_scores, second_order_scores
+from edgefold.probing import probe
+
+TEXT = """g (float[n, 3, 6, 6] x) => (float[n, 4, 4, 4] y, float[n, 5] z) {
+    [one] a = Conv<pads = [1, 1, 1, 1]>(x, k1)
+    [relu] r = Relu(a)
+    [two] y = Conv(r, k2)
+    [pool] p = GlobalAveragePool(r)
+    [flat] f = Flatten(p)
+    [fc] z = MatMul(f, w)
+}"""
+FEEDS = [{"x": weights(16, 3, 6, 6, seed=seed)} for seed in range(4)]
+
+
+def known(dead: int = 3) -> tuple[Analysis, dict[str, np.ndarray]]:
+    tensors = {"k1": weights(8, 3, 3, 3), "k2": weights(4, 8, 3, 3, seed=1), "w": weights(8, 5, seed=2)}
+    tensors["k1"][dead] = 0  # a channel that is always zero
+    found = Analysis.of(graph(TEXT, tensors), lambda model: probe(model, FEEDS[0]))
+    stored = found.model.graph.initializers
+    return found, {name: stored[name].const_value.numpy() for name in stored if stored[name].const_value is not None}
+
+
+def test_a_dead_channel_costs_nothing_and_a_loud_one_shows() -> None:
+    analysis, arrays = known()
+    groups = analysis.dependencies.groups
+    calibration = Calibration(analysis.model, lambda: FEEDS, threads=1)
+    (name,) = (group.name for group in groups)
+    scores = second_order_scores(groups, analysis.model, calibration, arrays, {name: 7})[name]
+    assert scores[3] < 1e-4  # the damping's share
+    assert (np.delete(scores, 3) > 100 * scores[3]).all()
+    told = activation_scores(groups, analysis.model, calibration, arrays)[name]
+    assert [one.argmin() for one in told] == [3, 3]
+
+
+def test_gains_weigh_the_readers() -> None:
+    analysis, arrays = known()
+    groups = analysis.dependencies.groups
+    calibration = Calibration(analysis.model, lambda: FEEDS, threads=1)
+
+    def only(names: set[str]) -> np.ndarray:
+        def gains(model: ir.Model, tensors: list[str]) -> dict[str, float]:
+            return {name: float(name in names) for name in tensors}
+
+        most = {group.name: 1 for group in groups}
+        return second_order_scores(groups, analysis.model, calibration, arrays, most, gains)[groups[0].name]
+
+    assert only({"y", "z"}) == pytest.approx(only({"y"}) + only({"z"}))
+    assert only(set()).tolist() == [0.0] * 8
+
+
+def test_a_reader_of_too_many_inputs_is_judged_as_white(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader_scores, "_MOST_MOMENT_BYTES", 8)
+    analysis, arrays = known()
+    groups = analysis.dependencies.groups
+    calibration = Calibration(analysis.model, lambda: FEEDS, threads=1)
+    scores = second_order_scores(groups, analysis.model, calibration, arrays, {groups[0].name: 1})[groups[0].name]
+    by_channel = np.square(arrays["k2"]).sum(axis=(0, 2, 3)), np.square(arrays["w"]).sum(axis=1)
+    assert scores == pytest.approx(sum(one / one.sum() for one in by_channel))

@@ -83,7 +83,8 @@ class PruneChannels(Pass, frozen=True, kw_only=True):
         aggregate: of the scores of a unit's slices; `obs` always takes the sum.
         normalize: scores of a group by a statistic of them; `auto` is `none` for `obs`, `mean` for the others.
         ranking: `global` compares all groups, `isomorphic` groups of the same structure, `uniform` units of a group.
-        weigh: whether scores are divided by the share of the budget that a unit saves.
+        weigh: whether scores are divided by the share of the budget that a unit saves; `auto` does so for `obs`, whose
+            scores are errors that add up.
         floor: share of each group that stays.
         multiple: to which the number of channels that stay is rounded up, as far as there are so many. ONNX Runtime
             computes convolutions in blocks of 8 or 16 channels, so that 8 is faster at equal work, at some accuracy.
@@ -105,7 +106,7 @@ class PruneChannels(Pass, frozen=True, kw_only=True):
     aggregate: Aggregate = "sum"
     normalize: Literal["auto"] | Normalize = "auto"
     ranking: Ranking = "global"
-    weigh: bool = True
+    weigh: Literal["auto"] | bool = "auto"
     floor: Floor = 0.1
     multiple: Multiple = 1
     attention: Attention = "heads"
@@ -185,7 +186,8 @@ class PruneChannels(Pass, frozen=True, kw_only=True):
         seen = data.through(known.model) if data is not None else None
         scorer = Scorer(criterion, self.aggregate, self.normalize)
         scored = scorer.score(groups, known.model, seen, context, most)
-        scores = per_saving(groups, scored.scores, budget) if self.weigh else scored.scores
+        weigh = scored.criterion == "obs" if self.weigh == "auto" else self.weigh
+        scores = per_saving(groups, scored.scores, budget) if weigh else scored.scores
         classes = classes_of(groups, self.ranking, known.op_types)
         return select(groups, scores, budget, limits, classes), scored.fallbacks
 

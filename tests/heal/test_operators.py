@@ -156,6 +156,14 @@ CASES: dict[str, tuple[str, int, np.ndarray, dict[str, np.ndarray]]] = {
         "RNN<hidden_size = 3, activations = [\"Relu\"]>(x, w, r, b)", 21, array(4, 2, 5),
         {"w": array(1, 3, 5), "r": array(1, 3, 3, seed=1), "b": array(1, 6, seed=2)},
     ),
+    "attention, causal, heads shared": (
+        "Attention<is_causal = 1, q_num_heads = 4, kv_num_heads = 2>(x, k, v)", 23, array(2, 3, 16),
+        {"k": array(2, 3, 8, seed=1), "v": array(2, 3, 12, seed=2)},
+    ),
+    "attention with masks": (
+        "Attention<scale = 0.25>(x, k, v, m)", 23, array(1, 2, 3, 4),
+        {"k": array(1, 2, 5, 4, seed=1), "v": array(1, 2, 5, 4, seed=2), "m": np.arange(15).reshape(3, 5) % 4 > 0},
+    ),
     "einsum": ("Einsum<equation = \"bij,jk->bik\">(x, w)", 21, array(2, 3, 4), {"w": array(4, 5)}),
 }  # fmt: skip
 

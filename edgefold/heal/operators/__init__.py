@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from edgefold.heal.operators import (
     activations,
+    attention,
     control_flow,
     convolution,
     elementwise,
@@ -30,6 +31,7 @@ from edgefold.heal.operators.node import Binding
 
 _STANDARD: Mapping[str, Binding] = {
     **activations.OPERATORS,
+    **attention.OPERATORS,
     **control_flow.OPERATORS,
     **convolution.OPERATORS,
     **elementwise.OPERATORS,

@@ -24,9 +24,18 @@ from edgefold.provenance import versions
 HERE = Path(__file__).resolve().parent
 SECONDS = 420
 TOLERANCE = 1e-5
+REACTION = 1e-3  # of the outputs, to the loss of half of the model: far above the tolerance
 REACHED = 0.505  # of the multiply-accumulates: units are whole
 NOTHING = ("random_forest", "gradient_boosting", "svm_rbf", "lightgbm", "xgboost", "pca_logistic")
 """Models without a hidden layer, which must come back as they were."""
+REASONS = {
+    "keras gru": "tf2onnx writes the GRU as a Loop; what a subgraph reads is not pruned",
+    "ondisk data_dtln_model_1": "the recurrent states are inputs and outputs, whose sizes stay",
+    "ondisk data_dtln_model_2": "the recurrent states are inputs and outputs, whose sizes stay",
+    "torch-legacy gmlp_s16": "all hidden channels are gated by ones that a LayerNormalization averages over",
+    "torch-dynamo gmlp_s16": "all hidden channels are gated by ones that a LayerNormalization averages over",
+}
+"""Why models fall short of half; by source and name."""
 LEAN = ("densenet121", "googlenet", "efficientnet_b0", "DenseNet121", "EfficientNetB0", "onnx_light_inception_v1")
 """Networks whose weights at half of the channels the project has a goal for: at most 35 % stay."""
 
@@ -81,6 +90,15 @@ def verdict(row: dict[str, Any]) -> str:
     return "half" if row["half_of_the_macs"]["macs_kept"] <= REACHED else "short"
 
 
+def deaf(row: dict[str, Any]) -> bool:
+    cuts = [row[mode] for mode in ("half_of_the_macs", "half_of_the_channels")] if row["stage"] == "done" else []
+    return any(cut["units"] and cut["changed"] < REACTION for cut in cuts)
+
+
+def key(row: dict[str, Any]) -> str:
+    return f"{row['source']} {row['name']}"
+
+
 def refused(row: dict[str, Any]) -> bool:
     """Quantized models are refused with advice, before anything is changed."""
     return row.get("error", "").startswith("PreconditionError")
@@ -100,7 +118,8 @@ def page(rows: list[dict[str, Any]]) -> str:
             "",
             "Checks of every row: onnx's checker and strict shape inference; the interface unchanged; runs in ONNX",
             "Runtime at two sizes of its dynamic axes; and the oracle: the cut model computes, to 1e-5 of the",
-            "largest output, what the whole model computes with the pruned units zero wherever they are read.",
+            "largest value, what the whole model computes with the pruned units zero wherever they are read, at its",
+            "outputs and at its last three matrix products of unchanged shape.",
             "",
             "- `MACs`: share that stays. `weights`: share of the matrices' elements that stays.",
             "- `at half`: share of the matrices' elements that stays when every group loses half of its units.",
@@ -137,10 +156,18 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
         f"({100 * half / max(len(prunable), 1):.1f} %).",
         f"- Invalid outputs: {counted['differs'] + counted['changed']}. Failed: {counted['failed']}. "
         f"Refused with advice: {counted['refused']}. Left as they were, as they should be: {counted['unchanged']}.",
+        "- Rows that did not react to the cut at all, where the oracle says little: "
+        + (", ".join(key(row) for row in rows if deaf(row)) or "none")
+        + ".",
         f"- Seconds beyond ONNX Runtime's own runs: largest {max(seconds, default=0):.1f}, "
         f"median {median(sorted(seconds)):.2f}.",
         f"- Faster at half of the multiply-accumulates: median {median(speedups):.2f}.",
         f"- Attention heads can go in {sum(found > 0 for found, _ in heads)} of {len(heads)} models with attention.",
+        *(
+            f"- Short of half: {key(row)}: {REASONS.get(key(row), 'see its row')}."
+            for row in rows
+            if verdict(row) == "short"
+        ),
         "- Weights that stay at half of the channels: "
         + ", ".join(
             f"{row['source']} {row['name']} {percent(row['half_of_the_channels']['weights_kept'])}" for row in lean

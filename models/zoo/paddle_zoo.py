@@ -58,7 +58,9 @@ def randomize(module: nn.Layer) -> None:
     """Gives batch normalizations statistics of their own, as training would."""
     random = np.random.default_rng(0)
     for name, tensor in module.state_dict().items():
-        if name.endswith(("_mean", "_variance")):
+        if name.endswith("_mean"):
+            tensor.set_value(random.normal(0, 0.1, tensor.shape).astype(np.float32))
+        if name.endswith("_variance"):
             tensor.set_value(random.uniform(0.5, 1.5, tensor.shape).astype(np.float32))
 
 

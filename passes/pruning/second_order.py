@@ -98,7 +98,10 @@ def surgeons(weight: Matrix, moments: Moments, units: IntArray, gain: float = 1.
 
 
 def removal_scores(readers: Sequence[Surgeon | White], size: int, most: int, rounds: int = ROUNDS) -> Vector:
-    """What each unit adds to its readers' summed relative errors when units go in the cheapest order.
+    """What each unit adds to its readers' relative errors when units go in the cheapest order.
+
+    Errors of several readers add in amplitude, not in power: they come from the loss of the same unit. A channel of a
+    residual stream, which every block reads, thus costs more than as many channels inside of blocks.
 
     Args:
         readers: of one group; they are used up.
@@ -113,7 +116,7 @@ def removal_scores(readers: Sequence[Surgeon | White], size: int, most: int, rou
     left = np.arange(size)
     level = 0.0
     for share in np.array_split(np.arange(most), max(1, min(rounds, most))):
-        errors = np.sum([reader.errors(left) for reader in readers], axis=0)
+        errors = np.square(np.sum([np.sqrt(reader.errors(left)) for reader in readers], axis=0))
         scores[left] = errors = np.maximum(errors, level)
         order = np.argsort(errors, kind="stable")
         gone = left[order[: len(share)]]

@@ -109,10 +109,10 @@ def test_updated_scores_know_what_went_before(rng: np.random.Generator) -> None:
     assert in_turn.max() > 0.1
 
 
-def test_two_readers_add_up(rng: np.random.Generator) -> None:
+def test_errors_of_two_readers_add_in_amplitude(rng: np.random.Generator) -> None:
     _, weight, moments = layer(rng)
     _, other, more = layer(rng)
     units = np.arange(8)
     both = removal_scores([*surgeons(weight[None], moments, units), *surgeons(other[None], more, units)], 8, 7, 1)
     apart = [removal_scores(surgeons(w[None], m, units), 8, 7, 1) for w, m in ((weight, moments), (other, more))]
-    assert both == pytest.approx(apart[0] + apart[1])
+    assert both == pytest.approx(np.square(np.sqrt(apart[0]) + np.sqrt(apart[1])))

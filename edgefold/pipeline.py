@@ -28,7 +28,7 @@ from edgefold.measuring.operator_times import operator_times
 from edgefold.passes import Context, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
 from edgefold.probing import probe
 from edgefold.sensitivity import gains
-from edgefold.synthetic import synthetic_feeds
+from edgefold.synthetic import synthetic_feeds, wide_batch
 from edgefold.verification import Difference, check_numerics, check_structure
 
 log = logging.getLogger("edgefold")
@@ -158,7 +158,7 @@ def run_recipe(
 
 def _made_up(model: ir.Model, inputs: Inputs, seed: int, kind: Literal["noise", "none"]) -> Calibration:
     """Statistics on noise: with the moments of the calibration data, or of the shapes of the probe only."""
-    like = inputs.calibration() if kind == "noise" and inputs.calibration else [inputs.probe or {}]
+    like = inputs.calibration() if kind == "noise" and inputs.calibration else [wide_batch(inputs.probe or {}, model)]
     return Calibration(model, synthetic_feeds(like, moments=kind == "noise", seed=seed), seed=seed)
 
 

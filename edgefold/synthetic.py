@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 Array = np.ndarray[Any, Any]
 Feeds = Mapping[str, Array]
@@ -19,6 +20,8 @@ Draw = Callable[[np.random.Generator, tuple[int, ...]], Array]
 
 SAMPLES = 512
 """Samples made, at least; whole batches."""
+BATCH = 32
+"""Samples made at a time where the model leaves it open: a run costs as much as several samples of a small network."""
 _IMAGE = 4  # dimensions
 _COLOURS = 4  # more channels than these are no picture
 _LEAVES = 48
@@ -52,6 +55,16 @@ def synthetic_feeds(batches: Iterable[Feeds], *, moments: bool, seed: int = 0) -
                 return
 
     return make
+
+
+def wide_batch(feeds: Feeds, model: ir.Model) -> Feeds:
+    """Feeds of one sample, repeated to a batch where the first dimension of all inputs is one and the same open one."""
+    inputs = [value for value in model.graph.inputs if not value.is_initializer()]
+    first = {value.shape[0] if value.shape else None for value in inputs}
+    size = first.pop() if len(first) == 1 else None
+    if not isinstance(size, ir.SymbolicDim) or size.value is None or {len(one) for one in feeds.values()} != {1}:
+        return feeds
+    return {name: np.repeat(value, BATCH, axis=0) for name, value in feeds.items()}
 
 
 def _draw(batches: Sequence[Array], moments: bool) -> Draw:

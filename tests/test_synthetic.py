@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 
-from edgefold.synthetic import SAMPLES, synthetic_feeds
+from edgefold.synthetic import BATCH, SAMPLES, synthetic_feeds, wide_batch
 
 
 def images(channels_last: bool) -> list[dict[str, np.ndarray]]:
@@ -55,3 +57,19 @@ def test_every_call_makes_the_same() -> None:
     make = synthetic_feeds(images(False), moments=True, seed=3)
     for one, other in zip(make(), make(), strict=True):
         np.testing.assert_array_equal(one["x"], other["x"])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "batch"),
+    [
+        ("float[N, 3] x, int64[N] y", BATCH),
+        ("float[N, 3] x, int64[M] y", 1),  # whether the two go together is not said
+        ("float[?, 3] x, int64[?] y", 1),
+        ("float[1, 3] x, int64[1] y", 1),
+    ],
+)
+def test_single_samples_become_a_batch_where_all_inputs_leave_the_same_one_open(inputs: str, batch: int) -> None:
+    graph = f"<ir_version: 10, opset_import: ['' : 21]> g ({inputs}) => (float[a, 3] z) {{ z = Identity(x) }}"
+    model = ir.from_proto(onnx.parser.parse_model(graph.replace("'", '"')))
+    feeds = wide_batch({"x": np.ones((1, 3), np.float32), "y": np.ones(1, np.int64)}, model)
+    assert {len(value) for value in feeds.values()} == {batch}

@@ -35,11 +35,11 @@ def feed_forward(width: int, hidden: int) -> nn.Sequential:
 
 
 class LayerScale(nn.Module):
-    """A learnt factor for each channel."""
+    """A learnt factor for each channel, which ``after`` axes follow."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, after: int = 0) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(torch.rand(width))
+        self.gamma = nn.Parameter(torch.rand(width, *[1] * after))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gamma
@@ -184,15 +184,6 @@ class PoolMix(nn.Module):
         return functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False) - x
 
 
-class PictureScale(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.rand(width, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
-
-
 def poolformer() -> nn.Module:
     layers: list[nn.Module] = []
     channels = 3
@@ -200,8 +191,8 @@ def poolformer() -> nn.Module:
         layers.append(nn.Conv2d(channels, width, size, stride, size // 2))
         for _ in range(2):
             hidden = nn.Sequential(nn.Conv2d(width, 4 * width, 1), nn.GELU(), nn.Conv2d(4 * width, width, 1))
-            layers.append(Residual(nn.Sequential(nn.GroupNorm(1, width), PoolMix(), PictureScale(width))))
-            layers.append(Residual(nn.Sequential(nn.GroupNorm(1, width), hidden, PictureScale(width))))
+            layers.append(Residual(nn.Sequential(nn.GroupNorm(1, width), PoolMix(), LayerScale(width, 2))))
+            layers.append(Residual(nn.Sequential(nn.GroupNorm(1, width), hidden, LayerScale(width, 2))))
         channels = width
     return classifier(layers, 512)
 

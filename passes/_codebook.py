@@ -67,7 +67,8 @@ def graded_shapes(bits: int, tops: tuple[float, ...]) -> Counts:
     """Magnitudes float64 [len(tops), 2**(bits-1)] that end at `tops`, somewhat denser near zero."""
     count = 2 ** (bits - 1)
     levels = ((np.arange(count) + 0.5) / (count - 0.5)) ** 1.3
-    return np.array(tops)[:, None] * levels
+    shapes: Counts = np.array(tops)[:, None] * levels
+    return shapes
 
 
 def symmetric_tables(shapes: Counts, factors: tuple[int, ...]) -> Table:

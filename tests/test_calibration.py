@@ -111,9 +111,9 @@ def test_rows_along_another_axis() -> None:
 def test_regressions_pair_changed_inputs_with_original_targets() -> None:
     feeds, original, changed = Feeds(sizes=(40, 40)), two_layers(), two_layers(seed=1)
     request = Rows("active")
-    found = Calibration(changed, feeds, max_rows=50).regressions({request: [Targets("y")]}, Calibration(original, feeds))
-    moments = found[request]
-    whole = Calibration(changed, feeds).regressions({request: [Targets("y")]}, Calibration(original, feeds))[request]
+    wanted, before = {request: [Targets("y")]}, Calibration(original, feeds)
+    moments = Calibration(changed, feeds, max_rows=50).regressions(wanted, before)[request]
+    whole = Calibration(changed, feeds).regressions(wanted, before)[request]
     x, y = values(changed, "active", feeds.all()), values(original, "y", feeds.all())
     np.testing.assert_allclose(whole.xty[0], x.T.astype(float) @ y, rtol=1e-4, atol=1e-4)
     assert moments.count == 50

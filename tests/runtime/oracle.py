@@ -65,7 +65,7 @@ def shift_table(bits: int) -> np.ndarray:
 
 
 def random_weights(rng: np.random.Generator, k: int, n: int, bits: int, method: str = "lut") -> Weights:
-    """Weights of `method`: `rtn`, `shift`, `shapes` (factors times two shapes), or `lut` (any tables, all of them used)."""
+    """Weights of `method`: `rtn`, `shift`, `shapes` (factors times two shapes), or `lut` (any tables, all used)."""
     if method == "rtn":
         table = shift_table(bits)[:1]
     elif method == "shift":

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from graphs import weights
-from oracle import Examined, assert_oracle, examine, outputs, sized_feeds, some_units
+from cut_oracle import Examined, assert_oracle, examine, outputs, sized_feeds, some_units
 
 from edgefold.passes.pruning.cut import cut
 from edgefold.passes.pruning.groups import Exactness

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from oracle import Array, Examined, assert_oracle, examine, sized_feeds, some_units
+from cut_oracle import Array, Examined, assert_oracle, examine, sized_feeds, some_units
 
 from edgefold.files.loading import load_model
 from edgefold.passes.pruning.groups import Pruned

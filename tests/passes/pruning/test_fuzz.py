@@ -6,7 +6,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
-from oracle import assert_oracle, examine, some_units
+from cut_oracle import assert_oracle, examine, some_units
 from random_pieces import models
 
 

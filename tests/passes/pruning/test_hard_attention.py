@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from graphs import graph, weights
-from oracle import assert_oracle, examine, some_units
+from cut_oracle import assert_oracle, examine, some_units
 from test_hard_cases import Case
 
 TOKENS = "g (float[N,T,12] x) => (float[N,T,K] y) {"

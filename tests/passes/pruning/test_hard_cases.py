@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from graphs import graph, weights
-from oracle import assert_oracle, examine, some_units
+from cut_oracle import assert_oracle, examine, some_units
 
 PICTURE = "g (float[N,3,8,8] x) => (float[N,K,H,W] y) {"
 ENTER = "h = Conv<pads=[1,1,1,1]>(x, w1, b1)"

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from graphs import graph, run, weights
-from oracle import Examined, assert_oracle
+from cut_oracle import Examined, assert_oracle
 
 from edgefold.passes.pruning.dependencies import analyse
 from edgefold.passes.pruning.groups import Exactness

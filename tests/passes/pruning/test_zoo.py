@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from oracle import assert_oracle, examine, some_units
+from cut_oracle import assert_oracle, examine, some_units
 
 from edgefold.files.loading import load_model
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from graphs import weights
 from cut_oracle import Examined, assert_oracle, examine, outputs, sized_feeds, some_units
+from graphs import weights
 
 from edgefold.passes.pruning.cut import cut
 from edgefold.passes.pruning.groups import Exactness

@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from graphs import weights
 from cut_oracle import assert_oracle, examine, some_units
+from graphs import weights
 
 OPSETS = (11, 13, 18, 24)
 INTEGERS = {"halves": [4, 4], "one": [1], "three": [3], "last": [2**63 - 1], "two": [2], "space": [2, 3]}

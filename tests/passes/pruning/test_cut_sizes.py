@@ -8,8 +8,8 @@ import dataclasses
 import numpy as np
 import onnx_ir as ir
 import pytest
-from graphs import graph, nodes, weights
 from cut_oracle import Examined, assert_oracle, examine, some_units
+from graphs import graph, nodes, weights
 
 from edgefold.passes.pruning.cut import cut
 from edgefold.passes.pruning.groups import Group, Pruned

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import onnx_ir as ir
+from cut_oracle import assert_oracle, examine, some_units
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
-from cut_oracle import assert_oracle, examine, some_units
 from random_pieces import models
 
 

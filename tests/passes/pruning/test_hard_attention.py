@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from graphs import graph, weights
 from cut_oracle import assert_oracle, examine, some_units
+from graphs import graph, weights
 from test_hard_cases import Case
 
 TOKENS = "g (float[N,T,12] x) => (float[N,T,K] y) {"

@@ -11,8 +11,8 @@ import dataclasses
 import numpy as np
 import onnx_ir as ir
 import pytest
-from graphs import graph, weights
 from cut_oracle import assert_oracle, examine, some_units
+from graphs import graph, weights
 
 PICTURE = "g (float[N,3,8,8] x) => (float[N,K,H,W] y) {"
 ENTER = "h = Conv<pads=[1,1,1,1]>(x, w1, b1)"

@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from cut_oracle import assert_oracle, examine, some_units
 from graphs import HEADER, weights
 from onnx import TensorProto, helper, numpy_helper
-from cut_oracle import assert_oracle, examine, some_units
 
 IN_OUT = "g (float[N,7] x) => (float[N,5] y) "
 W1, W2 = weights(7, 8), weights(8, 5, seed=1)

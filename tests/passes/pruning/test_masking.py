@@ -7,8 +7,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from graphs import graph, weights
 from cut_oracle import Examined, assert_oracle, examine, outputs, sized_feeds, some_units
+from graphs import graph, weights
 
 from edgefold.passes.pruning.groups import IntArray
 from edgefold.passes.pruning.masking import masked

@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from graphs import graph, run, weights
 from cut_oracle import Examined, assert_oracle
+from graphs import graph, run, weights
 
 from edgefold.passes.pruning.dependencies import analyse
 from edgefold.passes.pruning.groups import Exactness

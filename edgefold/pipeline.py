@@ -27,7 +27,6 @@ from edgefold.measuring.measure import model_macs, model_size
 from edgefold.measuring.operator_times import operator_times
 from edgefold.passes import Context, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
 from edgefold.probing import probe
-from edgefold.sensitivity import gains
 from edgefold.synthetic import synthetic_feeds, wide_batch
 from edgefold.verification import Difference, check_numerics, check_structure
 
@@ -141,7 +140,6 @@ def run_recipe(
             gradients=inputs.gradients,
             heal=inputs.heal,
             synthetic=functools.partial(_made_up, model, inputs, seed) if inputs.probe else None,
-            gains=functools.partial(gains, feeds=inputs.probe, seed=seed) if inputs.probe else None,
             operator_times=operator_times,
         )
         model, record = run_step(model, step, inputs, context)

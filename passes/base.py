@@ -110,7 +110,6 @@ class Context:
         heal: trains a model, in place, as the pass ``heal`` asks, and gives the numbers of its record; None without
             calibration data.
         synthetic: statistics on made-up inputs: `noise` with the moments of the calibration data, `none` without.
-        gains: how much of a relative error of the named tensors arrives at the outputs; see ``edgefold.sensitivity``.
         operator_times: seconds of single operators; see ``edgefold.measuring.operator_times``.
     """
 
@@ -121,7 +120,6 @@ class Context:
     gradients: Callable[[ir.Model, bool], Mapping[str, Any]] | None = None
     heal: Callable[[ir.Model, Any], Mapping[str, float | int | str]] | None = None
     synthetic: Callable[[Literal["noise", "none"]], Calibrates] | None = None
-    gains: Callable[[ir.Model, Sequence[str]], Mapping[str, float]] | None = None
     operator_times: Callable[[Sequence[Any]], Mapping[Any, float]] | None = None
 
     def excludes(self, node_name: str) -> bool:

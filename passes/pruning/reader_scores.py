@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -14,17 +15,17 @@ from edgefold.passes._moments import Moments
 from edgefold.passes._quantize_weights import layer_inputs
 from edgefold.passes._weighted_nodes import WeightedNode, weighted_node
 from edgefold.passes.base import Calibrates
+from edgefold.passes.pruning.dilution import Sum, dilution, sums_after
 from edgefold.passes.pruning.groups import Group, IntArray, Role, Slice
 from edgefold.passes.pruning.importance import Vector, gather_units, group_scores
 from edgefold.passes.pruning.second_order import Matrix, Surgeon, White, removal_scores, surgeons
 from edgefold.passes.pruning.weight_scores import Weights, energy
 
-Gains = Callable[[ir.Model, Sequence[str]], Mapping[str, float]]
-
 _MOMENT_BYTES = 256 << 20
 """Second moments held at once; every portion of them costs one more run over the calibration data."""
 _MOST_MOMENT_BYTES = 512 << 20
-"""A reader of so many inputs that its second moments would be larger is judged as if they were white."""
+"""A reader of so many inputs that its second moments would be larger is judged as if they were white; the sums after
+one of so many outputs are not looked at."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +36,31 @@ class Reader:
         one: where the units lie on its weights.
         inputs: what it multiplies them with; None where calibration cannot say.
         weight: float64 [P, K, N].
+        sums: that its output enters; see `dilution`.
     """
 
     one: Slice
     inputs: Inputs | None
     weight: Matrix
+    sums: tuple[Sum, ...] = ()
 
     @property
     def units(self) -> IntArray:
         """The unit of each of the K inputs: K runs over kernel positions, then channels."""
         return np.tile(self.one.units, self.weight.shape[1] // len(self.one.units))
+
+    @property
+    def requests(self) -> tuple[Inputs, ...]:
+        """What calibration is asked about it."""
+        inputs = () if self.inputs is None else (self.inputs,)
+        return (*inputs, *itertools.chain.from_iterable(self.sums))
+
+    @property
+    def moment_bytes(self) -> int:
+        """Size of what calibration answers."""
+        runs, k, n = self.weight.shape
+        inputs = 0 if self.inputs is None else runs * k**2
+        return int(8 * (inputs + 2 * len(self.sums) * (runs * n) ** 2))
 
 
 def second_order_scores(
@@ -53,13 +69,12 @@ def second_order_scores(
     calibration: Calibrates,
     weights: Weights,
     most: Mapping[str, int],
-    gains: Gains | None = None,
 ) -> dict[str, Vector]:
     """Relative output error that each unit's removal adds to the group's readers; see `second_order`.
 
-    With gains it is the error that arrives at the outputs of the model, to first order. Readers of which calibration
-    sees no inputs (recurrent layers), or too many, are judged as if these were white; a group that no parameter reads,
-    by the energy of its writers.
+    The error counts relative to the tensor that later layers see, see `dilution`. Readers of which calibration sees no
+    inputs (recurrent layers), or too many, are judged as if these were white; a group that no parameter reads, by the
+    energy of its writers.
 
     Args:
         groups: to be scored.
@@ -67,15 +82,14 @@ def second_order_scores(
         calibration: of that model.
         weights: its parameters.
         most: units that may go from each group.
-        gains: tells how much of a relative error of the named tensors arrives at the outputs of a model.
     """
     scores = group_scores(groups, energy(weights))
-    arriving = _arriving(groups, model, gains)
     for portion in _portions(groups, _sites(model), weights):
-        moments = calibration.moments(_requests(portion.values()))
+        asked = [request for readers in portion.values() for one in readers for request in one.requests]
+        moments = calibration.moments(asked)
         for group in groups:
             if readers := portion.get(group.name):
-                states = [state for reader in readers for state in _states(reader, moments, arriving, group.size)]
+                states = [state for reader in readers for state in _states(reader, moments, group.size)]
                 scores[group.name] = removal_scores(states, group.size, most[group.name])
     return scores
 
@@ -86,7 +100,8 @@ def activation_scores(
     """Mean square of each unit's channels as each reader sees them, a list over readers; none without readers."""
     scores: dict[str, list[Vector]] = {}
     for portion in _portions(groups, _sites(model), weights):
-        moments = calibration.moments(_requests(portion.values()))
+        asked = [one.inputs for readers in portion.values() for one in readers if one.inputs is not None]
+        moments = calibration.moments(asked)
         for group in groups:
             for reader in portion.get(group.name, ()):
                 if reader.inputs is not None:
@@ -111,7 +126,7 @@ def _portions(
     held = 0
     for group in groups:
         readers = [_reader(one, sites, weights) for one in group.on(Role.READER)]
-        size = sum(8 * one.weight.shape[0] * one.weight.shape[1] ** 2 for one in readers if one.inputs is not None)
+        size = sum(one.moment_bytes for one in readers)
         if portion and held + size > _MOMENT_BYTES:
             yield portion
             portion, held = {}, 0
@@ -123,32 +138,17 @@ def _portions(
 
 def _reader(one: Slice, sites: Mapping[tuple[str, str], WeightedNode], weights: Weights) -> Reader:
     site = sites.get((one.node, one.parameter))
+    sums = () if site is None or 8 * site.n**2 > _MOST_MOMENT_BYTES else sums_after(site)
     if site is None or 8 * site.k**2 > _MOST_MOMENT_BYTES:
         weight = np.moveaxis(weights[one.parameter], one.axis, 0).astype(np.float64)
-        return Reader(one, None, weight.reshape(1, len(weight), -1))
+        return Reader(one, None, weight.reshape(1, len(weight), -1), sums)
     runs = site.geometry.group if site.geometry else 1
     matrix = site.matrix().astype(np.float64).reshape(site.k, runs, -1)
-    return Reader(one, layer_inputs(site), np.moveaxis(matrix, 1, 0))
+    return Reader(one, layer_inputs(site), np.moveaxis(matrix, 1, 0), sums)
 
 
-def _requests(readers: Iterable[list[Reader]]) -> list[Inputs]:
-    return list(dict.fromkeys(one.inputs for listed in readers for one in listed if one.inputs is not None))
-
-
-def _arriving(groups: Sequence[Group], model: ir.Model, gains: Gains | None) -> Mapping[str, float]:
-    """Gain of each reader's output by the reader's name; none without gains."""
-    if gains is None:
-        return {}
-    readers = {one.node for group in groups for one in group.on(Role.READER)}
-    outputs = {str(node.name): str(node.outputs[0].name) for node in model.graph if node.name in readers}
-    found = gains(model, list(outputs.values()))
-    return {node: found[tensor] for node, tensor in outputs.items()}
-
-
-def _states(
-    reader: Reader, moments: Mapping[Inputs, Moments], arriving: Mapping[str, float], size: int
-) -> Sequence[Surgeon | White]:
-    gain = arriving.get(reader.one.node, 1.0)
+def _states(reader: Reader, moments: Mapping[Inputs, Moments], size: int) -> Sequence[Surgeon | White]:
+    gain = dilution(reader.sums, moments)
     if reader.inputs is not None:
         return surgeons(reader.weight, moments[reader.inputs], reader.units, gain)
     squares = np.square(reader.weight).sum(axis=(0, 2))

@@ -85,7 +85,7 @@ class Scorer:
             return Scored(random(groups, context.seed), self.criterion)
         if self.criterion == "obs":
             assert calibration is not None
-            errors = second_order_scores(groups, model, calibration, weights, most, context.gains)
+            errors = second_order_scores(groups, model, calibration, weights, most)
             return Scored({name: normalized(error, normalize) for name, error in errors.items()}, self.criterion)
         if self.criterion == "activation":
             assert calibration is not None

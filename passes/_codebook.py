@@ -21,30 +21,14 @@ LEVEL_MAX = 127
 LUT_TABLES = {2: 8, 3: 8, 4: 8, 5: 4, 6: 2}
 """Number of `shift-lut` tables by code width: the 128 bytes of two 512-bit registers (less for 2 and 3 bits)."""
 
-
-@dataclass(frozen=True)
-class _Start:
-    """Where learning starts: a table for each product of a factor and a shape, shapes varying fastest.
-
-    Attributes:
-        tops: largest level of each shape.
-        factors: whole numbers; the largest times any level stays within int8.
-    """
-
-    tops: tuple[float, ...]
-    factors: tuple[int, ...] = (1,)
-
-
-_FACTORS = (4, 3, 2, 1)
-_STARTS: dict[int, tuple[_Start, ...]] = {
-    8: (_Start((31, 26), _FACTORS), _Start((31, 24), _FACTORS)),
-    4: (_Start((127, 101, 80, 64)), _Start((127, 98, 76, 32))),
-    2: (_Start((127, 90)), _Start((127, 45))),
+_OCTAVES: dict[int, tuple[Counts, ...]] = {
+    8: (np.arange(8) / 4, np.arange(8) / 3, np.array([0, 1 / 4, 1 / 2, 3 / 4, 1, 5 / 4, 2, 3])),
+    4: (np.arange(4) / 3, np.array([0, 3 / 8, 3 / 4, 2])),
+    2: (np.arange(2) / 2, np.arange(2) / (2 / 3)),
 }
-"""By number of tables. Up to 4 bits the tables are factors times two shapes of levels up to 31: kernels without an
-8-bit dot product then add in 16 bits and multiply by the factor once for 16 k (docs/adr/0010)."""
+"""Octaves below the first table at which learning starts, by number of tables; the later ones suit outliers."""
 
-_ROUNDS = 5
+_ROUNDS = 3
 _LLOYD_STEPS = 4
 _BINS, _BIN_TOP = 2048, 192.0  # histogram of magnitudes in units of the column scale; above 127 are the clipped ones
 
@@ -63,19 +47,17 @@ def shift_tables(bits: int) -> Table:
     return tables
 
 
-def graded_shapes(bits: int, tops: tuple[float, ...]) -> Counts:
-    """Magnitudes float64 [len(tops), 2**(bits-1)] that end at `tops`, somewhat denser near zero."""
+def graded_tables(bits: int, octaves: Counts) -> Table:
+    """Symmetric zero-free levels, somewhat denser near zero, at scales of 2**-octaves: int8 [len(octaves), 2**bits]."""
     count = 2 ** (bits - 1)
     levels = ((np.arange(count) + 0.5) / (count - 0.5)) ** 1.3
-    shapes: Counts = np.array(tops)[:, None] * levels
-    return shapes
+    return _symmetric(LEVEL_MAX * 2.0 ** -octaves[:, None] * levels)
 
 
-def symmetric_tables(shapes: Counts, factors: tuple[int, ...]) -> Table:
-    """Every factor times every rounded shape [S, m] and its negative: int8 [F * S, 2m], ascending, without a zero."""
-    positive = np.clip(np.rint(shapes), 1, LEVEL_MAX // max(factors))
-    magnitudes = (np.array(factors)[:, None, None] * positive).reshape(-1, positive.shape[1])
-    table: Table = np.concatenate([-magnitudes[:, ::-1], magnitudes], axis=1).astype(np.int8)
+def _symmetric(magnitudes: NDArray[np.float64]) -> Table:
+    """Tables int8 [T, 2m] of the rounded magnitudes [T, m] and their negatives, ascending and without a zero."""
+    positive = np.clip(np.rint(magnitudes), 1, LEVEL_MAX)
+    table: Table = np.concatenate([-positive[:, ::-1], positive], axis=1).astype(np.int8)
     return table
 
 
@@ -95,10 +77,10 @@ class Sample:
 
 
 def learn_lut_tables(sample: Sample, bits: int, clips: Float) -> Table:
-    """Learns the tables of `shift-lut`: alternates scales and table numbers with the levels of every shape.
+    """Learns the tables of `shift-lut`: alternates scales and table numbers with the levels of every table.
 
-    Each shape is a scalar quantizer of the groups that chose it, so its levels follow Lloyd's iteration (Lloyd 1982),
-    run on a histogram. All of `_STARTS` are tried.
+    Each table is a scalar quantizer of the groups that chose it, so its levels follow Lloyd's iteration (Lloyd 1982),
+    run on a histogram. All of `_OCTAVES` are tried as starts.
 
     Args:
         sample: normalized columns.
@@ -109,15 +91,14 @@ def learn_lut_tables(sample: Sample, bits: int, clips: Float) -> Table:
         The tables with the least error among all starts and rounds, int8 [LUT_TABLES[bits], 2**bits].
     """
     best_table, best_error = uniform_levels(bits)[None], np.inf
-    for start in _STARTS[LUT_TABLES[bits]]:
-        shapes, chosen = graded_shapes(bits, start.tops), None
+    for octaves in _OCTAVES[LUT_TABLES[bits]]:
+        table, chosen = graded_tables(bits, octaves), None
         for _ in range(_ROUNDS):
-            table = symmetric_tables(shapes, start.factors)
             chosen = _choose(sample, LevelLookup.of(table), clips, chosen)
             error = float((chosen.error * sample.column_error).sum())
             if error < best_error:
                 best_table, best_error = table, error
-            shapes = _refit_shapes(shapes, start.factors, *_histograms(sample, chosen, len(table)))
+            table = _refit_levels(table, *_histograms(sample, chosen, len(table)))
     return best_table
 
 
@@ -140,16 +121,14 @@ def _histograms(sample: Sample, chosen: Selection, tables: int) -> tuple[Counts,
     return np.linspace(0, _BIN_TOP, 2 * _BINS + 1)[1::2], counts.astype(np.float64).reshape(tables, _BINS)
 
 
-def _refit_shapes(shapes: Counts, factors: tuple[int, ...], centres: Counts, counts: Counts) -> Counts:
-    """Shapes [S, m] after Lloyd's iteration on the histograms of all their tables; an empty cell keeps its level."""
-    refitted = shapes.copy()
-    scale = np.array(factors, dtype=np.float64)[:, None]
-    values = (centres / scale).ravel()
-    for number, row in enumerate(refitted):
-        weights = (counts[number :: len(shapes)] * scale**2).ravel()
+def _refit_levels(table: Table, centres: Counts, counts: Counts) -> Table:
+    """One table for each histogram, by Lloyd's iteration from the levels of `table`; an empty cell keeps its level."""
+    half = table.shape[1] // 2
+    levels = table[:, half:].astype(np.float64)
+    for row, weights in zip(levels, counts, strict=True):
         for _ in range(_LLOYD_STEPS):
-            cell = np.searchsorted((row[1:] + row[:-1]) / 2, values)
-            mass = np.bincount(cell, weights=weights, minlength=len(row))
-            first = np.bincount(cell, weights=weights * values, minlength=len(row))
+            cell = np.searchsorted((row[1:] + row[:-1]) / 2, centres)
+            mass = np.bincount(cell, weights=weights, minlength=half)
+            first = np.bincount(cell, weights=weights * centres, minlength=half)
             row[mass > 0] = first[mass > 0] / mass[mass > 0]
-    return refitted
+    return _symmetric(levels)

@@ -50,10 +50,22 @@ Factors FactorsOf(const PackedMatrix& matrix) {
   return fits ? factors : Factors{};
 }
 
+bool Symmetric(const PackedMatrix& matrix) {
+  const int last = (1 << matrix.bits) - 1;
+  for (int t = 0; t < matrix.tables; ++t) {
+    const int8_t* table = matrix.Table(t);
+    for (int c = 0; c <= last / 2; ++c) {
+      if (table[last - c] < 0 || table[last - c] != -table[c]) return false;
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
 void DetectStructure(PackedMatrix* matrix) {
   matrix->factors = FactorsOf(*matrix);
+  matrix->symmetric = Symmetric(*matrix);
   matrix->linear = false;
   for (int candidate = 0; candidate < 2 << matrix->bits && !matrix->linear; ++candidate) {
     matrix->lowest = candidate & 1;

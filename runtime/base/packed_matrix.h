@@ -51,6 +51,8 @@ struct PackedMatrix {
   int32_t zero;
   int8_t multiplier[kMaxTables];
   Factors factors;
+  // Where table[t][last - c] == -table[t][c] and the upper half is not negative (method shift-lut).
+  bool symmetric;
 
   int64_t Panels() const { return (n + kPanelColumns - 1) / kPanelColumns; }
   int64_t Units() const { return (k + kUnitDepth - 1) / kUnitDepth; }
@@ -69,7 +71,7 @@ inline int SelectorOf(const uint8_t* selectors, int column) {
   return selectors[column & 7] >> (column >> 3) * 4 & 15;
 }
 
-// Fills linear, lowest, zero, multiplier and factors from the table.
+// Fills linear, lowest, zero, multiplier, factors and symmetric from the table.
 void DetectStructure(PackedMatrix* matrix);
 
 // True when every selector names a table that exists. Reads all selectors.

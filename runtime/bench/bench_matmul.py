@@ -92,9 +92,9 @@ def shift_table(bits: int) -> np.ndarray:
 
 
 def lut_table() -> np.ndarray:
-    """Factors times two shapes of eight magnitudes and a sign, as `shift-lut` learns them (docs/adr/0010)."""
-    shapes = np.array([[1, 4, 8, 11, 15, 20, 25, 31], [1, 4, 6, 10, 13, 17, 22, 27]])
-    positive = np.concatenate([shapes * factor for factor in (4, 3, 2, 1)])
+    """Eight tables of eight magnitudes and a sign, a quarter octave apart."""
+    steps = 127 * 2.0 ** (-np.arange(8)[:, None] / 4) * (np.arange(8) + 0.5) / 7.5
+    positive = np.rint(steps)
     return np.concatenate([-positive[:, ::-1], positive], axis=1).astype(np.int8)
 
 

@@ -2,6 +2,7 @@
 #include "kernels/gemv/gemv.h"
 #include "kernels/gemv/x86_avx2_factored.h"
 #include "kernels/gemv/x86_avx2_panels.h"
+#include "kernels/gemv/x86_avx2_symmetric.h"
 
 namespace edgefold {
 namespace {
@@ -23,6 +24,9 @@ Panel* ChooseWay(const PackedMatrix& matrix, bool is_unsigned) {
   }
   if (matrix.linear) {
     return is_unsigned ? LinearPanel<kBits, kRows, true> : LinearPanel<kBits, kRows, false>;
+  }
+  if constexpr (kBits == 4) {
+    if (matrix.symmetric && !is_unsigned) return SymmetricPanel<kRows>;
   }
   return is_unsigned ? TablePanel<kBits, kRows, true> : TablePanel<kBits, kRows, false>;
 }

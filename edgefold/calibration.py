@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgefold.errors import ModelError
+from edgefold.passes._halves import Halves
 from edgefold.passes._layer_inputs import Inputs, Targets
 from edgefold.passes._moments import Moments
 from edgefold.passes._ranges import Range
@@ -91,9 +92,13 @@ class Calibration:
         Raises:
             ModelError: a tensor that cannot be observed, or activations that are not finite.
         """
-        return dict(self._moments(list(dict.fromkeys(requests))))
+        return {request: whole for request, [whole] in self._moments(list(dict.fromkeys(requests)), 1)}
 
-    def regressions(self, requests: Mapping[Inputs, Sequence[Targets]], original: Calibration) -> dict[Inputs, Moments]:
+    def halves(self, requests: Sequence[Inputs]) -> dict[Inputs, Halves]:
+        """As `moments`, over the even and over the odd batches."""
+        return {request: Halves(*parts) for request, parts in self._moments(list(dict.fromkeys(requests)), 2)}
+
+    def regressions(self, requests: Mapping[Inputs, Sequence[Targets]], original: Calibration) -> dict[Inputs, Halves]:
         """Moments with targets: inputs from this model, targets from `original`, side by side along N.
 
         All tensors of one call are held at once for the time of a batch. Calls that go down the graph compute each
@@ -110,7 +115,7 @@ class Calibration:
         terms = [target.less for targets in requests.values() for target in targets if target.less]
         names = list(dict.fromkeys([*(request.tensor for request in requests), *terms]))
         wanted = list(dict.fromkeys(target.tensor for targets in requests.values() for target in targets))
-        found: dict[Inputs, Moments] = {}
+        found: dict[Inputs, Halves] = {}
         pairs = zip(self._segments.values(names), original._segments.values(wanted), strict=True)
         for number, (values, outputs) in enumerate(pairs):
             for request, targets in requests.items():
@@ -124,8 +129,8 @@ class Calibration:
                     ]
                     y = np.concatenate(parts, axis=2)
                     if request not in found:
-                        found[request] = Moments.zeros(len(x), x.shape[2], y.shape[2])
-                    found[request].add(x, y)
+                        found[request] = Halves(*(Moments.zeros(len(x), x.shape[2], y.shape[2]) for _ in range(2)))
+                    (found[request].odd if number % 2 else found[request].even).add(x, y)
         return found
 
     def ranges(self, tensors: Sequence[str]) -> dict[str, Range]:
@@ -144,12 +149,12 @@ class Calibration:
                             found[name].add(values[name])
         return found
 
-    def _moments(self, requests: Sequence[Inputs]) -> Iterator[tuple[Inputs, Moments]]:
-        """Moments of each request, portion by portion of what fits in memory."""
+    def _moments(self, requests: Sequence[Inputs], parts: int) -> Iterator[tuple[Inputs, list[Moments]]]:
+        """Moments of each request over every so many-th batch, portion by portion of what fits in memory."""
         share = -(-self._max_rows // self._count_batches())
         for names in self._portions(list(dict.fromkeys(request.tensor for request in requests))):
             portion = [request for request in requests if request.tensor in names]
-            found: dict[Inputs, Moments] = {}
+            found: dict[Inputs, list[Moments]] = {}
             with self._observed(names) as values_of:
                 for number, feeds in enumerate(self._stream()):
                     values = values_of(feeds)
@@ -158,8 +163,8 @@ class Calibration:
                             rows = request.count(values[request.tensor].shape)
                             x = request.gather(values[request.tensor], self._pick(rows, share, number))
                             if request not in found:
-                                found[request] = Moments.zeros(len(x), x.shape[2])
-                            found[request].add(x)
+                                found[request] = [Moments.zeros(len(x), x.shape[2]) for _ in range(parts)]
+                            found[request][number % parts].add(x)
             yield from found.items()
 
     def _pick(self, rows: int, share: int, batch: int) -> np.ndarray[Any, np.dtype[np.intp]]:

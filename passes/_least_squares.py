@@ -62,6 +62,12 @@ def damped_inverse(xtx: Matrix, damping: float = DAMPING) -> Matrix:
     return np.swapaxes(factor, -1, -2) @ factor
 
 
+def damped(xtx: Matrix, damping: float) -> Matrix:
+    """X'X + damping * mean(diag X'X) * I, float64 [..., K, K]; with the identity's ridge where X is all zero."""
+    _check(xtx, damping)
+    return _damped(xtx, damping, bias_row=False)
+
+
 def triangular_inverse(lower: Matrix) -> Matrix:
     """Inverse of a lower triangular matrix, float64 [..., K, K], by halves: its cost is that of matrix products."""
     size = lower.shape[-1]

@@ -80,6 +80,27 @@ class Moments:
             self.target_sums += y.sum(axis=1)
             self.target_squares += np.square(y).sum(axis=1)
 
+    def __add__(self, other: Moments) -> Moments:
+        """Moments over the rows of both."""
+        return Moments(
+            self.xtx + other.xtx,
+            self.sums + other.sums,
+            self.xty + other.xty,
+            self.target_sums + other.target_sums,
+            self.target_squares + other.target_squares,
+            self.count + other.count,
+        )
+
+    def mean(self) -> Array:
+        """Mean of x, float64 [P, K]."""
+        return self.sums / max(self.count, 1)
+
+    def covariance(self, centre: Array) -> Array:
+        """Mean of (x - centre) (x - centre)', float64 [P, K, K], with centre [P, K]."""
+        cross = self.mean()[:, :, None] * centre[:, None, :]
+        square: Array = self.xtx / max(self.count, 1) - cross - np.swapaxes(cross, 1, 2)
+        return square + centre[:, :, None] * centre[:, None, :]
+
     def with_bias(self) -> Moments:
         """These moments with a constant-one input appended, whose weight is the bias: K grows by one."""
         runs, inputs = self.sums.shape

@@ -112,8 +112,8 @@ def test_regressions_pair_changed_inputs_with_original_targets() -> None:
     feeds, original, changed = Feeds(sizes=(40, 40)), two_layers(), two_layers(seed=1)
     request = Rows("active")
     wanted, before = {request: [Targets("y")]}, Calibration(original, feeds)
-    moments = Calibration(changed, feeds, max_rows=50).regressions(wanted, before)[request]
-    whole = Calibration(changed, feeds).regressions(wanted, before)[request]
+    moments = Calibration(changed, feeds, max_rows=50).regressions(wanted, before)[request].whole
+    whole = Calibration(changed, feeds).regressions(wanted, before)[request].whole
     x, y = values(changed, "active", feeds.all()), values(original, "y", feeds.all())
     np.testing.assert_allclose(whole.xty[0], x.T.astype(float) @ y, rtol=1e-4, atol=1e-4)
     assert moments.count == 50
@@ -165,7 +165,7 @@ def test_patches_times_weights_are_the_convolution(
 
     found = Calibration(model.SerializeToString(), feeds).regressions(
         {patches: [Targets("y", axis=1, group=group)]}, Calibration(model.SerializeToString(), feeds)
-    )[patches]
+    )[patches].whole
     assert float(found.error(matrix.astype(np.float64)).max()) < 1e-3 * float(found.target_squares.max())
 
 

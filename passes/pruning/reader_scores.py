@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from edgefold.passes._halves import Halves
 from edgefold.passes._layer_inputs import Inputs
-from edgefold.passes._moments import Moments
+from edgefold.passes._least_squares import DAMPING
 from edgefold.passes._quantize_weights import layer_inputs
 from edgefold.passes._weighted_nodes import WeightedNode, weighted_node
 from edgefold.passes.base import Calibrates
@@ -86,7 +87,7 @@ def second_order_scores(
     scores = group_scores(groups, energy(weights))
     for portion in _portions(groups, _sites(model), weights):
         asked = [request for readers in portion.values() for one in readers for request in one.requests]
-        moments = calibration.moments(asked)
+        moments = calibration.halves(asked)
         for group in groups:
             if readers := portion.get(group.name):
                 states = [state for reader in readers for state in _states(reader, moments, group.size)]
@@ -147,10 +148,11 @@ def _reader(one: Slice, sites: Mapping[tuple[str, str], WeightedNode], weights: 
     return Reader(one, layer_inputs(site), np.moveaxis(matrix, 1, 0), sums)
 
 
-def _states(reader: Reader, moments: Mapping[Inputs, Moments], size: int) -> Sequence[Surgeon | White]:
-    gain = dilution(reader.sums, moments)
+def _states(reader: Reader, moments: Mapping[Inputs, Halves], size: int) -> Sequence[Surgeon | White]:
+    gain = dilution(reader.sums, {one: moments[one].whole for pair in reader.sums for one in pair})
     if reader.inputs is not None:
-        return surgeons(reader.weight, moments[reader.inputs], reader.units, gain)
+        seen = moments[reader.inputs]
+        return surgeons(reader.weight, seen.whole, reader.units, gain, max(DAMPING, seen.shrinkage_ridge()))
     squares = np.square(reader.weight).sum(axis=(0, 2))
     shares = gather_units(squares, reader.units, size) / max(float(squares.sum()), 1e-30)
     return [White(gain * shares)]

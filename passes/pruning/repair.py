@@ -6,9 +6,11 @@ For a layer whose weights W were cut to W_K the best weights are those that solv
     min |X' W' - Y|^2 + ridge * |W' - W_K|^2
 
 with X' its inputs in the cut model, whose earlier layers are refitted already, and Y its outputs in the original. The
-bias is the weight of a constant input that the ridge leaves alone. This is the exact solution that the sweep of
-SparseGPT (2301.00774), and with it OBSPA (2403.18955), approximates by updating later columns only. Layers go in
-the order of the graph; where a layer is added to a tensor, as residual branches are, the sum is its target.
+bias is the weight of a constant input that the ridge leaves alone. The ridge is the one by which each half of the
+batches is predicted best from the other: a few images are too few for all the weights of a late layer. This is the
+exact solution that the sweep of SparseGPT (2301.00774), and with it OBSPA (2403.18955), approximates by updating later
+columns only. Layers go in the order of the graph; where a layer is added to a tensor, as residual branches are, the sum
+is its target.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
+from edgefold.passes._halves import Halves
 from edgefold.passes._layer_inputs import Inputs
 from edgefold.passes._least_squares import least_squares
-from edgefold.passes._moments import Moments
 from edgefold.passes.base import Calibrates, Edit, Notes, Skip, SkipReason
 from edgefold.passes.pruning.groups import AxisKey, IntArray, Trace
 from edgefold.passes.pruning.refittable import Layer, refittable
@@ -31,7 +33,6 @@ from edgefold.passes.pruning.refittable import Layer, refittable
 Scope = Literal["downstream", "readers"]
 Method = Literal["least-squares", "bias"]
 
-DAMPING = 1e-3  # of the mean diagonal of X'X
 MAX_ROWS = 32768
 """Rows of inputs that a layer is fitted on: some fifty for each of the 576 inputs of a 3x3 kernel over 64 channels."""
 MAX_MOMENT_BYTES = 1 << 30
@@ -49,7 +50,7 @@ def repair(
     *,
     method: Method = "least-squares",
     scope: Scope = "downstream",
-    damping: float = DAMPING,
+    damping: float | None = None,
     ties: Sequence[Sequence[str]] = (),
     exclude: Callable[[str], bool] = lambda node: False,
 ) -> Notes:
@@ -64,7 +65,8 @@ def repair(
         method: `bias` leaves the weights and makes up for the shift of the mean only.
         scope: `readers` refits only layers that lost inputs themselves, `downstream` also those after them, whose
             inputs have drifted.
-        damping: ridge towards the cut weights, as a fraction of the mean square of the inputs.
+        damping: ridge towards the cut weights, as a fraction of the mean square of the inputs; None chooses it
+            for each layer by cross-validation between the halves of the batches.
         ties: names of weights that are one matrix.
         exclude: names of nodes that must not be touched.
 
@@ -101,15 +103,17 @@ class _Fit:
     after: float
 
 
-def _refit(siblings: Sequence[Layer], moments: Moments, method: Method, damping: float) -> Iterator[_Fit]:
+def _refit(siblings: Sequence[Layer], halves: Halves, method: Method, damping: float | None) -> Iterator[_Fit]:
     """Refits layers that read the same inputs: one system, their outputs side by side."""
+    moments = halves.whole
     with_bias = moments.with_bias()
     prior = np.concatenate([layer.weights() for layer in siblings], axis=2)
     if method == "bias":
         fitted = prior.copy()
         fitted[:, -1] += (moments.target_sums - np.einsum("pk,pkn->pn", with_bias.sums, prior)) / moments.count
     else:
-        fitted = least_squares(with_bias.xtx, with_bias.xty, damping=damping, prior=prior, bias_row=True)
+        ridge = halves.best_damping(prior) if damping is None else damping
+        fitted = least_squares(with_bias.xtx, with_bias.xty, damping=ridge, prior=prior, bias_row=True)
     variance = np.maximum(moments.target_squares - moments.target_sums**2 / moments.count, 0)
     before, after = with_bias.error(prior), with_bias.error(fitted)
     ends = itertools.accumulate(layer.width for layer in siblings)

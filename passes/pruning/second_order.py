@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefold.passes._least_squares import damped_inverse, downdate, removal_errors
+from edgefold.passes._least_squares import DAMPING, damped, damped_inverse, downdate, removal_errors
 from edgefold.passes._moments import Moments
 from edgefold.passes.pruning.groups import IntArray
 
@@ -80,7 +80,9 @@ class White:
         """Changes nothing."""
 
 
-def surgeons(weight: Matrix, moments: Moments, units: IntArray, gain: float = 1.0) -> list[Surgeon]:
+def surgeons(
+    weight: Matrix, moments: Moments, units: IntArray, gain: float = 1.0, damping: float = DAMPING
+) -> list[Surgeon]:
     """A reader of a group, one surgeon a run.
 
     Args:
@@ -88,10 +90,11 @@ def surgeons(weight: Matrix, moments: Moments, units: IntArray, gain: float = 1.
         moments: of its inputs, P runs.
         units: int [K].
         gain: by which relative errors of this reader count.
+        damping: ridge on the covariance as a fraction of its mean diagonal. It stands for the variance that inputs
+            have although these few samples do not show it.
     """
-    mean = moments.sums / max(moments.count, 1)
-    covariance = moments.xtx - moments.sums[:, :, None] * mean[:, None, :]
-    inverse = damped_inverse(covariance)
+    covariance = damped(moments.covariance(moments.mean()), damping)
+    inverse = damped_inverse(covariance, 0)
     variance = float(np.einsum("pkn,pkl,pln->", weight, covariance, weight, optimize=True))
     scale = gain / max(variance, _TINY)
     return [Surgeon(run, inverse[number], units, scale) for number, run in enumerate(weight)]

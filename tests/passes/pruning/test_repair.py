@@ -188,6 +188,21 @@ def test_bias_only_keeps_the_weights_and_the_mean() -> None:
     np.testing.assert_allclose(*means, atol=1e-5)
 
 
+def test_few_samples_do_not_undo_what_the_weights_know() -> None:
+    text = """wide (float[B, 40] x) => (float[B, 20] y)
+    { h = Gemm <transB = 1> (x, w1)  a = Relu(h)  y = Gemm <transB = 1> (a, w2) }"""
+    model = graph(text, {"w1": weights(60, 40), "w2": weights(20, 60, seed=1)})
+
+    def alike(seed: int) -> dict[str, Array]:  # as the positions of one image are
+        return {"x": np.repeat(np.random.default_rng(seed).standard_normal((1, 40)), 50, axis=0).astype(np.float32)}
+
+    seen, unseen = [alike(100 + seed) for seed in range(64)], list(batches(40))
+    bare, fitted, _ = repaired(model, {"w1": range(6)}, seen)
+    _, overfitted, _ = repaired(model, {"w1": range(6)}, seen, damping=1e-3)
+    assert error(fitted, model, unseen) < 0.9 * error(bare, model, unseen)
+    assert error(overfitted, model, unseen) > error(bare, model, unseen)
+
+
 def test_excluded_and_tied_layers_keep_their_weights() -> None:
     feeds, model = list(batches(6)), mlp()
     bare, fitted, notes = repaired(model, {"w1": [1, 4]}, feeds, exclude=lambda node: True)

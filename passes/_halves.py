@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Moments of every other batch apart from those of the rest: where the two halves differ, chance speaks.
+
+Rows do not tell how much data there is: the positions of an image are nearly as many copies of one observation, and a
+classifier of 1280 pooled features sees one row an image. What is fitted to so few fits them perfectly and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefold.passes._least_squares import least_squares
+from edgefold.passes._moments import Moments
+
+_DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+_MOST = 0.9  # shrinkage; by then the inputs count as white
+_TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Moments of one layer's inputs over the even and over the odd batches; `odd` is empty for a single batch."""
+
+    even: Moments
+    odd: Moments
+
+    @cached_property
+    def whole(self) -> Moments:
+        """Moments over all batches."""
+        return self.even + self.odd if self.odd.count else self.even
+
+    def shrinkage_ridge(self) -> float:
+        """The ridge, as a fraction of the mean variance, that gives the covariance its least expected error.
+
+        It is that of Ledoit and Wolf (2004, Lemma 3.3), with the error of the covariance estimated from the halves, so
+        that rows of one image need not be independent; 0 where there is one batch only.
+        """
+        if not self.odd.count:
+            return 0.0
+        mean = self.whole.mean()
+        first, second = self.even.covariance(mean), self.odd.covariance(mean)
+        weight = self.even.count / self.whole.count
+        covariance = weight * first + (1 - weight) * second
+        variance = np.einsum("pkk->p", covariance) / covariance.shape[-1]
+        spread = np.square(covariance).sum() - covariance.shape[-1] * np.square(variance).sum()
+        chance = weight * (1 - weight) * np.square(first - second).sum()
+        share = min(float(chance / max(spread, _TINY)), _MOST)
+        return share / (1 - share)
+
+    def best_damping(self, prior: NDArray[np.float64]) -> float:
+        """The damping towards `prior` [P, K + 1, N] by which each half is predicted best from the other one."""
+        if not self.odd.count:
+            return _DAMPINGS[0]
+        even, odd = self.even.with_bias(), self.odd.with_bias()
+        errors = [_error(even, odd, prior, damping) + _error(odd, even, prior, damping) for damping in _DAMPINGS]
+        return _DAMPINGS[int(np.argmin(errors))]
+
+
+def _error(fitted: Moments, judged: Moments, prior: NDArray[np.float64], damping: float) -> float:
+    weights = least_squares(fitted.xtx, fitted.xty, damping=damping, prior=prior, bias_row=True)
+    return float(judged.error(weights).sum())

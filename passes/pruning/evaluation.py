@@ -37,8 +37,25 @@ def element_types(model: ir.Model) -> dict[str, ir.DataType]:
     """The element types of the outputs of all nodes, as far as they can be inferred; the model is not changed."""
     copy = model.clone()
     common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(copy)
+    for node in copy.graph:
+        _types_by_schema(node, copy.graph.opset_imports.get(node.domain, 1))
     values = (value for node in copy.graph for value in node.outputs)
     return {str(value.name): value.dtype for value in values if value.dtype is not None}
+
+
+def _types_by_schema(node: ir.Node, opset: int) -> None:
+    """Gives outputs the type of the input that the operator ties them to: onnx infers nothing after some operators."""
+    if all(value.dtype is not None for value in node.outputs) or not onnx.defs.has(node.op_type, node.domain):
+        return
+    schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
+    known = {
+        formal.type_str: value.dtype
+        for formal, value in zip(schema.inputs, node.inputs, strict=False)
+        if value is not None and value.dtype is not None
+    }
+    for formal, value in zip(schema.outputs, node.outputs, strict=False):
+        if value.dtype is None and formal.type_str in known:
+            value.dtype = known[formal.type_str]
 
 
 def store_output(graph: ir.Graph, output: ir.Value, array: Array) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -40,7 +41,7 @@ def picture(dependencies: Dependencies) -> str:
     Channels of one colour go together, unit by unit; grey ones stay. Product axes show their first factor.
     """
     angles = {group.name: number * _GOLDEN_ANGLE % 360 for number, group in enumerate(dependencies.groups)}
-    hues = {name: f"hsl({angle:.0f}, 62%, 55%)" for name, angle in angles.items()}
+    hues = {name: _colour(angle / 360) for name, angle in angles.items()}
     rows = _rows(dependencies)
     longest = max((len(bar[0][1].units) for bars in rows.values() for bar in bars if bar), default=1)
     height = _ROW * (len(rows) + 2)
@@ -60,6 +61,11 @@ def picture(dependencies: Dependencies) -> str:
 
 def _columns() -> Sequence[tuple[int, str]]:
     return (4, "layer"), (_NAME, "channels it reads"), (_NAME + _LENGTH + 20, "channels it writes")
+
+
+def _colour(hue: float) -> str:
+    """`#rrggbb` of a hue from 0 to 1; not every viewer of SVG knows hsl()."""
+    return "#" + "".join(f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue, 0.55, 0.62))
 
 
 def _rows(dependencies: Dependencies) -> Mapping[str, tuple[Bar, Bar]]:

@@ -163,13 +163,8 @@ def test_patches_times_weights_are_the_convolution(
     expected = np.moveaxis(y, 1, -1).reshape(-1, group, 8 // group).swapaxes(0, 1)
     np.testing.assert_allclose(rows @ matrix, expected, rtol=1e-4, atol=1e-4)
 
-    found = (
-        Calibration(model.SerializeToString(), feeds)
-        .regressions({patches: [Targets("y", axis=1, group=group)]}, Calibration(model.SerializeToString(), feeds))[
-            patches
-        ]
-        .whole
-    )
+    calibration, wanted = Calibration(model.SerializeToString(), feeds), {patches: [Targets("y", axis=1, group=group)]}
+    found = calibration.regressions(wanted, calibration)[patches].whole
     assert float(found.error(matrix.astype(np.float64)).max()) < 1e-3 * float(found.target_squares.max())
 
 

@@ -163,7 +163,7 @@ void AllRows(const PackedMatrix& matrix, const Block& block, const Activations& 
   RowsFunction* const rows = a.is_unsigned ? run == 8   ? Rows<8, true>
                                              : run == 4 ? Rows<4, true>
                                                         : Rows<2, true>
-                             : run == 8 ? Rows<8, false>
+                             : run == 8    ? Rows<8, false>
                                            : Rows<4, false>;
   rows(block, a, acc, acc_stride);
 }

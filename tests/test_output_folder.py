@@ -133,9 +133,10 @@ def test_a_read_only_parent(tmp_path: Path) -> None:
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     program = textwrap.dedent("""
-        import sys, time
+        import signal, sys, time
         from pathlib import Path
         from edgefold.files.saving import output_folder
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
         with output_folder(Path(sys.argv[1]), force=False) as partial:
             (partial / "model.onnx").write_text("half")
             sys.stdout.write("ready\\n")

@@ -97,6 +97,7 @@ def row(form: str, path: Path, score: Evaluation, original: Evaluation) -> dict[
 
 def page(models: list[dict[str, Any]]) -> str:
     machine = this_machine()
+    built_with = ", ".join(f"{name} {version}" for name, version in versions().items())
     lines = [
         "# Accuracy of the recipe `w4`",
         "",
@@ -105,7 +106,7 @@ def page(models: list[dict[str, Any]]) -> str:
         "codes, selectors, scales, tables and padding of MatMul, Gemm and Conv weights. Only the calibration split was",
         "used to choose anything.",
         "",
-        f"Machine: {machine.cpu}; {versions()}; seed 0. Command: `python docs/results/accuracy.py DATA WORK`.",
+        f"Machine: {machine.cpu}; {built_with}; seed 0. Command: `python docs/results/accuracy.py DATA WORK`.",
         "",
         "| model | form | size | bits a weight | metric | value | change | 95 % interval |",
         "|---|---|---|---|---|---|---|---|",

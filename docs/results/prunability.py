@@ -106,6 +106,7 @@ def refused(row: dict[str, Any]) -> bool:
 
 def page(rows: list[dict[str, Any]]) -> str:
     machine = this_machine()
+    built_with = ", ".join(f"{name} {version}" for name, version in versions().items())
     return "\n".join(
         [
             "# Prunability",
@@ -130,7 +131,7 @@ def page(rows: list[dict[str, Any]]) -> str:
             "- `heads`: attention layers whose heads can go, of all.",
             "- `in the way`: the operator that holds most channels, with their number; interfaces are left out.",
             "",
-            f"Machine: {machine.cpu}, {machine.cores} cores; {versions()}; seed 0. How to make the models:",
+            f"Machine: {machine.cpu}, {machine.cores} cores; {built_with}; seed 0. How to make the models:",
             "[models/zoo](../../models/zoo/README.md). Command: `python docs/results/prunability.py ZOO WORK`.",
             "",
             *summary(rows),

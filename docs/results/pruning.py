@@ -183,6 +183,7 @@ def model_and_task(data: Path, name: str) -> tuple[Path, Task]:
 
 def page(rows: list[dict[str, Any]]) -> str:
     machine = this_machine()
+    built_with = ", ".join(f"{name} {version}" for name, version in versions().items())
     lines = [
         "# Structured pruning without training",
         "",
@@ -190,7 +191,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         "trained. `change` is against fp32 with its paired 95 % interval over the evaluation set, which nothing was",
         "chosen on. MACs over Conv, Gemm and MatMul.",
         "",
-        f"Machine: {machine.cpu}; {versions()}; seed 0.",
+        f"Machine: {machine.cpu}; {built_with}; seed 0.",
         "Command: `python docs/results/pruning.py DATA WORK PYTHON_WITH_ONNXSIM`.",
         "",
         "## CIFAR ResNet-56",

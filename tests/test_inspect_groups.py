@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> Path:
 def test_groups_and_what_holds_the_rest(path: Path, edgefold: Callable[..., Any]) -> None:
     outcome = edgefold("inspect", "-m", path, "--groups")
     assert outcome.code == 0
-    for part in ("1 groups of 8 units", "k:0", "channels", "first -> second", "graph output", "4 channels"):
+    for part in ("1 group of 8 units", "k:0", "channels", "first -> second", "graph output", "4 channels"):
         assert part in outcome.out
     document = json.loads(edgefold("inspect", "-m", path, "--groups", "--format", "json").out)
     (group,) = document["groups"]

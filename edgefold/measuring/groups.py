@@ -81,9 +81,10 @@ class GroupListing:
 
     def to_text(self) -> str:
         """The groups as a table, then what holds the channels that are in none."""
+        count = len(self.groups)
         lines = [
-            f"{self.model}: {len(self.groups)} groups of {self.units} units; with one unit left in each exact group, "
-            f"{100 * self.macs:.1f} % of the multiply-accumulates would go"
+            f"{self.model}: {count} group{'' if count == 1 else 's'} of {self.units} units; with one unit left in each "
+            f"exact group, {100 * self.macs:.1f} % of the multiply-accumulates would go"
         ]
         if self.groups:
             header = ("group", "kind", "exact", "units", "width", "MACs", "written by -> read by")

@@ -71,14 +71,16 @@ int64_t InferredInt(const Api& api, OrtShapeInferContext* context, const char* n
 
 void InferredOutput(const Api& api, OrtShapeInferContext* context, int type,
                     const SymbolicShape& shape, Error* error) {
-  OrtTensorTypeAndShapeInfo* info = nullptr;
-  error->Take(api, api.CreateTensorTypeAndShapeInfo(&info), "create a shape");
-  if (error->failed()) return;
   const size_t rank = shape.shape.rank;
   const char* names[kMaxRank];
   for (size_t i = 0; i < rank; ++i) {
     names[i] = shape.shape.dims[i] < 0 && shape.names[i] != nullptr ? shape.names[i] : "";
+    // ONNX Runtime would take -1 without a name for a length, and warn at every run that it is another.
+    if (shape.shape.dims[i] < 0 && names[i][0] == '\0') return;
   }
+  OrtTensorTypeAndShapeInfo* info = nullptr;
+  error->Take(api, api.CreateTensorTypeAndShapeInfo(&info), "create a shape");
+  if (error->failed()) return;
   error->Take(api, api.SetTensorElementType(info, type), "set an element type");
   error->Take(api, api.SetDimensions(info, shape.shape.dims, rank), "set dimensions");
   error->Take(api, api.SetSymbolicDimensions(info, names, rank), "name dimensions");

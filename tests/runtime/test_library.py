@@ -6,13 +6,18 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import edgefold
 import edgefold.runtime
 from edgefold.errors import EdgefoldError
 from edgefold.runtime import kernels, ops_library
+
+
+DIGITS = Path(__file__).parents[2] / "models" / "digits_cnn" / "model.onnx"
 
 
 @pytest.fixture
@@ -59,3 +64,18 @@ def test_a_missing_library_says_how_to_build_it(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(edgefold.runtime, "_package_folders", lambda: [tmp_path])
     with pytest.raises(EdgefoldError, match=r"libedgefold_ops\.so is missing from the package; install .*pip install"):
         ops_library()
+
+
+def test_an_open_batch_gives_no_warning_in_a_session_of_default_options(library: Path, tmp_path: Path) -> None:
+    edgefold.compress(DIGITS, tmp_path / "out", "w8")
+    program = (
+        "import sys, numpy as np, onnxruntime as ort\n"
+        "options = ort.SessionOptions()\n"
+        "options.register_custom_ops_library(sys.argv[2])\n"
+        "session = ort.InferenceSession(sys.argv[1], options, providers=['CPUExecutionProvider'])\n"
+        "print(session.run(None, {'image': np.zeros((2, 1, 8, 8), np.float32)})[0].shape)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "out" / "model.onnx"), str(library)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ran.stdout == "(2, 10)\n"
+    assert ran.stderr == ""

@@ -16,7 +16,6 @@ import edgefold.runtime
 from edgefold.errors import EdgefoldError
 from edgefold.runtime import kernels, ops_library
 
-
 DIGITS = Path(__file__).parents[2] / "models" / "digits_cnn" / "model.onnx"
 
 

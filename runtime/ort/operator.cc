@@ -75,7 +75,8 @@ void InferredOutput(const Api& api, OrtShapeInferContext* context, int type,
   const char* names[kMaxRank];
   for (size_t i = 0; i < rank; ++i) {
     names[i] = shape.shape.dims[i] < 0 && shape.names[i] != nullptr ? shape.names[i] : "";
-    // ONNX Runtime would take -1 without a name for a length, and warn at every run that it is another.
+    // ONNX Runtime would take -1 without a name for a length, and warn at every run that it is
+    // another.
     if (shape.shape.dims[i] < 0 && names[i][0] == '\0') return;
   }
   OrtTensorTypeAndShapeInfo* info = nullptr;

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from edgefold.errors import ModelError
 from edgefold.passes._halves import Halves
-from edgefold.passes._layer_inputs import Inputs, Targets
+from edgefold.passes._layer_inputs import Inputs, Rows, Targets
 from edgefold.passes._moments import Moments
 from edgefold.passes._ranges import Range
 from edgefold.segments import Segments
@@ -31,7 +31,6 @@ MAX_ROWS = 8192
 
 MAX_BYTES = 256 << 20
 """Activations of one batch held at once; requests beyond it take another pass over the data."""
-
 
 MAX_KEPT = 64 << 20
 """Batches of feeds that together are smaller than this are made once and kept."""
@@ -140,14 +139,26 @@ class Calibration:
             ModelError: a tensor that cannot be observed, or activations that are not finite.
         """
         found = {name: Range() for name in tensors}
-        for names in self._portions(list(found)):
-            with self._observed(names) as values_of:
-                for feeds in self._stream():
-                    values = values_of(feeds)
-                    for name in names:
-                        with _named(name):
-                            found[name].add(values[name])
+        for name, value in self._values(list(found)):
+            with _named(name):
+                found[name].add(value)
         return found
+
+    def peaks(self, requests: Sequence[Rows]) -> dict[Rows, Array]:
+        """The largest magnitude of each element of layer inputs, float32 [K]; raises ModelError as `ranges`."""
+        found: dict[Rows, Array] = {}
+        for name, value in self._values(list(dict.fromkeys(one.tensor for one in requests))):
+            for request in {one for one in requests if one.tensor == name}:
+                with _named(name):
+                    found[request] = np.maximum(found.get(request, 0), request.peaks(value))
+        return found
+
+    def _values(self, names: list[str]) -> Iterator[tuple[str, Array]]:
+        """Each tensor of each batch, portion by portion of what fits in memory."""
+        for portion in self._portions(names):
+            with self._observed(portion) as values_of:
+                for feeds in self._stream():
+                    yield from values_of(feeds).items()
 
     def _moments(self, requests: Sequence[Inputs], parts: int) -> Iterator[tuple[Inputs, list[Moments]]]:
         """Moments of each request over every so many-th batch, portion by portion of what fits in memory."""

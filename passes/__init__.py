@@ -5,6 +5,7 @@ if __name__ != "edgefold.passes":
     raise ImportError("import edgefold.passes; the folder passes/ is reached only through the package")
 
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
+from edgefold.passes.equalize_channels import EqualizeChannels
 from edgefold.passes.fold_batchnorm import FoldBatchnorm
 from edgefold.passes.heal import Heal
 from edgefold.passes.prune_channels import PruneChannels
@@ -24,4 +25,4 @@ __all__ = [
     "SkipReason",
 ]
 
-PASSES: tuple[type[Pass], ...] = (Simplify, FoldBatchnorm, PruneChannels, Quantize, Heal)
+PASSES: tuple[type[Pass], ...] = (Simplify, FoldBatchnorm, PruneChannels, EqualizeChannels, Quantize, Heal)

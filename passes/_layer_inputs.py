@@ -37,6 +37,18 @@ class Rows:
         last = np.moveaxis(value, self.axis, -1)
         return last.reshape(-1, last.shape[-1])[picked][None]
 
+    def peaks(self, value: Tensor) -> Tensor:
+        """The largest magnitude of each element over all rows, [K].
+
+        Raises:
+            ValueError: a value is NaN or infinite.
+        """
+        last = np.moveaxis(value, self.axis, -1)
+        peaks: Tensor = np.abs(last.reshape(-1, last.shape[-1])).max(axis=0, initial=0)
+        if not np.isfinite(peaks).all():
+            raise ValueError("calibration gave NaN or infinite activations")
+        return peaks
+
 
 @dataclass(frozen=True)
 class Patches:

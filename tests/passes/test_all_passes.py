@@ -32,7 +32,8 @@ TEXT = """g (float[2, 16, 6, 6] x, int64[2] ids) => (float[2, 32] y) {
 
 def model() -> ir.Model:
     channel = {name: weights(32, seed=i) for i, name in enumerate("gom")}
-    tables = {"k": weights(32, 16, 3, 3), "w": weights(90, 32), "u": weights(32, 32), "b": weights(32, seed=9)}
+    uneven = weights(32, 32) * np.exp2(np.linspace(-3, 3, 32, dtype=np.float32))[:, None]
+    tables = {"k": weights(32, 16, 3, 3), "w": weights(90, 32), "u": uneven, "b": weights(32, seed=9)}
     return graph(TEXT, {**channel, "v": np.ones(32, np.float32), **tables})
 
 

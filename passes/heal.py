@@ -25,8 +25,10 @@ class Heal(Pass, frozen=True, kw_only=True):
     set aside; the weights that were best on that part are kept, the ones it came with included. The evaluation set is
     never read. Names, structure and every tensor that is not a weight stay as they are.
 
-    When it fires: with a task that has calibration data, on any model whose operators have a gradient. Of quantized
-    nodes the scales and biases are trained, the integer codes stay.
+    When it fires: with a task that has calibration data, on any model whose operators have a gradient.
+    Quantized layers of `ai.edgefold` are trained in the integers that ship (quantization-aware training): each code
+    follows a float weight, scales and static activation steps are learned (LSQ, Esser et al. 2019, section 2.1).
+    The tables that groups chose, the activation shifts, and dynamic steps stay.
 
     When it does not: the node without a gradient is named.
 

@@ -54,7 +54,8 @@ def gradients(
 
     Returns:
         Initializer (or output of a Constant node) -> float32 array of its shape, for all that are weights (see
-        `edgefold.heal.weights`). What is absent is no weight; zeros mean that the loss does not depend on it.
+        `edgefold.heal.weights`); packed codes -> the gradient at the weights [K, N]
+        that they stand for. What is absent is no weight; zeros mean that the loss does not depend on it.
 
     Raises:
         ModelError: an operator has no trainable form, no output is a float, or there are no data.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from edgefold.errors import ModelError
 from edgefold.heal.operators.node import torch_tensor
+from edgefold.heal.packed_weights import DOMAIN, QUANTIZED_LAYERS, packed_weights
 from edgefold.heal.program import Compiler, Program
 from edgefold.heal.weights import stored_floats, weights
 
@@ -23,9 +24,9 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]  # torch has no types 
 
     All computing is in float32 (float64 where the graph says so); half-precision weights become float32 parameters and
     are rounded once, when written back. An initializer read at several places is one parameter. Which stored tensors
-    are parameters: see `edgefold.heal.weights`. Calls of model-local functions, those of `ai.edgefold` among them, run
-    as their bodies, in which rounding passes gradients through unchanged, so that scales and biases of a quantized
-    model can be trained; its integer codes cannot.
+    are parameters: see `edgefold.heal.weights`. The codes of a quantized layer of `ai.edgefold` are a parameter too: it
+    has their name and holds latent weights float32 [K, N], which are rounded to the layer's levels at each call, and
+    when they are written back (see `edgefold.heal.packed_weights`). Other model-local functions run as their bodies.
 
     Args:
         model: not changed, and not referred to afterwards.
@@ -39,14 +40,16 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]  # torch has no types 
         # TensorFloat-32 keeps 10 bits of the mantissa, too few to stay equal to ONNX Runtime.
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
-        stored = weights(model)
-        self._program, refused = _compile(model, stored)
+        stored, packed = weights(model), packed_weights(model)
+        self._program, refused = _compile(model)
         if refused:
             more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
             raise ModelError(f"{refused[0]}{more}; healing needs a model without it")
         for name, tensor in stored.items():
             # torch refuses dots in names; the names of initializers have them, and nothing but the refusal minds.
             self._parameters[name] = torch.nn.Parameter(torch_tensor(tensor))
+        for name, matrix in packed.items():
+            self._parameters[name] = torch.nn.Parameter(torch.from_numpy(matrix.latent()))
         self._inputs = _fed(model)
         self._outputs = tuple(str(value.name) for value in model.graph.outputs)
 
@@ -92,12 +95,14 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]  # torch has no types 
             ModelError: the model lacks a stored tensor of a parameter's name and shape.
         """
         stored = {str(value.name): (value, tensor) for value, tensor in stored_floats(model)}
+        shapes = _shapes(model)
         for name, parameter in self._parameters.items():
-            if name not in stored or tuple(stored[name][1].shape.numpy()) != tuple(parameter.shape):
+            if shapes.get(name) != tuple(parameter.shape):
                 raise ModelError(f"the model has no stored tensor '{name}' of the shape {list(parameter.shape)}")
-            value, tensor = stored[name]
-            if not torch.equal(parameter.detach().cpu(), torch_tensor(tensor)):
-                _store(value, tensor, parameter.detach().cpu().numpy())
+            if name in stored and not torch.equal(parameter.detach().cpu(), torch_tensor(stored[name][1])):
+                _store(*stored[name], parameter.detach().cpu().numpy())
+        for name, matrix in packed_weights(model).items():  # with the scales that were written just now
+            matrix.store(self._parameters[name].detach().cpu().numpy())
 
     def _load_from_state_dict(
         self,
@@ -124,18 +129,25 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]  # torch has no types 
 
 def supports(model: ir.Model) -> list[str]:
     """Why a model cannot become a GraphModule: one line for each node that has no trainable form; empty if it can."""
-    return _compile(model, weights(model))[1]
+    return _compile(model)[1]
 
 
-def _compile(model: ir.Model, trained: Mapping[str, ir.TensorProtocol]) -> tuple[Program, list[str]]:
+def _compile(model: ir.Model) -> tuple[Program, list[str]]:
     inlined = model.clone()
+    for key in [key for key in inlined.functions if key[0] == DOMAIN and key[1] in QUANTIZED_LAYERS]:
+        del inlined.functions[key]  # trained in its integers; its body knows only codes
     if inlined.functions:
         InlinePass()(inlined)
     refused: list[tuple[str, str, str]] = []
     versions = {("" if domain == "ai.onnx" else domain): version for domain, version in inlined.opset_imports.items()}
-    shapes = {name: tuple(tensor.shape.numpy()) for name, tensor in trained.items()}
-    program = Compiler(versions, _fed(model), shapes, refused).compile(inlined.graph)
+    program = Compiler(versions, _fed(model), _shapes(model), refused).compile(inlined.graph)
     return program, [f"node '{name}' ({operator}) {why}" for name, operator, why in refused]
+
+
+def _shapes(model: ir.Model) -> dict[str, tuple[int, ...]]:
+    """The shape of each parameter by its name."""
+    shapes = {name: tuple(tensor.shape.numpy()) for name, tensor in weights(model).items()}
+    return shapes | {name: packed.matrix.codes.shape for name, packed in packed_weights(model).items()}
 
 
 def _fed(model: ir.Model) -> tuple[str, ...]:

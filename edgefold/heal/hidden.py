@@ -12,6 +12,7 @@ import onnx_ir as ir
 from edgefold.heal.teacher import Teacher
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
+_PACKED = ir.DataType.UINT8  # the codes of `ai.edgefold` nodes
 
 
 def common_hidden(student: ir.Model, teacher: ir.Model, feeds: Mapping[str, np.ndarray[Any, Any]]) -> tuple[str, ...]:
@@ -52,7 +53,7 @@ def _entering_layers(model: ir.Model) -> list[str]:
 
 def _is_weight(value: ir.Value | None) -> bool:
     tensor = value.const_value if value is not None else None
-    return tensor is not None and tensor.dtype in FLOATS and len(tensor.shape) >= 2
+    return tensor is not None and tensor.dtype in (*FLOATS, _PACKED) and len(tensor.shape) >= 2
 
 
 def _constant(value: ir.Value) -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="healing needs torch: pip install 'edgefold[heal]'")
 
-from torch_graphs import graph, in_ort, in_torch, weights  # noqa: E402
+from torch_graphs import graph, in_ort, weights  # noqa: E402
 
 from edgefold.errors import ModelError  # noqa: E402
 from edgefold.heal.differentiation import differentiator  # noqa: E402
@@ -151,21 +151,3 @@ def test_the_loss_of_a_task_is_that_of_its_labels_where_there_are_any(tmp_path: 
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     slopes = probabilities - np.eye(2)[labels] if labelled else logits
     np.testing.assert_allclose(found["w"], x.T @ slopes / 6, rtol=1e-4, atol=1e-6)
-
-
-def test_an_edgefold_operator_trains_scales_and_biases_but_no_codes() -> None:
-    from edgefold.passes import Context
-    from edgefold.passes.quantize import Quantize
-
-    model = graph("net (float[N, 64] x) => (float[N, 32] y) { y = Gemm(x, w, b) }", w=weights(64, 32), b=weights(32))
-    Quantize(weights=4).rewrite(model, Context())
-    assert model.functions
-    x = weights(3, 64)
-    module = GraphModule(model)
-    outputs = in_torch(module, {"x": x})["y"]
-    np.testing.assert_allclose(outputs.detach().numpy(), in_ort(model, {"x": x})[0], rtol=1e-4, atol=1e-4)
-    outputs.square().sum().backward()
-    shapes = {tuple(parameter.shape) for parameter in module.parameters()}
-    assert shapes == {(32,)}
-    assert all(parameter.grad.abs().min() > 0 for parameter in module.parameters())
-    assert len(list(module.parameters())) == 2

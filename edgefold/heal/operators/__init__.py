@@ -26,6 +26,7 @@ from edgefold.heal.operators import (
     recurrent,
     reductions,
     resizing,
+    shift,
 )
 from edgefold.heal.operators.node import Binding
 
@@ -49,6 +50,7 @@ _STANDARD: Mapping[str, Binding] = {
 
 OPERATORS: Mapping[tuple[str, str], Binding] = {
     **{("", name): binding for name, binding in _STANDARD.items()},
+    **{("ai.edgefold", name): binding for name, binding in shift.OPERATORS.items()},
     **{("ai.onnx.ml", name): binding for name, binding in indexing.ML_OPERATORS.items()},
 }
 """(domain, operator) -> its binding; the standard domain is ''."""

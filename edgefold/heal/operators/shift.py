@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The quantized layers of `ai.edgefold`, in the integers that their kernels compute with.
+
+The codes of a node are not fed as codes: their place is taken by the latent weights [K, N] (see
+`edgefold.heal.packed_weights`). Sums of products of integers are exact in float32 below 2**24, as they are in the
+functions that travel in the file, so a module gives what those give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from edgefold.heal.operators.convolution import bind_convolution
+from edgefold.heal.operators.learned_step import Levels, activation_codes
+from edgefold.heal.operators.node import Binding, BoundNode, Kernel, UnsupportedNodeError
+from edgefold.heal.packed_weights import CODES, SCALES, SELECTORS, TABLE
+from edgefold.passes._packing import GROUP_DEPTH, unpack_selectors
+
+_X_SCALE, _X_SHIFTS = 6, 7
+_SMALLEST_ROW = 1e-30  # below it a dynamic row has codes 0
+
+
+def _levels(node: BoundNode) -> Levels:
+    parts = [node.node.inputs[position] for position in (CODES, SELECTORS, TABLE, SCALES)]
+    codes, selectors, table, scales = (None if part is None else part.const_value for part in parts)
+    if node.constant(CODES) is not None or codes is None or selectors is None or table is None or scales is None:
+        raise UnsupportedNodeError("has codes that are computed, or that another node reads with other scales")
+    k = node.integer("k", 0)
+    return Levels(table.numpy(), unpack_selectors(selectors.numpy(), -(-k // GROUP_DEPTH), scales.size), k)
+
+
+class _Activations:
+    """How a node turns activations into integers: statically, by the range of each row, or not at all."""
+
+    def __init__(self, node: BoundNode, channel_axis: int) -> None:
+        self._low, self._high = node.integer("activation_low", 0), node.integer("activation_high", 0)
+        self._are_codes = bool(node.integer("x_codes", 0))
+        scale, shifts = node.constant(_X_SCALE), node.constant(_X_SHIFTS)
+        self._dynamic = scale is not None and not scale.any()
+        self._shifted = shifts is not None and bool(shifts.any())
+        self._axis = channel_axis
+
+    def __call__(self, x: Tensor, scale: Tensor, shifts: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Integers, and the scale that makes activations of them."""
+        if self._high == 0:
+            return x, torch.ones_like(scale)
+        if self._are_codes:
+            return x.float(), scale.detach()
+        powers = self._powers(x, shifts)
+        if self._dynamic:
+            scale = self._of_rows(x, powers)
+        return activation_codes(x, scale, powers, self._low, self._high), scale.detach()
+
+    def _powers(self, x: Tensor, shifts: Tensor | None) -> Tensor | None:
+        if shifts is None or not self._shifted:
+            return None
+        shape = [1] * x.dim()
+        shape[self._axis] = -1
+        return torch.exp2(shifts.float()).reshape(shape)
+
+    def _of_rows(self, x: Tensor, powers: Tensor | None) -> Tensor:
+        magnitudes = x.detach().abs() if powers is None else x.detach().abs() / powers
+        largest = magnitudes.amax(dim=-1, keepdim=True)
+        return torch.where(largest > _SMALLEST_ROW, largest / self._high, 0)
+
+
+def _shift_matmul(node: BoundNode) -> Kernel:
+    levels, activations = _levels(node), _Activations(node, -1)
+
+    def kernel(
+        x: Tensor,
+        latent: Tensor,
+        _selectors: Tensor,
+        _table: Tensor,
+        scales: Tensor,
+        bias: Tensor,
+        x_scale: Tensor,
+        x_shifts: Tensor | None = None,
+    ) -> Tensor:
+        integers, x_scale = activations(x, x_scale, x_shifts)
+        product = torch.matmul(integers, levels.nearest(latent, scales))
+        return product * (x_scale * scales.detach()) + bias
+
+    return kernel
+
+
+def _shift_conv(node: BoundNode) -> Kernel:
+    levels, activations, convolve = _levels(node), _Activations(node, 1), bind_convolution(node)
+    positions = torch.Size(node.integers("kernel_shape") or ())
+    across = (-1, *[1] * len(positions))
+
+    def kernel(
+        x: Tensor,
+        latent: Tensor,
+        _selectors: Tensor,
+        _table: Tensor,
+        scales: Tensor,
+        bias: Tensor,
+        x_scale: Tensor,
+        x_shifts: Tensor | None = None,
+    ) -> Tensor:
+        integers, x_scale = activations(x, x_scale, x_shifts)
+        rows = levels.nearest(latent, scales).t()
+        by_channel = rows.reshape(len(rows), positions.numel(), -1).transpose(1, 2)
+        product = convolve(integers, by_channel.reshape(len(rows), -1, *positions))
+        return product * (x_scale * scales.detach()).reshape(across) + bias.reshape(across)
+
+    return kernel
+
+
+def _shift_gather(node: BoundNode) -> Kernel:
+    levels = _levels(node)
+
+    def kernel(ids: Tensor, latent: Tensor, _selectors: Tensor, _table: Tensor, scales: Tensor) -> Tensor:
+        flat = ids.reshape(-1).long()
+        columns = torch.where(flat < 0, flat + scales.numel(), flat)
+        taken = scales[columns]
+        rows = levels.nearest(latent[:, columns], taken, columns).t() * taken.detach().unsqueeze(1)
+        return rows.reshape(*ids.shape, -1)
+
+    return kernel
+
+
+OPERATORS: Mapping[str, Binding] = {
+    "ShiftConv": _shift_conv,
+    "ShiftGather": _shift_gather,
+    "ShiftMatMul": _shift_matmul,
+}

@@ -47,7 +47,7 @@ class Gemv(Variant):
 
 class Quantize(Variant):
     def __call__(
-        self, x: NDArray[np.float32], low: int, high: int, x_scale: float, /
+        self, x: NDArray[np.float32], low: int, high: int, x_scale: float, shifts: NDArray[np.uint8], /
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int32], NDArray[np.int16]]: ...
 
 class GemmFloat(Variant):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from edgefold.errors import ModelError
 from edgefold.passes._codes import QuantizedMatrix
 from edgefold.passes._constants import remove_if_unread, trace_constant
 from edgefold.passes._initializers import InitializerStore
@@ -23,15 +24,29 @@ DOMAIN = "ai.edgefold"
 class Activation:
     """How the activations of one node become integers: codes in [low, high]; high 0 leaves them float.
 
-    A scale of 0 is found anew for every row at run time.
+    Channel k has the step ``scale * 2**shifts[k]``, and its codes enter the integer product shifted left by
+    ``shifts[k]``, which must keep them within 8 bits.
+
+    Attributes:
+        low, high: the range of codes; low 0 for unsigned ones.
+        scale: the finest step; 0 where it is found anew for every row at run time.
+        shifts: one for every k of a MatMul or input channel of a Conv, one for all of them, or none.
     """
 
     low: int = 0
     high: int = 0
     scale: float = 0.0
+    shifts: tuple[int, ...] = ()
+
+    @property
+    def largest_shift(self) -> int:
+        return max(self.shifts, default=0)
 
 
 FLOAT_ACTIVATION = Activation()
+
+# The largest sum of a layer, 255 * 127 * MAX_DEPTH, fits int32.
+MAX_DEPTH = 65536
 
 
 def store_matrix(store: InitializerStore, name: str, matrix: QuantizedMatrix) -> list[ir.Value]:
@@ -61,13 +76,14 @@ def replace_node(
     if site.kind == "gather":
         result = builder.node("ShiftGather", [source, *weights], k=site.k, bits=bits)
     else:
+        _check_bounds(site, activation)
         source = builder.cast(source, ir.DataType.FLOAT)
         source = builder.swap_last_two(source)
         bias = _stored(store, f"{site.output.name}.bias", site.bias)
         scale = _stored(store, f"{site.output.name}.x_scale", np.array([activation.scale], np.float32))
         result = builder.node(
             "ShiftConv" if site.kind == "conv" else "ShiftMatMul",
-            [source, *weights, bias, scale],
+            [source, *weights, bias, scale, _shifts(store, site, activation)],
             k=site.k,
             bits=bits,
             activation_low=activation.low,
@@ -84,6 +100,31 @@ def replace_node(
     for constant in constants:
         if constant is not None and constant.root != site.weight.root:
             remove_if_unread(graph, constant)
+
+
+def _check_bounds(site: WeightedNode, activation: Activation) -> None:
+    """Refuses, by the layer's name, operands that leave their byte and sums that may leave int32."""
+    if activation.high == 0:
+        return
+    operand = 255 if activation.low == 0 else 127
+    reach = max(activation.high, -activation.low) << activation.largest_shift
+    if reach > operand:
+        raise ModelError(
+            f"{site.label}: activation codes reach {reach} after their channel shifts; expected at most {operand}: "
+            "take fewer groups or fewer bits"
+        )
+    if site.k > MAX_DEPTH:
+        raise ModelError(
+            f"{site.label}: sums of {site.k} products may leave int32; expected at most {MAX_DEPTH}: give this layer "
+            "float activations by an override, or exclude it"
+        )
+
+
+def _shifts(store: InitializerStore, site: WeightedNode, activation: Activation) -> ir.Value:
+    """Keeps the channel shifts; one zero serves all nodes without."""
+    if activation.largest_shift == 0:
+        return store.add("edgefold.zero_shift", np.zeros(1, np.uint8))
+    return store.add(f"{site.output.name}.x_shifts", np.array(activation.shifts, np.uint8))
 
 
 def _stored(store: InitializerStore, name: str, array: Float | None) -> ir.Value:

@@ -93,9 +93,9 @@ def test_an_unknown_shape_gives_no_number() -> None:
 def packed_model() -> ir.Model:
     text = """
     g (float[N, 40] x, int64[N] ids, uint8[2, 10, 32] codes, uint8[2, 2, 8] sel, int8[8, 16] table, float[20] scales,
-       float[20] bias, float[1] xs) => (float y, float e) {
+       float[20] bias, float[1] xs, uint8[1] shift) => (float y, float e) {
       y = ai.edgefold.ShiftMatMul <k = 40, bits = 4, activation_low = -127, activation_high = 127>
-          (x, codes, sel, table, scales, bias, xs)
+          (x, codes, sel, table, scales, bias, xs, shift)
       e = ai.edgefold.ShiftGather <k = 40, bits = 4> (ids, codes, sel, table, scales)
     }
     """
@@ -107,6 +107,7 @@ def packed_model() -> ir.Model:
         scales=zeros(20),
         bias=zeros(20),
         xs=zeros(1),
+        shift=np.zeros(1, np.uint8),
     )
 
 
@@ -123,10 +124,10 @@ def test_packed_operators_count_what_they_stand_for() -> None:
 def test_packed_convolutions_keep_their_geometry() -> None:
     text = """
     g (float[1, 4, 8, 8] x, uint8[1, 5, 32] codes, uint8[1, 1, 8] sel, int8[1, 16] table, float[6] scales,
-       float[1] bias, float[1] xs) => (float y) {
+       float[1] bias, float[1] xs, uint8[1] shift) => (float y) {
       y = ai.edgefold.ShiftConv <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1], dilations = [1, 1],
           group = 2, k = 18, bits = 4, activation_low = 0, activation_high = 255>
-          (x, codes, sel, table, scales, bias, xs)
+          (x, codes, sel, table, scales, bias, xs, shift)
     }
     """
     packed = model(
@@ -137,6 +138,7 @@ def test_packed_convolutions_keep_their_geometry() -> None:
         scales=zeros(6),
         bias=zeros(1),
         xs=zeros(1),
+        shift=np.zeros(1, np.uint8),
     )
     assert model_macs(packed, {}) == 6 * 16 * 18
 

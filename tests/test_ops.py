@@ -57,17 +57,21 @@ def run_one_node(
     return np.asarray(session.run(None, data)[0])
 
 
-def quantize(x: Array, low: int, high: int, x_scale: float) -> tuple[Array, Array]:
-    """Activation codes and their row scales as the operators define them."""
+NO_SHIFTS = np.zeros(1, np.uint8)
+
+
+def quantize(x: Array, low: int, high: int, x_scale: float, shifts: Array = NO_SHIFTS) -> tuple[Array, Array]:
+    """Activation operands and their row scales as the operators define them; shifts broadcast with x."""
+    steps = np.float32(2) ** shifts
     if high == 0:
         return x, np.ones((*x.shape[:-1], 1), np.float32)
     if x_scale > 0:
         scale = np.full((1,), x_scale, np.float32)
     else:
-        absmax = np.abs(x).max(axis=-1, keepdims=True)
+        absmax = np.abs(x / steps).max(axis=-1, keepdims=True)
         scale = np.where(absmax > np.float32(1e-30), absmax / np.float32(high), np.float32(0))
-    codes = np.clip(np.rint(x / np.where(scale > 0, scale, np.float32(np.inf))), low, high)
-    return codes, scale
+    codes = np.clip(np.rint(x / (np.where(scale > 0, scale, np.float32(np.inf)) * steps)), low, high)
+    return codes * steps, scale
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -77,23 +81,36 @@ def test_matmul_of_every_width_and_ragged_shape(bits: int, k: int, n: int) -> No
     integers, packed = random_weight(k, n, bits, tables)
     x = np.random.default_rng(1).standard_normal((2, 3, k)).astype(np.float32)
     bias = np.arange(n, dtype=np.float32)
-    constants = {**packed, "bias": bias, "x_scale": np.zeros(1, np.float32)}
+    constants = {**packed, "bias": bias, "x_scale": np.zeros(1, np.float32), "x_shifts": NO_SHIFTS}
     got = run_one_node("ShiftMatMul", {"x": x}, constants, k=k, bits=bits, activation_low=-127, activation_high=127)
     codes, row_scale = quantize(x, -127, 127, 0.0)
     assert np.array_equal(got, (codes @ integers) * (row_scale * packed["scales"]) + bias)
 
 
-@pytest.mark.parametrize(("low", "high", "x_scale"), [(0, 0, 0.0), (-127, 127, 0.0), (-127, 127, 0.02), (0, 255, 0.01)])
+@pytest.mark.parametrize(
+    ("low", "high", "x_scale", "largest_shift"),
+    [
+        (0, 0, 0.0, 0),
+        (-127, 127, 0.0, 0),
+        (-127, 127, 0.02, 0),
+        (0, 255, 0.01, 0),
+        (-7, 7, 0.0, 4),
+        (-31, 31, 0.02, 2),
+        (0, 15, 0.01, 4),
+    ],
+)
 @pytest.mark.parametrize("opset", OPSETS)
-def test_matmul_activations(low: int, high: int, x_scale: float, opset: int) -> None:
+def test_matmul_activations(low: int, high: int, x_scale: float, largest_shift: int, opset: int) -> None:
     integers, packed = random_weight(70, 20, 4, 8)
     x = np.random.default_rng(1).standard_normal((5, 70)).astype(np.float32)
     x[2] = 0
+    shifts = np.random.default_rng(2).integers(0, largest_shift + 1, 70 if largest_shift else 1).astype(np.uint8)
     constants = {**packed, "bias": np.ones(1, np.float32), "x_scale": np.full(1, x_scale, np.float32)}
+    constants["x_shifts"] = shifts
     got = run_one_node(
         "ShiftMatMul", {"x": x}, constants, opset, k=70, bits=4, activation_low=low, activation_high=high
     )
-    codes, row_scale = quantize(x, low, high, x_scale)
+    codes, row_scale = quantize(x, low, high, x_scale, shifts)
     want = (codes @ integers) * (row_scale * packed["scales"]) + np.float32(1)
     # Integer products are exact; float activations differ by the order of 70 additions.
     bound = 0.0 if high else 70 * np.finfo(np.float32).eps * (np.abs(x) @ np.abs(integers) * packed["scales"]).max()
@@ -127,7 +144,7 @@ CONVOLUTIONS = [
 
 
 @pytest.mark.parametrize(("channels", "outputs", "group", "kernel"), CONVOLUTIONS)
-@pytest.mark.parametrize(("low", "high"), [(0, 0), (-127, 127), (0, 255)])
+@pytest.mark.parametrize(("low", "high"), [(0, 0), (-127, 127), (0, 255), (0, 15)])
 @pytest.mark.parametrize("bits", [3, 8])
 def test_conv(channels: int, outputs: int, group: int, kernel: tuple[int, ...], low: int, high: int, bits: int) -> None:
     rank, depth = len(kernel), channels // group
@@ -137,13 +154,14 @@ def test_conv(channels: int, outputs: int, group: int, kernel: tuple[int, ...], 
     geometry = {"strides": [2] * rank, "pads": [1] * rank + [0] * rank, "dilations": [1] * rank, "group": group}
     geometry["kernel_shape"] = list(kernel)
     bias = np.linspace(-1, 1, outputs).astype(np.float32)
-    constants = {**packed, "bias": bias, "x_scale": np.full(1, 0.02, np.float32)}
+    shifts = (np.arange(channels) % 5).astype(np.uint8) if high == 15 else NO_SHIFTS
+    constants = {**packed, "bias": bias, "x_scale": np.full(1, 0.02, np.float32), "x_shifts": shifts}
     attributes = {"k": k, "bits": bits, "activation_low": low, "activation_high": high, **geometry}
     got = run_one_node("ShiftConv", {"x": x}, constants, **attributes)
 
     weight = integers.T.reshape(outputs, *kernel, depth)
     weight = np.moveaxis(weight, -1, 1).astype(np.float32)
-    codes, row_scale = quantize(x, low, high, 0.02)
+    codes, row_scale = quantize(x, low, high, 0.02, shifts.reshape(-1, *[1] * rank))
     node = helper.make_node("Conv", ["x", "w"], ["y"], **geometry)
     value = helper.make_tensor_value_info
     graph = helper.make_graph(

@@ -32,7 +32,7 @@ _VIEWS = frozenset(("Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsq
 _PARAMETERS = {
     "QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2), "QLinearConv": (1, 2, 4, 5, 6, 7), "ConvInteger": (2, 3),
     "QLinearMatMul": (1, 2, 4, 5, 6, 7), "MatMulInteger": (2, 3), "MatMulNBits": (2, 3, 4), "QGemm": (1, 2, 4, 5, 7, 8),
-    "ShiftMatMul": (1, 2, 3, 4, 6), "ShiftGather": (1, 2, 3, 4), "ShiftConv": (1, 2, 3, 4, 6),
+    "ShiftMatMul": (1, 2, 3, 4, 6, 7), "ShiftGather": (1, 2, 3, 4), "ShiftConv": (1, 2, 3, 4, 6, 7),
 }  # fmt: skip
 
 

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from onnxscript import FLOAT, INT8, INT64, UINT8, script
 from onnxscript import opset21 as op
 
 from edgefold.ops.unpack import EDGEFOLD, ShiftUnpack
+
+_ONE = helper.make_tensor("one", TensorProto.UINT8, [1], [1])
 
 
 @script(EDGEFOLD)
@@ -67,6 +69,7 @@ def ShiftMatMul(
     scales: FLOAT[...],
     bias: FLOAT[...],
     x_scale: FLOAT[...],
+    x_shifts: UINT8[...],
     k: int,
     bits: int,
     activation_low: int,
@@ -75,9 +78,11 @@ def ShiftMatMul(
 ) -> FLOAT[...]:
     """Matrix product with packed integer weights: ``float(xq . W) * (row scale * scales) + bias``.
 
-    ``xq = clip(round_half_even(x / row scale), activation_low, activation_high)``. The row scale of static activations
-    (x_scale > 0) is x_scale, that of dynamic ones (x_scale = 0) is ``max|x| / activation_high`` of the row; rows below
-    1e-30 have scale and codes 0. With activation_high = 0 the activations stay float: ``(x . W) * scales + bias``.
+    ``xq = clip(round_half_even(x / (row scale * step)), activation_low, activation_high) * step`` with the power of two
+    ``step = 2**x_shifts`` of each k (ShiftQuant: groups of channels whose scales differ by powers of two). The row
+    scale of static activations (x_scale > 0) is x_scale, that of dynamic ones (x_scale = 0) is
+    ``max|x / step| / activation_high`` of the row; rows below 1e-30 have scale and codes 0. With activation_high = 0
+    the activations stay float: ``(x . W) * scales + bias``.
 
     Inputs:
       x: float32 [..., K].
@@ -85,6 +90,8 @@ def ShiftMatMul(
       scales: float32 [N], one a column.
       bias: float32 [N], or [1] for all columns.
       x_scale: float32 [1].
+      x_shifts: uint8 [K], or [1] for all; |activation_low| and activation_high times the largest step are at most 127,
+        or 255 where activation_low is 0.
 
     Attributes:
       k: K.
@@ -101,11 +108,12 @@ def ShiftMatMul(
     unit = op.Constant(value_float=1.0)
     keep_float = op.Equal(high, nought)
     static = op.Greater(x_scale, nought)
-    absmax = op.ReduceMax(op.Abs(x), op.Constant(value_ints=[-1]), keepdims=1)
+    steps = op.Cast(op.BitShift(op.Constant(value=_ONE), x_shifts, direction="LEFT"), to=TensorProto.FLOAT)
+    absmax = op.ReduceMax(op.Abs(op.Div(x, steps)), op.Constant(value_ints=[-1]), keepdims=1)
     present = op.Greater(absmax, op.Constant(value_float=1e-30))
     scale = op.Where(static, x_scale, op.Where(present, op.Div(absmax, high), nought))
     divisor = op.Where(op.Greater(scale, nought), scale, op.Constant(value_float=float("inf")))
-    quantized = op.Clip(op.Round(op.Div(x, divisor)), low, high)
+    quantized = op.Mul(op.Clip(op.Round(op.Div(x, op.Mul(divisor, steps))), low, high), steps)
     row_scale = op.Where(keep_float, unit, scale)
 
     count = op.Squeeze(op.Shape(scales, start=0, end=1))
@@ -124,6 +132,7 @@ def ShiftConv(
     scales: FLOAT[...],
     bias: FLOAT[...],
     x_scale: FLOAT[...],
+    x_shifts: UINT8[...],
     kernel_shape: Sequence[int],
     strides: Sequence[int],
     pads: Sequence[int],
@@ -138,8 +147,9 @@ def ShiftConv(
     """Convolution (1 to 3 spatial dimensions, grouped too) with packed integer weights.
 
     ``float(conv(xq, W)) * (x_scale * scales) + bias`` a channel, where
-    ``xq = clip(round_half_even(x / x_scale), activation_low, activation_high)``. With activation_high = 0 the
-    activations stay float: ``conv(x, W) * scales + bias``. Padding is the code 0.
+    ``xq = clip(round_half_even(x / (x_scale * step)), activation_low, activation_high) * step`` with the power of two
+    ``step = 2**x_shifts`` of each input channel. With activation_high = 0 the activations stay float:
+    ``conv(x, W) * scales + bias``. Padding is the code 0.
 
     Inputs:
       x: float32 [B, C, spatial dimensions].
@@ -148,6 +158,7 @@ def ShiftConv(
       scales: float32 [M], one an output channel.
       bias: float32 [M], or [1] for all channels.
       x_scale: float32 [1].
+      x_shifts: uint8 [C], or [1] for all channels; bounded as in `ShiftMatMul`.
 
     Attributes:
       kernel_shape, strides, dilations: one number a spatial dimension.
@@ -165,13 +176,16 @@ def ShiftConv(
     high = op.Cast(op.Constant(value_int=activation_high), to=TensorProto.FLOAT)
     keep_float = op.Equal(high, op.Constant(value_float=0.0))
     unit = op.Constant(value_float=1.0)
-    quantized = op.Clip(op.Round(op.Div(x, x_scale)), low, high)
     row_scale = op.Where(keep_float, unit, x_scale)
+    kernel = op.Constant(value_ints=kernel_shape)
+    across = op.Concat(op.Constant(value_ints=[1, -1]), op.Div(kernel, kernel), axis=0)
+    shifted = op.BitShift(op.Constant(value=_ONE), x_shifts, direction="LEFT")
+    steps = op.Reshape(op.Cast(shifted, to=TensorProto.FLOAT), across)
+    quantized = op.Mul(op.Clip(op.Round(op.Div(x, op.Mul(x_scale, steps))), low, high), steps)
 
     count = op.Squeeze(op.Shape(scales, start=0, end=1))
     columns = op.Range(op.Constant(value_int=0), count, op.Constant(value_int=1))
     rows = ShiftUnpack(codes, selectors, table, columns, k=k, bits=bits)
-    kernel = op.Constant(value_ints=kernel_shape)
     keep = op.Constant(value_ints=[0])
     rest = op.Constant(value_ints=[-1])
     by_position = op.Reshape(rows, op.Concat(keep, op.ReduceProd(kernel, keepdims=1), rest, axis=0))
@@ -186,5 +200,4 @@ def ShiftConv(
         dilations=dilations,
         group=group,
     )
-    across = op.Concat(op.Constant(value_ints=[1]), rest, op.Div(kernel, kernel), axis=0)
     return op.Add(op.Mul(product, op.Mul(row_scale, op.Reshape(scales, across))), op.Reshape(bias, across))

@@ -80,6 +80,7 @@ def shift_matmul(rng: np.random.Generator, k: int, n: int, table: np.ndarray) ->
         "scales": np.full(n, 0.01, np.float32),
         "bias": np.zeros(1, np.float32),
         "x_scale": np.zeros(1, np.float32),
+        "x_shifts": np.zeros(1, np.uint8),
     }
     attributes = {"k": k, "bits": bits, "activation_low": -127, "activation_high": 127, "layout": 1}
     node = helper.make_node("ShiftMatMul", ["x", *tensors], ["y"], domain="ai.edgefold", **attributes)

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "ops/conv_call.h"
 
@@ -27,12 +28,11 @@ ConvSumsKernel* ChooseSums(const GemmShiftKernel* gemm_shift) {
 }  // namespace
 
 Conv::Conv(const PackedMatrix& matrix, const float* scales, const ConvAttributes& attributes,
-           int32_t low, int32_t high)
+           ActivationRange range)
     : matrix_(matrix),
       scales_(scales),
       attributes_(attributes),
-      low_(low),
-      high_(high),
+      range_(std::move(range)),
       direct_(attributes.group > 1 && attributes.GroupOutputs() % kPanelColumns != 0),
       unpack_(UnpackKernels().Choose().run),
       gemm_(GemmKernels().Choose().run),
@@ -93,8 +93,9 @@ void Conv::FillRow(const Call& call, const float* x, int64_t pixels, int64_t fir
   const int64_t channel_stride = call.inputs.shape.InPixels();
   x += first * channel_stride;
   if (!is_float()) {
-    return quantize_({x, channel_stride, channels, pixels, call.inputs.x_scale, low_, high_,
-                      out + first, call.pixel_bytes});
+    const float* steps = range_.steps.empty() ? nullptr : range_.steps.data() + first;
+    return quantize_({x, channel_stride, channels, pixels, steps, call.inputs.x_scale, range_.low,
+                      range_.high, out + first, call.pixel_bytes});
   }
   float* values = reinterpret_cast<float*>(out) + first;
   const int64_t pixel_stride = call.pixel_bytes / call.element;

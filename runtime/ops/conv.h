@@ -6,6 +6,7 @@
 // panel of 16 output channels is convolved directly, channel by channel.
 #pragma once
 
+#include "base/activation_range.h"
 #include "base/packed_matrix.h"
 #include "base/parallel.h"
 #include "base/scratch.h"
@@ -34,16 +35,16 @@ struct ConvInputs {
 // Read-only once made; Run may be called from several threads at a time.
 class Conv {
  public:
-  // activation high == 0 keeps x in float. matrix.k == taps * in_channels / group and matrix.n ==
-  // out_channels. `matrix` and `scales` must outlive this object.
+  // matrix.k == taps * in_channels / group and matrix.n == out_channels. `matrix` and `scales` must
+  // outlive this object.
   Conv(const PackedMatrix& matrix, const float* scales, const ConvAttributes& attributes,
-       int32_t low, int32_t high);
+       ActivationRange range);
 
   // False when memory for the call could not be had.
   bool Run(const ConvInputs& inputs, const Parallel& parallel) const;
 
   const ConvAttributes& attributes() const { return attributes_; }
-  bool is_float() const { return high_ == 0; }
+  bool is_float() const { return range_.is_float(); }
 
  private:
   struct Call;      // what the tasks of one Run share
@@ -72,8 +73,7 @@ class Conv {
   PackedMatrix matrix_;
   const float* scales_;
   ConvAttributes attributes_;
-  int32_t low_;
-  int32_t high_;
+  ActivationRange range_;
   bool direct_;
   UnpackKernel* unpack_;
   GemmKernel* gemm_;

@@ -155,7 +155,7 @@ void Conv::DirectRows(const Call& call, const DirectTask& task) const {
                       reinterpret_cast<const float*>(task.weights), width,
                       reinterpret_cast<float*>(acc));
     } else {
-      depthwise_({x, low_ >= 0, step, task.offsets, matrix_.k,
+      depthwise_({x, range_.is_unsigned(), step, task.offsets, matrix_.k,
                   reinterpret_cast<const int16_t*>(task.weights), width,
                   reinterpret_cast<int32_t*>(acc)});
     }

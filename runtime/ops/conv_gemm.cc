@@ -100,7 +100,8 @@ void Conv::GemmIntegers(const Call& call, const GemmTask& task, const uint8_t* r
   int32_t* acc = reinterpret_cast<int32_t*>(memory + shift);
   int32_t* sums = acc + task.pixels * kPanelsPerChunk * kPanelColumns;
   int16_t* pair_sums = reinterpret_cast<int16_t*>(sums + task.pixels);
-  Activations a = {rows, groups * kGroupDepth, task.pixels, low_ >= 0, sums, pair_sums, groups};
+  Activations a = {rows,  groups * kGroupDepth, task.pixels, range_.is_unsigned(), sums, pair_sums,
+                   groups};
   if (a.is_unsigned || sum_codes_ == nullptr) {
     a.sums = nullptr;
     a.pair_sums = nullptr;

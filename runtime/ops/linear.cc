@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <utility>
 
 #include "base/check.h"
 #include "base/scratch.h"
@@ -37,22 +38,23 @@ struct Linear::Call {
   int16_t* pair_sums;
 };
 
-Linear::Linear(const PackedMatrix& matrix, const float* scales, int32_t low, int32_t high)
+Linear::Linear(const PackedMatrix& matrix, const float* scales, ActivationRange range)
     : matrix_(matrix),
       scales_(scales),
-      low_(low),
-      high_(high),
+      range_(std::move(range)),
       unpack_(UnpackKernels().Choose().run),
       gemm_(GemmKernels().Choose().run),
       gemm_shift_(ChooseGemmShift(matrix)),
       gemv_(GemvKernels().Choose().run),
       quantize_(QuantizeKernels().Choose().run),
       gemm_float_(GemmFloatKernels().Choose().run),
-      epilogue_(EpilogueKernels().Choose().run) {}
+      epilogue_(EpilogueKernels().Choose().run) {
+  if (!range_.steps.empty()) range_.steps.resize(matrix_.Groups() * kGroupDepth, 1.0f);
+}
 
 bool Linear::Run(const LinearInputs& inputs, const Parallel& parallel) const {
   if (inputs.rows == 0) return true;
-  return high_ == 0 ? RunFloat(inputs, parallel) : RunQuantized(inputs, parallel);
+  return range_.is_float() ? RunFloat(inputs, parallel) : RunQuantized(inputs, parallel);
 }
 
 bool Linear::RunQuantized(const LinearInputs& inputs, const Parallel& parallel) const {
@@ -64,8 +66,8 @@ bool Linear::RunQuantized(const LinearInputs& inputs, const Parallel& parallel) 
   Call call = {inputs, {}, memory.get(), nullptr, nullptr, nullptr};
   call.row_scales = reinterpret_cast<float*>(call.codes + rows * stride);
   call.sums = reinterpret_cast<int32_t*>(call.row_scales + rows);
-  call.pair_sums = low_ < 0 ? reinterpret_cast<int16_t*>(call.sums + rows) : nullptr;
-  call.a = {call.codes, stride, rows, low_ >= 0, call.sums, call.pair_sums, groups};
+  call.pair_sums = range_.is_unsigned() ? nullptr : reinterpret_cast<int16_t*>(call.sums + rows);
+  call.a = {call.codes, stride, rows, range_.is_unsigned(), call.sums, call.pair_sums, groups};
   Quantize(call, parallel);
 
   const bool few = rows <= kGemvRows;
@@ -93,9 +95,10 @@ void Linear::Quantize(const Call& call, const Parallel& parallel) const {
     q.x = call.inputs.x + first * matrix_.k;
     q.rows = std::min(kRowsPerQuantize, rows - first);
     q.columns = matrix_.k;
+    q.steps = range_.steps.empty() ? nullptr : range_.steps.data();
     q.static_scale = call.inputs.x_scale;
-    q.low = low_;
-    q.high = high_;
+    q.low = range_.low;
+    q.high = range_.high;
     q.codes = call.codes + first * call.a.stride;
     q.stride = call.a.stride;
     q.row_scales = call.row_scales + first;

@@ -2,6 +2,7 @@
 // y = x . W * scales + bias for packed W: the body of ShiftMatMul, without ONNX Runtime.
 #pragma once
 
+#include "base/activation_range.h"
 #include "base/packed_matrix.h"
 #include "base/parallel.h"
 #include "kernels/epilogue/epilogue.h"
@@ -26,13 +27,14 @@ struct LinearInputs {
 // Read-only once made; Run may be called from several threads at a time.
 class Linear {
  public:
-  // activation high == 0 keeps x in float. `matrix` and `scales` must outlive this object.
-  Linear(const PackedMatrix& matrix, const float* scales, int32_t low, int32_t high);
+  // `matrix` and `scales` must outlive this object.
+  Linear(const PackedMatrix& matrix, const float* scales, ActivationRange range);
 
   // False when memory for the call could not be had.
   bool Run(const LinearInputs& inputs, const Parallel& parallel) const;
 
   const PackedMatrix& matrix() const { return matrix_; }
+  const ActivationRange& range() const { return range_; }
 
  private:
   struct Call;  // what the tasks of one Run share
@@ -46,8 +48,7 @@ class Linear {
 
   PackedMatrix matrix_;
   const float* scales_;
-  int32_t low_;
-  int32_t high_;
+  ActivationRange range_;  // steps padded to whole groups
   UnpackKernel* unpack_;
   GemmKernel* gemm_;
   GemmShiftKernel* gemm_shift_;  // null where decoding to int8 is as fast

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ort/node.h"
 
+#include <algorithm>
 #include <cstdio>
 
 namespace edgefold::ort {
@@ -127,6 +128,36 @@ PackedMatrix Node::Weights(size_t first, const float** scales) const {
   }
   DetectStructure(&matrix);
   return matrix;
+}
+
+ActivationRange Node::Activations(size_t shifts, int64_t channels) const {
+  ActivationRange range = {};
+  range.low = static_cast<int32_t>(Int("activation_low", -127, 0));
+  const int operand = range.low < 0 ? 127 : 255;
+  range.high = static_cast<int32_t>(Int("activation_high", 0, operand));
+  const Tensor given = Constant(shifts, "x_shifts", kUint8);
+  if (error_->failed()) return range;
+  const int64_t dims[] = {channels};
+  const bool one = given.shape.rank == 1 && given.shape.dims[0] == 1;
+  if (!one) Expect(given, "x_shifts", 1, dims);
+  if (error_->failed() || range.is_float()) return range;
+
+  const int largest = std::max(range.high, -range.low);
+  const uint8_t* values = given.As<uint8_t>();
+  bool any = false;
+  for (int64_t k = 0; k < given.shape.Elements(); ++k) {
+    any = any || values[k] > 0;
+    if (values[k] < 8 && largest << values[k] <= operand) continue;
+    error_->Set("%s: x_shifts holds %d; codes of %d to %d times 2^x_shifts must be at most %d", op_,
+                values[k], range.low, range.high, operand);
+    return range;
+  }
+  if (!any) return range;
+  range.steps.resize(channels);
+  for (int64_t k = 0; k < channels; ++k) {
+    range.steps[k] = static_cast<float>(1 << values[one ? 0 : k]);
+  }
+  return range;
 }
 
 }  // namespace edgefold::ort

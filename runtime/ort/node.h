@@ -2,6 +2,7 @@
 // What a node says about itself when its kernel is created: attributes and constant inputs.
 #pragma once
 
+#include "base/activation_range.h"
 #include "base/packed_matrix.h"
 #include "ort/tensor.h"
 
@@ -24,6 +25,9 @@ class Node {
   // The five properties of a packed weight: checks the shapes of codes, selectors, table and scales
   // (inputs first .. first + 3) against each other and against the attributes k, bits and layout.
   PackedMatrix Weights(size_t first, const float** scales) const;
+  // How activations of `channels` channels are quantized: the attributes activation_low and
+  // activation_high, and input `shifts`, uint8 [channels] or [1].
+  ActivationRange Activations(size_t shifts, int64_t channels) const;
 
   const char* op() const { return op_; }
   Error* error() const { return error_; }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// ShiftConv(x, codes, selectors, table, scales, bias, x_scale) -> y
+// ShiftConv(x, codes, selectors, table, scales, bias, x_scale, x_shifts) -> y
 #include <cmath>
 #include <cstdio>
 
@@ -105,8 +105,9 @@ bool InferredInts(const Api& api, OrtShapeInferContext* context, const char* nam
 class ShiftConv {
  public:
   static constexpr const char* kName = "ShiftConv";
-  static constexpr int kInputTypes[] = {kFloat, kUint8, kUint8, kInt8, kFloat, kFloat, kFloat};
-  enum Input { kX, kCodes, kSelectors, kTable, kScales, kBias, kXScale };
+  static constexpr int kInputTypes[] = {kFloat, kUint8, kUint8, kInt8,
+                                        kFloat, kFloat, kFloat, kUint8};
+  enum Input { kX, kCodes, kSelectors, kTable, kScales, kBias, kXScale, kXShifts };
 
   ShiftConv(const Conv& conv, int rank) : conv_(conv), rank_(rank) {}
 
@@ -114,19 +115,16 @@ class ShiftConv {
     const float* scales = nullptr;
     const PackedMatrix matrix = node.Weights(kCodes, &scales);
     Error* error = node.error();
-    const int64_t low = node.Int("activation_low", -127, 0);
-    const int64_t high = node.Int("activation_high", 0, low < 0 ? 127 : 255);
     if (error->failed()) return nullptr;
     int rank = 0;
     const ConvAttributes attributes = ReadAttributes(node, matrix, &rank);
-    if (high > 0 && matrix.k > kMaxIntegerDepth) {
+    const ActivationRange range = node.Activations(kXShifts, attributes.in_channels);
+    if (!range.is_float() && matrix.k > kMaxIntegerDepth) {
       error->Set("%s: k is %lld; quantized activations allow at most %lld", kName,
                  static_cast<long long>(matrix.k), static_cast<long long>(kMaxIntegerDepth));
     }
     if (error->failed()) return nullptr;
-    const Conv conv(matrix, scales, attributes, static_cast<int32_t>(low),
-                    static_cast<int32_t>(high));
-    return new ShiftConv(conv, rank);
+    return new ShiftConv(Conv(matrix, scales, attributes, range), rank);
   }
 
   void Compute(const Context& context, Error* error) const {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// ShiftMatMul(x, codes, selectors, table, scales, bias, x_scale) -> y
+// ShiftMatMul(x, codes, selectors, table, scales, bias, x_scale, x_shifts) -> y
 #include <cmath>
 
 #include "ops/linear.h"
@@ -14,25 +14,23 @@ constexpr int64_t kMaxIntegerDepth = 65536;
 class ShiftMatMul {
  public:
   static constexpr const char* kName = "ShiftMatMul";
-  static constexpr int kInputTypes[] = {kFloat, kUint8, kUint8, kInt8, kFloat, kFloat, kFloat};
-  enum Input { kX, kCodes, kSelectors, kTable, kScales, kBias, kXScale };
+  static constexpr int kInputTypes[] = {kFloat, kUint8, kUint8, kInt8,
+                                        kFloat, kFloat, kFloat, kUint8};
+  enum Input { kX, kCodes, kSelectors, kTable, kScales, kBias, kXScale, kXShifts };
 
-  explicit ShiftMatMul(const Linear& linear, bool quantized)
-      : linear_(linear), quantized_(quantized) {}
+  explicit ShiftMatMul(const Linear& linear) : linear_(linear) {}
 
   static ShiftMatMul* Create(const Node& node) {
     const float* scales = nullptr;
     const PackedMatrix matrix = node.Weights(kCodes, &scales);
-    const int64_t low = node.Int("activation_low", -127, 0);
-    const int64_t high = node.Int("activation_high", 0, low < 0 ? 127 : 255);
+    const ActivationRange range = node.Activations(kXShifts, matrix.k);
     Error* error = node.error();
-    if (high > 0 && matrix.k > kMaxIntegerDepth) {
+    if (!range.is_float() && matrix.k > kMaxIntegerDepth) {
       error->Set("%s: k is %lld; quantized activations allow at most %lld", kName,
                  static_cast<long long>(matrix.k), static_cast<long long>(kMaxIntegerDepth));
     }
     if (error->failed()) return nullptr;
-    const Linear linear(matrix, scales, static_cast<int32_t>(low), static_cast<int32_t>(high));
-    return new ShiftMatMul(linear, high > 0);
+    return new ShiftMatMul(Linear(matrix, scales, range));
   }
 
   void Compute(const Context& context, Error* error) const {
@@ -44,7 +42,7 @@ class ShiftMatMul {
     inputs.x = x.As<float>();
     inputs.bias = bias.As<float>();
     inputs.bias_is_scalar = CheckBias(bias, error);
-    if (quantized_) inputs.x_scale = CheckScale(x_scale, error);
+    if (!linear_.range().is_float()) inputs.x_scale = CheckScale(x_scale, error);
     Shape shape = x.shape;
     const int64_t k = linear_.matrix().k;
     if (shape.rank < 1 || shape.dims[shape.rank - 1] != k) {
@@ -96,7 +94,6 @@ class ShiftMatMul {
   }
 
   Linear linear_;
-  bool quantized_;
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <string>
+#include <vector>
 
 #include "base/scratch.h"
 #include "kernels/conv_depthwise/conv_depthwise.h"
@@ -68,19 +69,29 @@ Output<int32_t, 2> Gemv(GemvKernel* run, const Matrix& matrix, const Rows& rows)
 }
 
 nanobind::tuple Quantize(QuantizeKernel* run, const Input<float, 2>& x, int low, int high,
-                         float x_scale) {
+                         float x_scale, const Input<uint8_t, 1>& shifts) {
   const bool bytes = low < 0 ? low >= -127 && high <= 127 : low == 0 && high <= 255;
   Require(bytes && high >= 1, "low..high must be within -127..127 or 0..255");
   const int64_t rows = static_cast<int64_t>(x.shape(0));
   const int64_t columns = static_cast<int64_t>(x.shape(1));
   const int64_t groups = (columns + kGroupDepth - 1) / kGroupDepth;
+  Require(shifts.shape(0) == 0 || static_cast<int64_t>(shifts.shape(0)) == columns,
+          "one shift a column, or none");
+  std::vector<float> steps(groups * kGroupDepth, 1.0f);
+  for (size_t k = 0; k < shifts.shape(0); ++k) {
+    const int shift = shifts.data()[k];
+    Require(shift < 8 && std::max(high, -low) << shift <= (low < 0 ? 127 : 255),
+            "a shifted code leaves its byte");
+    steps[k] = static_cast<float>(1 << shift);
+  }
   Output<uint8_t, 2> codes({rows, groups * kGroupDepth});
   Output<float, 1> scales({rows});
   Output<int32_t, 1> sums({rows});
   Output<int16_t, 3> pair_sums({rows, groups, 4});
   std::fill_n(pair_sums.data(), rows * groups * 4, int16_t{0});
-  run({x.data(), rows, columns, x_scale, low, high, codes.data(), groups * kGroupDepth,
-       scales.data(), sums.data(), low < 0 ? pair_sums.data() : nullptr});
+  run({x.data(), rows, columns, shifts.shape(0) == 0 ? nullptr : steps.data(), x_scale, low, high,
+       codes.data(), groups * kGroupDepth, scales.data(), sums.data(),
+       low < 0 ? pair_sums.data() : nullptr});
   return nanobind::make_tuple(codes.Take(), scales.Take(), sums.Take(), pair_sums.Take());
 }
 

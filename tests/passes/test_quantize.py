@@ -37,26 +37,28 @@ def step(weight: Array, x: Array, products: int) -> float:
 
 X = weights(3, 64, seed=1)
 W = weights(64, 48)
+PACKED = "w.codes, edgefold.one_table, w.table, w.scales"
+DYNAMIC = "edgefold.zero, edgefold.zero_shift"
 LINEAR = {
     "matmul": (
         "y = MatMul(x, w)",
         {"w": W},
-        ["y = ShiftMatMul(x, w.codes, edgefold.one_table, w.table, w.scales, edgefold.zero, edgefold.zero)"],
+        [f"y = ShiftMatMul(x, {PACKED}, edgefold.zero, {DYNAMIC})"],
     ),
     "bias add": (
         "p = MatMul(x, w)\n y = Add(b, p)",
         {"w": W, "b": weights(48, seed=2)},
-        ["y = ShiftMatMul(x, w.codes, edgefold.one_table, w.table, w.scales, y.bias, edgefold.zero)"],
+        [f"y = ShiftMatMul(x, {PACKED}, y.bias, {DYNAMIC})"],
     ),
     "scalar add": (
         "p = MatMul(x, w)\n y = Add(p, b)",
         {"w": W, "b": np.array(0.5, np.float32)},
-        ["y = ShiftMatMul(x, w.codes, edgefold.one_table, w.table, w.scales, y.bias, edgefold.zero)"],
+        [f"y = ShiftMatMul(x, {PACKED}, y.bias, {DYNAMIC})"],
     ),
     "gemm": (
         "y = Gemm<alpha = 0.5, beta = 2.0, transB = 1>(x, w, b)",
         {"w": weights(48, 64), "b": weights(1, 48, seed=2)},
-        ["y = ShiftMatMul(x, w.codes, edgefold.one_table, w.table, w.scales, y.bias, edgefold.zero)"],
+        [f"y = ShiftMatMul(x, {PACKED}, y.bias, {DYNAMIC})"],
     ),
     "behind views": (
         "i = Identity(w)\n t = Transpose<perm = [1, 0]>(i)\n s = Constant<value_ints = [0, -1]>()\n"
@@ -64,7 +66,7 @@ LINEAR = {
         {"w": weights(48, 64)},
         [
             "s = Constant()",
-            "y = ShiftMatMul(x, w.codes, edgefold.one_table, w.table, w.scales, edgefold.zero, edgefold.zero)",
+            f"y = ShiftMatMul(x, {PACKED}, edgefold.zero, {DYNAMIC})",
         ],
     ),
     "leading ones": (
@@ -72,7 +74,7 @@ LINEAR = {
         {"w": W[None], "zero": np.zeros(1, np.int64)},
         [
             "q = Unsqueeze(x, zero)",
-            "p = ShiftMatMul(q, w.codes, edgefold.one_table, w.table, w.scales, edgefold.zero, edgefold.zero)",
+            f"p = ShiftMatMul(q, {PACKED}, edgefold.zero, {DYNAMIC})",
             "y = Squeeze(p, zero)",
         ],
     ),
@@ -134,7 +136,7 @@ def test_convolutions(case: str) -> None:
     text = f"g (float[B, {sizes}] x) => (float[B, {output}] y) {{ y = Conv<{attributes}>(x, w, b) }}".replace("<>", "")
     before = graph(text, initializers)
     after, _ = quantize(before)
-    assert nodes(after) == ["y = ShiftConv(x, w.codes, edgefold.one_table, w.table, w.scales, y.bias, edgefold.zero)"]
+    assert nodes(after) == [f"y = ShiftConv(x, {PACKED}, y.bias, {DYNAMIC})"]
     assert_close(before, after, {"x": x}, step(weight, x, int(np.prod(shape[1:]))))
 
 
@@ -151,7 +153,7 @@ def test_embedding_and_transposed_head_are_stored_once() -> None:
     )
     assert nodes(after) == [
         "e = ShiftGather(ids, w.codes, edgefold.one_table, w.table, w.scales)",
-        "y = ShiftMatMul(e, w.codes, edgefold.one_table, w.table, w.scales, edgefold.zero, edgefold.zero)",
+        f"y = ShiftMatMul(e, {PACKED}, edgefold.zero, {DYNAMIC})",
     ]
     assert [edit.what for edit in notes.edits] == ["8 bits, shift"] * 2
     assert [skip.detail for skip in notes.skips] == ["embedding, 8 bits", "shares its matrix with a wider node, 8 bits"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
-from oracle import Weights
+from oracle import NO_SHIFTS, Weights
 
 DOMAIN = "ai.edgefold"
 
@@ -62,7 +62,14 @@ def convolve(x: np.ndarray, integers: np.ndarray, g: Geometry) -> np.ndarray:
 
 
 def shift_conv(
-    x: np.ndarray, weights: Weights, bias: np.ndarray, x_scale: float, low: int, high: int, g: Geometry
+    x: np.ndarray,
+    weights: Weights,
+    bias: np.ndarray,
+    x_scale: float,
+    low: int,
+    high: int,
+    g: Geometry,
+    shifts: np.ndarray = NO_SHIFTS,
 ) -> np.ndarray:
     """What ShiftConv computes, bit for bit where activations are quantized; else in float64."""
     column = (-1, *[1] * len(g.kernel))
@@ -70,16 +77,24 @@ def shift_conv(
     if high == 0:
         return (convolve(x.astype(np.float64), weights.integers, g) * scales + bias).astype(np.float32)
     scale = np.float32(x_scale)
-    codes = np.clip(np.rint(x / scale), low, high).astype(np.int32)
+    shifts = shifts.reshape(column)
+    codes = np.clip(np.rint(x / (scale * np.float32(2) ** shifts)), low, high).astype(np.int32) << shifts
     return convolve(codes, weights.integers, g).astype(np.float32) * (scale * scales) + bias
 
 
 def model(
-    weights: Weights, bias: np.ndarray, x_scale: float, low: int, high: int, g: Geometry, **changes: object
+    weights: Weights,
+    bias: np.ndarray,
+    x_scale: float,
+    low: int,
+    high: int,
+    g: Geometry,
+    shifts: np.ndarray = NO_SHIFTS,
+    **changes: object,
 ) -> bytes:
     """A model of one ShiftConv with no function body: only the library can run it."""
     tensors = {name: getattr(weights, name) for name in ("codes", "selectors", "table", "scales")}
-    tensors |= {"bias": bias, "x_scale": np.array([x_scale], np.float32)}
+    tensors |= {"bias": bias, "x_scale": np.array([x_scale], np.float32), "x_shifts": shifts}
     attributes = g.attributes() | {
         "k": weights.k,
         "bits": weights.bits,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from oracle import Weights
+from oracle import NO_SHIFTS, Weights
 
 DOMAIN = "ai.edgefold"
 
@@ -32,9 +32,17 @@ def weight_tensors(weights: Weights) -> dict[str, np.ndarray]:
 
 
 def matmul(
-    weights: Weights, bias: np.ndarray, x_scale: float, low: int, high: int, rank: int = 2, **more: int
+    weights: Weights,
+    bias: np.ndarray,
+    x_scale: float,
+    low: int,
+    high: int,
+    rank: int = 2,
+    shifts: np.ndarray = NO_SHIFTS,
+    **more: int,
 ) -> bytes:
-    tensors = weight_tensors(weights) | {"bias": bias, "x_scale": np.array([x_scale], np.float32)}
+    operands = {"bias": bias, "x_scale": np.array([x_scale], np.float32), "x_shifts": shifts}
+    tensors = weight_tensors(weights) | operands
     attributes = {"k": weights.k, "bits": weights.bits, "activation_low": low, "activation_high": high, "layout": 1}
     free = [f"d{i}" for i in range(rank - 1)]
     x = (TensorProto.FLOAT, [*free, weights.k])

@@ -84,25 +84,47 @@ def random_weights(rng: np.random.Generator, k: int, n: int, bits: int, method: 
     return Weights(bits, table[spread, codes], pack(codes, bits), pack_selectors(selectors, len(table)), table, scales)
 
 
-def quantize(x: np.ndarray, low: int, high: int, x_scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Codes int32 [m, k] and row scales float32 [m]."""
+NO_SHIFTS = np.zeros(1, np.uint8)
+
+
+def quantize(
+    x: np.ndarray, low: int, high: int, x_scale: float, shifts: np.ndarray = NO_SHIFTS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Operands int32 [m, k] and row scales float32 [m]; shifts uint8 [k] or [1]."""
+    steps = np.float32(2) ** shifts
     if x_scale > 0:
         scale = np.full(len(x), x_scale, np.float32)
     else:
-        absmax = np.abs(x).max(axis=1, initial=0).astype(np.float32)
+        absmax = np.abs(x / steps).max(axis=1, initial=0).astype(np.float32)
         scale = np.where(absmax <= np.float32(1e-30), np.float32(0), absmax / np.float32(high)).astype(np.float32)
     divisor = np.where(scale > 0, scale, np.float32(np.inf))
-    codes = np.clip(np.rint(x / divisor[:, None]), low, high).astype(np.int32)
-    return codes, scale
+    codes = np.clip(np.rint(x / (divisor[:, None] * steps)), low, high).astype(np.int32)
+    return codes << shifts, scale
 
 
-def shift_matmul(x: np.ndarray, weights: Weights, bias: np.ndarray, x_scale: float, low: int, high: int) -> np.ndarray:
+def random_shifts(rng: np.random.Generator, channels: int, low: int, high: int) -> np.ndarray:
+    """Shifts uint8 [channels], all that keep the codes low..high within a byte, the largest among them."""
+    most = int(np.log2((127 if low < 0 else 255) // high))
+    shifts = rng.integers(0, most + 1, channels).astype(np.uint8)
+    shifts[channels // 2] = most
+    return shifts
+
+
+def shift_matmul(
+    x: np.ndarray,
+    weights: Weights,
+    bias: np.ndarray,
+    x_scale: float,
+    low: int,
+    high: int,
+    shifts: np.ndarray = NO_SHIFTS,
+) -> np.ndarray:
     """What ShiftMatMul computes, bit for bit where activations are quantized; else in float64."""
     rows = x.reshape(-1, weights.k)
     if high == 0:
         y = (rows.astype(np.float64) @ weights.integers.astype(np.float64)) * weights.scales + bias
     else:
-        codes, scale = quantize(rows, low, high, x_scale)
+        codes, scale = quantize(rows, low, high, x_scale, shifts)
         acc = codes @ weights.integers.astype(np.int32)
         y = acc.astype(np.float32) * (scale[:, None] * weights.scales) + bias
         assert y.dtype == np.float32

@@ -15,7 +15,7 @@ import numpy as np
 import one_node
 import pytest
 from conv_oracle import Geometry
-from oracle import random_weights, shift_matmul
+from oracle import NO_SHIFTS, random_shifts, random_weights, shift_matmul
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "runtime" / "cross" / "run_arm64.sh"
@@ -73,29 +73,33 @@ def test_kernels(arm64_build: Path, cpu: str) -> None:
 Case = tuple[bytes, np.ndarray, np.ndarray]  # model, input, expected output
 
 
-def matmul_case(method: str, rows: int, low: int, x_scale: float) -> Case:
+def matmul_case(method: str, rows: int, low: int, x_scale: float, high: int | None = None) -> Case:
     rng = np.random.default_rng(rows)
     weights = random_weights(rng, 70, 37, 4, method)
     bias = rng.normal(size=37).astype(np.float32)
     x = rng.normal(size=(rows, 70)).astype(np.float32)
-    high = 127 if low < 0 else 255
-    expected = shift_matmul(x, weights, bias, x_scale, low, high)
-    return one_node.matmul(weights, bias, x_scale, low, high), x, expected
+    shifts = random_shifts(rng, 70, low, high) if high else NO_SHIFTS
+    high = high or (127 if low < 0 else 255)
+    expected = shift_matmul(x, weights, bias, x_scale, low, high, shifts)
+    return one_node.matmul(weights, bias, x_scale, low, high, shifts=shifts), x, expected
 
 
-def conv_case(g: Geometry, low: int) -> Case:
+def conv_case(g: Geometry, low: int, high: int | None = None) -> Case:
     rng = np.random.default_rng(g.k)
     weights = random_weights(rng, g.k, g.out_channels, 4)
     bias = rng.normal(size=g.out_channels).astype(np.float32)
     x = rng.normal(size=(1, g.in_channels, *g.size)).astype(np.float32)
-    high = 127 if low < 0 else 255
-    expected = conv_oracle.shift_conv(x, weights, bias, 0.02, low, high, g)
-    return conv_oracle.model(weights, bias, 0.02, low, high, g), x, expected
+    shifts = random_shifts(rng, g.in_channels, low, high) if high else NO_SHIFTS
+    high = high or (127 if low < 0 else 255)
+    expected = conv_oracle.shift_conv(x, weights, bias, 0.02, low, high, g, shifts)
+    return conv_oracle.model(weights, bias, 0.02, low, high, g, shifts), x, expected
 
 
 CASES: dict[str, Callable[[], Case]] = {
     "matmul-dynamic": lambda: matmul_case("lut", 9, -127, 0.0),
     "matmul-one-row-static-u8": lambda: matmul_case("shift", 1, 0, 0.02),
+    "matmul-shifted-s4": lambda: matmul_case("shift", 9, -7, 0.0, 7),
+    "conv-shifted-u4": lambda: conv_case(Geometry(19, 32, (3, 3), (9, 9), pads=(1, 1, 1, 1)), 0, 15),
     "conv-3x3": lambda: conv_case(Geometry(16, 32, (3, 3), (9, 9), pads=(1, 1, 1, 1)), 0),
     "conv-depthwise": lambda: conv_case(Geometry(20, 20, (3, 3), (9, 9), pads=(1, 1, 1, 1), group=20), -127),
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle import Weights, quantize, random_weights
+from oracle import NO_SHIFTS, Weights, quantize, random_shifts, random_weights
 
 _kernels = pytest.importorskip("edgefold._kernels", reason="the compiled module edgefold._kernels is not built")
 
@@ -111,16 +111,18 @@ def test_gemm_shift(row: Any, bits: int, method: str, is_unsigned: bool) -> None
 
 
 @pytest.mark.parametrize("x_scale", [0.0, 0.021])
-@pytest.mark.parametrize("limits", [(-127, 127), (0, 255), (-7, 7)], ids=str)
+@pytest.mark.parametrize("shifted", [False, True], ids=["plain", "shifted"])
+@pytest.mark.parametrize("limits", [(-127, 127), (0, 255), (-7, 7), (0, 15), (-31, 31)], ids=str)
 @pytest.mark.parametrize("row", FAMILIES["quantize"], ids=lambda row: row.name())
-def test_quantize(row: Any, limits: tuple[int, int], x_scale: float) -> None:
+def test_quantize(row: Any, limits: tuple[int, int], x_scale: float, shifted: bool) -> None:
     rng = np.random.default_rng(3)
     low, high = limits
     for m, k, _ in SHAPES:
         x = (rng.standard_normal((m, k)) * 3).astype(np.float32)
         x[0] = 0
-        codes, scales, sums, pair_sums = supported(row)(x, low, high, x_scale)
-        expected, expected_scales = quantize(x, low, high, x_scale)
+        shifts = random_shifts(rng, k, low, high) if shifted else np.zeros(0, np.uint8)
+        codes, scales, sums, pair_sums = supported(row)(x, low, high, x_scale, shifts)
+        expected, expected_scales = quantize(x, low, high, x_scale, shifts if shifted else NO_SHIFTS)
         np.testing.assert_array_equal(codes, padded(expected))
         np.testing.assert_array_equal(scales, expected_scales)
         np.testing.assert_array_equal(sums, expected.sum(axis=1))

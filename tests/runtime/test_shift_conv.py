@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 from conv_oracle import Geometry, model, shift_conv
 from onnx import TensorProto, helper
-from oracle import random_weights
+from oracle import random_shifts, random_weights
 
 from edgefold.runtime import ops_library
 
@@ -77,6 +77,23 @@ def test_geometry(name: str, span: str, rng: np.random.Generator) -> None:
     expected = shift_conv(x, weights, bias, x_scale, low, high, g)
     y = run(model(weights, bias, x_scale, low, high, g), x)
     assert_same(y, expected, high, x, g, weights.scales)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 15), (-7, 7), (-31, 31)])
+@pytest.mark.parametrize(
+    "name", ["resnet20-stage1", "pointwise-odd-channels", "mobilenet-depthwise", "groups-of-few-columns", "asymmetric"]
+)
+def test_channel_shifts(name: str, low: int, high: int, rng: np.random.Generator) -> None:
+    g = GEOMETRIES[name]
+    weights = random_weights(rng, g.k, g.out_channels, 4, "shift")
+    bias = rng.normal(size=g.out_channels).astype(np.float32)
+    shifts = random_shifts(rng, g.in_channels, low, high)
+    across = (-1, *[1] * len(g.size))
+    x = (rng.normal(size=(2, g.in_channels, *g.size)) * 2.0 ** shifts.reshape(across)).astype(np.float32)
+    for given in (shifts, shifts.max(keepdims=True)):
+        expected = shift_conv(x, weights, bias, 2.5 / high, low, high, g, given)
+        y = run(model(weights, bias, 2.5 / high, low, high, g, given), x)
+        np.testing.assert_array_equal(y, expected)
 
 
 @pytest.mark.parametrize("bits", range(2, 9))

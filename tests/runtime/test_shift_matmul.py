@@ -15,7 +15,7 @@ import one_node
 import onnx
 import onnxruntime as ort
 import pytest
-from oracle import Weights, random_weights, shift_matmul
+from oracle import random_shifts, random_weights, shift_matmul
 
 from edgefold.errors import EdgefoldError
 from edgefold.runtime import ops_library
@@ -52,6 +52,29 @@ def test_equals_numpy(bits: int, method: str, activations: str) -> None:
         for bias in (np.zeros(1, np.float32), rng.standard_normal(n).astype(np.float32)):
             y = run(one_node.matmul(weights, bias, scale, low, high), x)
             np.testing.assert_array_equal(y, shift_matmul(x, weights, bias, scale, low, high))
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.05])
+@pytest.mark.parametrize(("low", "high"), [(-7, 7), (0, 15), (-31, 31), (0, 63), (0, 1)])
+def test_channel_shifts_equal_numpy(low: int, high: int, scale: float) -> None:
+    rng = np.random.default_rng(high)
+    for m, k, n, method in [(1, 1, 1, "rtn"), (3, 33, 17, "shift"), (7, 70, 50, "lut"), (19, 131, 32, "shift")]:
+        weights = random_weights(rng, k, n, 4, method)
+        shifts = random_shifts(rng, k, low, high)
+        x = (rng.standard_normal((m, k)) * 2.0**shifts).astype(np.float32)
+        x[m // 2] = 0
+        bias = rng.standard_normal(n).astype(np.float32)
+        for given in (shifts, shifts.max(keepdims=True)):
+            y = run(one_node.matmul(weights, bias, scale, low, high, shifts=given), x)
+            np.testing.assert_array_equal(y, shift_matmul(x, weights, bias, scale, low, high, given))
+
+
+def test_float_activations_take_no_notice_of_shifts() -> None:
+    rng = np.random.default_rng(0)
+    weights = random_weights(rng, 40, 20, 4)
+    x, bias = rng.standard_normal((3, 40)).astype(np.float32), np.zeros(1, np.float32)
+    shifted = run(one_node.matmul(weights, bias, 0.0, 0, 0, shifts=np.full(40, 3, np.uint8)), x)
+    np.testing.assert_array_equal(shifted, run(one_node.matmul(weights, bias, 0.0, 0, 0), x))
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -167,6 +190,15 @@ BROKEN: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "table-empty": ({"table": GOOD.table[:0]}, {}, "table must have shape"),
     "table-large": ({"table": np.zeros((17, 16), np.int8)}, {}, "table must have shape"),
     "table-minus-128": ({"table": np.full_like(GOOD.table, -128)}, {}, "table holds -128"),
+    "shifts-short": ({"shifts": np.zeros(39, np.uint8)}, {}, r"x_shifts has shape \[39\]; expected \[40\]"),
+    "shifts-large": (
+        {"shifts": np.full(40, 5, np.uint8)},
+        {"activation_low": -7, "activation_high": 7},
+        "x_shifts holds 5; codes of -7 to 7 times 2\\^x_shifts must be at most 127",
+    ),
+    "shifts-huge": ({"shifts": np.full(1, 200, np.uint8)}, {"activation_high": 1}, "x_shifts holds 200"),
+    "shifts-low": ({"shifts": np.ones(1, np.uint8)}, {"activation_low": -64, "activation_high": 1}, "x_shifts holds 1"),
+    "shifts-type": ({"shifts": np.zeros(40, np.float32)}, {}, "."),
     "scales-empty": ({"scales": GOOD.scales[:0]}, {}, "scales must have shape"),
     "scales-other": ({"scales": np.ones(40, np.float32)}, {}, "codes has shape"),
 }
@@ -175,8 +207,10 @@ BROKEN: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_malformed_node_is_refused_at_load(case: str) -> None:
     tensors, attributes, message = BROKEN[case]
-    weights: Weights = dataclasses.replace(GOOD, **tensors)
-    model = onnx.load_from_string(one_node.matmul(weights, np.zeros(1, np.float32), 0.0, -127, 127, **attributes))
+    shifts = {"shifts": tensors["shifts"]} if "shifts" in tensors else {}
+    weights = dataclasses.replace(GOOD, **{name: array for name, array in tensors.items() if name != "shifts"})
+    built = one_node.matmul(weights, np.zeros(1, np.float32), 0.0, -127, 127, **shifts, **attributes)
+    model = onnx.load_from_string(built)
     model.graph.input[0].type.tensor_type.ClearField("shape")
     model.graph.output[0].type.tensor_type.ClearField("shape")
     with pytest.raises(Exception, match=message):

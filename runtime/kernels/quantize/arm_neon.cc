@@ -11,13 +11,18 @@ namespace {
 // The larger of both; `b` where `a` is NaN.
 inline float32x4_t Larger(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 
-float AbsMax(const float* x, int64_t columns) {
+float AbsMax(const QuantizeArguments& q, const float* x) {
+  const bool stepped = q.steps != nullptr;
   float32x4_t largest = vdupq_n_f32(0.0f);
   int64_t k = 0;
-  for (; k + 4 <= columns; k += 4) largest = Larger(vabsq_f32(vld1q_f32(x + k)), largest);
+  for (; k + 4 <= q.columns; k += 4) {
+    float32x4_t magnitude = vabsq_f32(vld1q_f32(x + k));
+    if (stepped) magnitude = vdivq_f32(magnitude, vld1q_f32(q.steps + k));
+    largest = Larger(magnitude, largest);
+  }
   float absmax = vmaxvq_f32(largest);
-  for (; k < columns; ++k) {
-    const float magnitude = std::fabs(x[k]);
+  for (; k < q.columns; ++k) {
+    const float magnitude = std::fabs(x[k]) / (stepped ? q.steps[k] : 1.0f);
     if (magnitude > absmax) absmax = magnitude;
   }
   return absmax;
@@ -28,30 +33,35 @@ struct Range {
   float32x4_t low;
   float32x4_t high;
 
-  int32x4_t Codes(const float* x) const {
-    const float32x4_t value = Larger(vdivq_f32(vld1q_f32(x), divisor), low);
-    return vcvtnq_s32_f32(vminq_f32(value, high));
+  // `steps` may be null.
+  int32x4_t Codes(const float* x, const float* steps) const {
+    const float32x4_t step = steps == nullptr ? vdupq_n_f32(1.0f) : vld1q_f32(steps);
+    const float32x4_t value = Larger(vdivq_f32(vld1q_f32(x), vmulq_f32(divisor, step)), low);
+    return vcvtq_s32_f32(vmulq_f32(vrndnq_f32(vminq_f32(value, high)), step));
   }
 };
 
 // Sixteen codes from x, which holds at least as many values.
-inline uint8x16_t Sixteen(const Range& range, const float* x) {
-  const int16x8_t first = vcombine_s16(vmovn_s32(range.Codes(x)), vmovn_s32(range.Codes(x + 4)));
-  const int16x8_t second =
-      vcombine_s16(vmovn_s32(range.Codes(x + 8)), vmovn_s32(range.Codes(x + 12)));
+inline uint8x16_t Sixteen(const Range& range, const float* x, const float* steps) {
+  int16x4_t part[4];
+  for (int i = 0; i < 4; ++i) {
+    part[i] = vmovn_s32(range.Codes(x + i * 4, steps == nullptr ? nullptr : steps + i * 4));
+  }
+  const int16x8_t first = vcombine_s16(part[0], part[1]);
+  const int16x8_t second = vcombine_s16(part[2], part[3]);
   return vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(first), vmovn_s16(second)));
 }
 
-void QuantizeRow(const float* x, int64_t columns, const Range& range, int64_t stride,
-                 uint8_t* codes) {
+void QuantizeRow(const QuantizeArguments& q, const float* x, const Range& range, uint8_t* codes) {
+  const auto steps = [&q](int64_t k) { return q.steps == nullptr ? nullptr : q.steps + k; };
   int64_t k = 0;
-  for (; k + 16 <= columns; k += 16) vst1q_u8(codes + k, Sixteen(range, x + k));
-  for (; k < stride; k += 16) {
+  for (; k + 16 <= q.columns; k += 16) vst1q_u8(codes + k, Sixteen(range, x + k, steps(k)));
+  for (; k < q.stride; k += 16) {
     float tail[16] = {};
-    for (int64_t i = k; i < columns && i < k + 16; ++i) tail[i - k] = x[i];
+    for (int64_t i = k; i < q.columns && i < k + 16; ++i) tail[i - k] = x[i];
     uint8_t last[16];
-    vst1q_u8(last, Sixteen(range, tail));
-    for (int64_t i = k; i < k + 16; ++i) codes[i] = i < columns ? last[i - k] : 0;
+    vst1q_u8(last, Sixteen(range, tail, steps(k)));
+    for (int64_t i = k; i < k + 16; ++i) codes[i] = i < q.columns ? last[i - k] : 0;
   }
 }
 
@@ -89,14 +99,14 @@ void quantize_arm_neon(const QuantizeArguments& q) {
     uint8_t* codes = q.codes + m * q.stride;
     float scale = q.static_scale;
     if (scale == 0.0f) {
-      const float absmax = AbsMax(x, q.columns);
+      const float absmax = AbsMax(q, x);
       scale = absmax > 1e-30f ? absmax / high : 0.0f;
     }
     q.row_scales[m] = scale;
     const float divisor = scale > 0.0f ? scale : INFINITY;  // codes 0 where there is no scale
     const Range range = {vdupq_n_f32(divisor), vdupq_n_f32(static_cast<float>(q.low)),
                          vdupq_n_f32(high)};
-    QuantizeRow(x, q.columns, range, q.stride, codes);
+    QuantizeRow(q, x, range, codes);
     int16_t* pair_sums = q.pair_sums == nullptr ? nullptr : q.pair_sums + m * (q.stride / 8);
     q.sums[m] = q.low < 0 ? SumSigned(codes, q.stride, pair_sums) : SumUnsigned(codes, q.stride);
   }

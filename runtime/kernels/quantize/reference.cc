@@ -6,10 +6,12 @@
 namespace edgefold {
 namespace {
 
-float AbsMax(const float* x, int64_t columns) {
+float Step(const QuantizeArguments& q, int64_t k) { return q.steps == nullptr ? 1.0f : q.steps[k]; }
+
+float AbsMax(const QuantizeArguments& q, const float* x) {
   float absmax = 0.0f;
-  for (int64_t k = 0; k < columns; ++k) {
-    const float magnitude = std::fabs(x[k]);
+  for (int64_t k = 0; k < q.columns; ++k) {
+    const float magnitude = std::fabs(x[k]) / Step(q, k);
     if (magnitude > absmax) absmax = magnitude;
   }
   return absmax;
@@ -31,7 +33,7 @@ void quantize_reference(const QuantizeArguments& q) {
     uint8_t* codes = q.codes + m * q.stride;
     float scale = q.static_scale;
     if (scale == 0.0f) {
-      const float absmax = AbsMax(x, q.columns);
+      const float absmax = AbsMax(q, x);
       scale = absmax > 1e-30f ? absmax / high : 0.0f;
     }
     q.row_scales[m] = scale;
@@ -41,7 +43,10 @@ void quantize_reference(const QuantizeArguments& q) {
       q.pair_sums[m * groups * 4 + i] = 0;
     }
     for (int64_t k = 0; k < q.stride; ++k) {
-      const int32_t code = k < q.columns ? Code(x[k] / divisor, q.low, q.high) : 0;
+      const float step = Step(q, k);
+      const int32_t code =
+          k < q.columns ? Code(x[k] / (divisor * step), q.low, q.high) * static_cast<int32_t>(step)
+                        : 0;
       codes[k] = static_cast<uint8_t>(code);
       q.sums[m] += code;
       if (q.pair_sums != nullptr) {

@@ -46,13 +46,23 @@ std::vector<float> Values(Random& random, int64_t count, int kind) {
   return x;
 }
 
+// Steps that keep the operands of a range within 8 bits, or none.
+std::vector<float> Steps(Random& random, int64_t stride, int low, int high) {
+  std::vector<float> steps(stride, 1.0f);
+  const int largest = (low < 0 ? 127 : 255) / high;
+  for (float& step : steps) {
+    while (step * 2.0f <= static_cast<float>(largest) && random.Range(0, 1) == 1) step *= 2.0f;
+  }
+  return steps;
+}
+
 }  // namespace
 
 std::vector<Tally> TestQuantize() {
   const KernelTable<QuantizeKernel> kernels = QuantizeKernels();
   std::vector<Tally> tallies = Tallies(kernels);
   Random random(5);
-  const int ranges[][2] = {{-127, 127}, {0, 255}, {-7, 7}, {0, 15}};
+  const int ranges[][2] = {{-127, 127}, {0, 255}, {-7, 7}, {0, 15}, {-31, 31}, {0, 1}};
   for (const auto& range : ranges) {
     for (int kind = 0; kind < 5; ++kind) {
       for (int64_t columns : {1, 7, 8, 9, 31, 32, 33, 61, 64, 131}) {
@@ -60,7 +70,9 @@ std::vector<Tally> TestQuantize() {
           const int64_t rows = random.Range(1, 3);
           const int64_t stride = (columns + 31) / 32 * 32;
           const std::vector<float> x = Values(random, rows * columns, kind);
+          const std::vector<float> steps = Steps(random, stride, range[0], range[1]);
           QuantizeArguments q = {};
+          q.steps = random.Range(0, 2) == 0 ? nullptr : steps.data();
           q.x = x.data();
           q.rows = rows;
           q.columns = columns;

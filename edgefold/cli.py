@@ -114,7 +114,7 @@ def compress(form: str, log_level: str, **options: Any) -> None:
 @click.option("--learning-rate", type=float, help="At its highest, relative to each tensor (default 0.003).")
 @click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), help="Default adamw.")
 @click.option("--batch", type=int, help="Samples a step, over all processes.")
-@click.option("--augment", default="", metavar="flip,crop", help="Random changes of images, shown to both models.")
+@click.option("--augment", default="", metavar="flip,crop,mix", help="Random changes of images, shown to both models.")
 @click.option("--samples", type=int, help="Of the calibration data; default all there are.")
 @click.option("--patience", type=int, help="Epochs without a better held-out loss before it stops; 0 never.")
 @click.option("--temperature", type=float, help="Of the KL divergence between classes.")

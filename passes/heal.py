@@ -13,7 +13,7 @@ from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Preconditio
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 LossName = Literal["output", "tail", "blockwise", "labels"]
-Augmentation = Literal["flip", "crop"]
+Augmentation = Literal["flip", "crop", "mix"]
 
 DEFAULT_EPOCHS = 10
 
@@ -52,7 +52,7 @@ class Heal(Pass, frozen=True, kw_only=True):
         temperature: of the KL divergence (Hinton et al. 2015, section 2).
         batch: samples a step, over all processes.
         augment: changes of images, made at random and shown to both models: `flip` left to right, `crop` shifts by up
-            to an eighth of the side.
+            to an eighth of the side, `mix` blends with another image of the batch (label-free losses only).
         samples: of the calibration data, from the start; all where it is not given, also where the task names fewer.
         held_out: share of them that training never sees, for early stopping.
         patience: epochs without a better held-out loss before training stops; 0 never stops.
@@ -85,6 +85,8 @@ class Heal(Pass, frozen=True, kw_only=True):
             raise ValueError(f"{' and '.join(lengths)} both say how long to train; give one of them")
         if not self.loss:
             raise ValueError("loss names nothing to make small; take output")
+        if "mix" in self.augment and "labels" in self.loss:
+            raise ValueError("augment mix blends images, for which there are no labels; take one of the two")
 
     def rewrite(self, model: ir.Model, context: Context) -> Notes:
         if context.heal is None:

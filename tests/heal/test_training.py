@@ -55,8 +55,8 @@ def test_losses_add_up() -> None:
 
 def test_the_same_seed_gives_the_same_bits() -> None:
     a, b = damaged(), damaged()
-    healed(a, epochs=2, augment=("flip", "crop"))
-    healed(b, epochs=2, augment=("flip", "crop"))
+    healed(a, epochs=2, augment=("flip", "crop", "mix"))
+    healed(b, epochs=2, augment=("flip", "crop", "mix"))
     assert same(a, b)
     assert not same(a, damaged())
 
@@ -112,7 +112,7 @@ def test_a_training_that_goes_on_ends_where_an_uninterrupted_one_does(
 ) -> None:
     if every_step:
         monkeypatch.setattr("edgefold.heal.training.SAVE_SECONDS", 0.0)
-    options = Heal(epochs=3, batch=46, augment=("flip", "crop"), threads=1)
+    options = Heal(epochs=3, batch=46, augment=("flip", "crop", "mix"), threads=1)
     Interrupted.calls = 0
     with pytest.raises(KeyboardInterrupt):
         training(damaged(), options, Interrupted, tmp_path).run()

@@ -11,8 +11,9 @@ pytest.importorskip("torch")
 import torch
 
 from edgefold.heal import losses
-from edgefold.heal.augmentation import Draw, augmented, check_images
+from edgefold.heal.augmentation import Draw, augmented, check_images, mixed
 from edgefold.heal.schedule import WARM_UP, learning_rate_factor
+from edgefold.passes.heal import Heal
 
 
 def tensor(rng: np.random.Generator, *shape: int) -> torch.Tensor:
@@ -72,7 +73,8 @@ def test_the_learning_rate_ends_at_nothing() -> None:
 
 
 def draw(flip: bool, down: float, right: float) -> Draw:
-    return Draw(np.array([flip, False]), np.array([[down, right], [0.0, 0.0]]))
+    shares = np.array([0.25, 1.0], np.float32)
+    return Draw(np.array([flip, False]), np.array([[down, right], [0.0, 0.0]]), np.array([1, 0]), shares)
 
 
 def test_images_are_flipped_and_moved_by_whole_pixels() -> None:
@@ -102,6 +104,22 @@ def test_only_images_are_changed(rng: np.random.Generator) -> None:
     assert all(changed[name] is feeds[name] for name in feeds)
     with pytest.raises(UsageError, match=r"--augment changes images.*ids \[2, 3, 16, 24\]"):
         check_images(feeds)
+
+
+def test_images_are_blended_by_their_share_and_other_inputs_are_not(rng: np.random.Generator) -> None:
+    feeds = {"x": rng.standard_normal((2, 3, 8, 8)).astype(np.float32), "ids": rng.integers(0, 9, (2, 4))}
+    partners = {name: value[::-1] for name, value in feeds.items()}
+    blended = mixed(feeds, partners, draw(False, 0, 0).shares)
+    np.testing.assert_allclose(blended["x"][0], 0.25 * feeds["x"][0] + 0.75 * feeds["x"][1], rtol=1e-6)
+    np.testing.assert_array_equal(blended["x"][1], feeds["x"][1])
+    assert blended["x"].dtype == np.float32
+    assert blended["ids"] is feeds["ids"]
+
+
+def test_blends_have_no_labels() -> None:
+    with pytest.raises(ValueError, match="augment mix blends images"):
+        Heal(loss=("labels",), augment=("mix",))
+    Heal(loss=("output",), augment=("mix",))
 
 
 def test_a_process_gets_its_part_of_what_was_drawn() -> None:

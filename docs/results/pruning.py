@@ -15,21 +15,18 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from rows import compared, inputs, keep, machine_line, macs, model_and_task
 
 import edgefold
 from edgefold.files.loading import load_model
 from edgefold.files.saving import save_model
-from edgefold.interface import ModelInterface
-from edgefold.measuring.machine import this_machine
-from edgefold.measuring.measure import model_macs
 from edgefold.passes import PruneChannels
-from edgefold.pipeline import Inputs, run_recipe
-from edgefold.provenance import versions
-from edgefold.scoring.evaluate import Evaluation, evaluate, paired_difference
-from edgefold.scoring.task import Task, load_task
+from edgefold.pipeline import run_recipe
+from edgefold.scoring.task import Task
 from edgefold.session import make_session
 
 READING = (
@@ -58,8 +55,14 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "L1 + least squares": {"importance": "l1"},
     "OBSPA, 512 images": {},
     "OBSPA, noise": {"data": "noise"},
+    "L1 + least squares, noise": {"importance": "l1", "data": "noise"},
     "OBSPA, no data": {"data": "none"},
 }
+CRITERIA: Mapping[str, Mapping[str, Any]] = {
+    f"{name} + least squares": {"importance": name}
+    for name in ("random", "activation", "taylor", "snip", "grasp", "crop")
+}
+CRITERIA_RATIO = 2.1
 OTHERS: Mapping[str, Mapping[str, Any]] = {
     "minilm/model": {"flops": 0.7},
     "imagenet_mobilenetv2/model": {"flops": 0.6, "multiple": 8},  # ONNX Runtime computes channels by eights
@@ -81,18 +84,14 @@ def main(data: Path, work: Path, onnxsim: str | None) -> None:
         for method, options in METHODS.items():
             name = f"{method} {ratio}"
             keep(work, name, functools.partial(resnet_row, data, work, method, ratio, options))
+        if ratio == CRITERIA_RATIO:
+            for method, options in CRITERIA.items():
+                name = f"{method} {ratio}"
+                keep(work, name, functools.partial(resnet_row, data, work, method, ratio, options))
         if onnxsim:
             keep(work, f"onnxsim {ratio}", functools.partial(onnxsim_row, data, work, onnxsim, ratio))
     rows = [json.loads(path.read_text()) for path in sorted(work.glob("*.json"))]
     (HERE / "pruning.md").write_text(page(rows), encoding="utf-8")
-
-
-def keep(work: Path, name: str, make: Callable[[], dict[str, Any]]) -> None:
-    """Make a row unless it is there."""
-    record = work / f"{name.replace('/', '.').replace(' ', '_')}.json"
-    if not record.exists():
-        print(name, flush=True)
-        record.write_text(json.dumps(make(), indent=1))
 
 
 def resnet_row(data: Path, work: Path, method: str, ratio: float, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,7 +99,7 @@ def resnet_row(data: Path, work: Path, method: str, ratio: float, options: Mappi
     out = work / f"{method} {ratio}.onnx".replace(" ", "_")
     started = time.perf_counter()
     prune(path, task, out, flops=1 / ratio, **options)
-    return {"method": method, "ratio": ratio, "seconds": time.perf_counter() - started, **compared(path, out, task)}
+    return {"method": method, "ratio": ratio, "seconds": time.perf_counter() - started, **result(path, out, task)}
 
 
 def onnxsim_row(data: Path, work: Path, python: str, ratio: float) -> dict[str, Any]:
@@ -113,7 +112,7 @@ def onnxsim_row(data: Path, work: Path, python: str, ratio: float) -> dict[str, 
         subprocess.run([python, "-c", ONNXSIM, str(path), str(out), str(middle)], check=True, capture_output=True)
         low, high = (low, middle) if macs(path, task) >= ratio * macs(out, task) else (middle, high)
     subprocess.run([python, "-c", ONNXSIM, str(path), str(out), str(high)], check=True, capture_output=True)
-    return {"method": "onnxsim 0.8.1", "ratio": ratio, **compared(path, out, task)}
+    return {"method": "onnxsim 0.8.1", "ratio": ratio, **result(path, out, task)}
 
 
 def other_row(data: Path, work: Path, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,7 +120,7 @@ def other_row(data: Path, work: Path, name: str, options: Mapping[str, Any]) -> 
     path, task = model_and_task(data, name)
     out = work / f"{name.replace('/', '.')}.onnx"
     prune(path, task, out, **options)
-    return {"model": name, "speed": speed(path, out, task), **compared(path, out, task)}
+    return {"model": name, "speed": speed(path, out, task), **result(path, out, task)}
 
 
 def prune(path: Path, task: Task, out: Path, **options: Any) -> None:
@@ -131,35 +130,8 @@ def prune(path: Path, task: Task, out: Path, **options: Any) -> None:
     save_model(pruned, out)
 
 
-def inputs(path: Path, task: Task) -> Inputs:
-    interface = ModelInterface.of(make_session(path))
-    first = next(task.batches(interface, "calibration", 4)).feeds
-    shapes = {name: (1, *value.shape[1:]) for name, value in first.items()}
-    return Inputs(first, lambda: (one.feeds for one in task.batches(interface, "calibration")), shapes)
-
-
-def macs(path: Path, task: Task) -> int:
-    count = model_macs(load_model(path).model, inputs(path, task).shapes)
-    assert count is not None
-    return count
-
-
-@functools.cache
-def score(path: Path, task_path: Path) -> Evaluation:
-    return evaluate(path, load_task(task_path), threads=1)
-
-
-def compared(path: Path, out: Path, task: Task) -> dict[str, Any]:
-    before, after = score(path, task.path), evaluate(out, task, threads=1)
-    change, interval = paired_difference(after, before)
-    return {
-        "macs_ratio": macs(path, task) / macs(out, task),
-        "metric": after.metric,
-        "fp32": before.value,
-        "value": after.value,
-        "change": change,
-        "interval": list(interval),
-    }
+def result(path: Path, out: Path, task: Task) -> dict[str, Any]:
+    return {"macs_ratio": macs(path, task) / macs(out, task), **compared(path, out, task)}
 
 
 def speed(before: Path, after: Path, task: Task) -> float:
@@ -176,14 +148,7 @@ def speed(before: Path, after: Path, task: Task) -> float:
     return statistics.median(times[0][1:]) / statistics.median(times[1][1:])
 
 
-def model_and_task(data: Path, name: str) -> tuple[Path, Task]:
-    path = data / f"{name}.onnx"
-    return path, load_task(path.parent / "task.yaml")
-
-
 def page(rows: list[dict[str, Any]]) -> str:
-    machine = this_machine()
-    built_with = ", ".join(f"{name} {version}" for name, version in versions().items())
     lines = [
         "# Structured pruning without training",
         "",
@@ -191,7 +156,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         "trained. `change` is against fp32 with its paired 95 % interval over the evaluation set, which nothing was",
         "chosen on. MACs over Conv, Gemm and MatMul.",
         "",
-        f"Machine: {machine.cpu}; {built_with}; seed 0.",
+        machine_line(),
         "Command: `python docs/results/pruning.py DATA WORK PYTHON_WITH_ONNXSIM`.",
         "",
         "## CIFAR ResNet-56",
@@ -219,7 +184,7 @@ def page(rows: list[dict[str, Any]]) -> str:
 
 
 def order_of(method: str) -> int:
-    names = [*METHODS]
+    names = [*METHODS, *CRITERIA]
     return names.index(method) if method in names else len(names)
 
 

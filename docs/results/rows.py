@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the pages of results share: rows that survive an interruption, and models scored against their originals."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from edgefold.files.loading import load_model
+from edgefold.heal.differentiation import differentiator
+from edgefold.interface import ModelInterface
+from edgefold.measuring.machine import this_machine
+from edgefold.measuring.measure import model_macs
+from edgefold.pipeline import Feeds, Inputs
+from edgefold.provenance import versions
+from edgefold.scoring.evaluate import Evaluation, evaluate, paired_difference
+from edgefold.scoring.task import Task, load_task
+from edgefold.session import make_session
+
+
+def keep(work: Path, name: str, make: Callable[[], dict[str, Any]]) -> None:
+    """Make a row unless it is there."""
+    record = work / f"{name.replace('/', '.').replace(' ', '_')}.json"
+    if not record.exists():
+        print(name, flush=True)
+        record.write_text(json.dumps(make(), indent=1))
+
+
+def inputs(path: Path, task: Task) -> Inputs:
+    """What the pipeline may run the model on: the task's calibration split."""
+    interface = ModelInterface.of(make_session(path))
+    first = next(task.batches(interface, "calibration", 4)).feeds
+    shapes = {name: (1, *value.shape[1:]) for name, value in first.items()}
+
+    def calibration() -> Iterator[Feeds]:
+        return (one.feeds for one in task.batches(interface, "calibration"))
+
+    return Inputs(first, calibration, shapes, gradients=differentiator(task))
+
+
+@functools.cache
+def score(path: Path, task_path: Path) -> Evaluation:
+    return evaluate(path, load_task(task_path), threads=1)
+
+
+def compared(path: Path, out: Path, task: Task) -> dict[str, Any]:
+    """The metric of a changed model beside that of its original, with the paired 95 % interval."""
+    before, after = score(path, task.path), evaluate(out, task, threads=1)
+    change, interval = paired_difference(after, before)
+    return {
+        "metric": after.metric,
+        "fp32": before.value,
+        "value": after.value,
+        "change": change,
+        "interval": list(interval),
+    }
+
+
+def model_and_task(data: Path, name: str) -> tuple[Path, Task]:
+    path = data / f"{name}.onnx"
+    return path, load_task(path.parent / "task.yaml")
+
+
+def macs(path: Path, task: Task) -> int:
+    count = model_macs(load_model(path).model, inputs(path, task).shapes)
+    assert count is not None
+    return count
+
+
+def machine_line() -> str:
+    """Where the rows were made, and with what."""
+    built_with = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return f"Machine: {this_machine().cpu}; {built_with}; seed 0."

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes docs/results/shiftquant.md: what power-of-two channel shifts are worth, against their rivals at equal bits.
+
+    python docs/results/shiftquant.py DATA_FOLDER WORK_FOLDER [MODEL ...]
+
+Rows are kept as one JSON file each in WORK_FOLDER, so that an interrupted run goes on where it stopped. Everything is
+chosen on the calibration split; the evaluation split is scored once a row. One thread.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import edgefold
+from edgefold.files.loading import load_model
+from edgefold.files.saving import save_model
+from edgefold.passes import EqualizeChannels, FoldBatchnorm, Quantize, Simplify
+from edgefold.passes.base import Pass
+from edgefold.pipeline import raise_to_minimum_opset, run_recipe
+from rows import compared, inputs, keep, machine_line, model_and_task
+
+HERE = Path(__file__).resolve().parent
+MODELS = (
+    *("cifar_resnet20/model", "cifar_resnet56/model", "imagenet_mobilenetv2/model"),
+    *("gpt_charlm/model", "minilm/model"),
+)
+SETTINGS = {"W4A4": (4, 4), "W4A6": (4, 6), "W6A6": (6, 6), "W4A8": (4, 8)}
+
+
+def before_quantization(method: str) -> tuple[Pass, ...]:
+    """The pass that a rival of the shifts needs."""
+    rivals: Mapping[str, Pass] = {
+        "power-of-two equalization": EqualizeChannels(method="power-of-two"),
+        "SmoothQuant": EqualizeChannels(method="smoothquant"),
+    }
+    return (rivals[method],) if method in rivals else ()
+
+
+METHODS = ("shifts off", "power-of-two equalization", "SmoothQuant", "shifts")
+
+
+def main(data: Path, work: Path, names: Sequence[str]) -> None:
+    work.mkdir(parents=True, exist_ok=True)
+    for name in MODELS:
+        if names and name.partition("/")[0] not in names:
+            continue
+        for setting in SETTINGS:
+            for method in METHODS:
+                if setting == "W4A8" and method == "shifts":
+                    continue  # 8-bit codes leave no room for a shift
+                keep(work, f"{name} {setting} {method}", functools.partial(row, data, work, name, setting, method))
+    rows = [json.loads(path.read_text()) for path in sorted(work.glob("*.json"))]
+    (HERE / "shiftquant.md").write_text(page(rows), encoding="utf-8")
+
+
+def row(data: Path, work: Path, name: str, setting: str, method: str) -> dict[str, Any]:
+    path, task = model_and_task(data, name)
+    weights, activations = SETTINGS[setting]
+    quantize = Quantize(weights=weights, activations=activations, rounding="gptq", shifts=method == "shifts")
+    started = time.process_time()
+    model = load_model(path).model
+    given = inputs(path, task)
+    model, _ = raise_to_minimum_opset(model, given)
+    steps = (Simplify(), FoldBatchnorm(), *before_quantization(method), quantize)
+    out = work / "model.onnx"
+    save_model(run_recipe(model, steps, given), out)
+    seconds = time.process_time() - started
+    return {"model": name, "setting": setting, "method": method, "seconds": seconds, **compared(path, out, task)}

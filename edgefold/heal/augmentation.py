@@ -59,8 +59,8 @@ def augmented(feeds: Mapping[str, Array], changes: Sequence[str], draw: Draw) ->
 
     Args:
         feeds: input name -> array [rows, ...]; those that are no images pass through.
-        changes: of "flip" and "crop"; others are ignored. A crop shifts by a whole number of pixels, up to an eighth of the side, and
-            what comes in from outside is mirrored, which needs no knowledge of how black is normalized.
+        changes: of "flip" and "crop"; others are ignored. A crop shifts by a whole number of pixels, up to an eighth of
+            the side, and what comes in from outside is mirrored, which needs no knowledge of how black is normalized.
         draw: for the same rows.
     """
     changed = dict(feeds)

@@ -54,4 +54,4 @@ def _label_loss(task: Task, interface: ModelInterface, model: ir.Model) -> Loss:
     from edgefold.passes.heal import Heal
 
     objective = make_objective(Heal(loss=("labels",)), task, interface, model, model, {})
-    return lambda outputs, labels: objective(outputs, outputs, labels)
+    return lambda outputs, labels: objective(outputs, outputs, labels, {})

@@ -38,6 +38,19 @@ def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return (1 - functional.cosine_similarity(student.flatten(1), teacher.flatten(1), dim=1)).mean()
 
 
+def similarity_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared error of the cosines between all samples of a batch, over their variance with the teacher.
+
+    Retrieval and ranking read nothing else of an embedding (Tung and Mori 2019, arXiv 1907.09682, section 3).
+    """
+    ours, wanted = (functional.normalize(tensor.flatten(1), dim=1) for tensor in (student, teacher))
+    others = ~torch.eye(len(ours), dtype=torch.bool, device=ours.device)
+    cosines, target = (ours @ ours.t())[others], (wanted @ wanted.t())[others]
+    if len(target) < 2:
+        return ours.new_zeros(())
+    return functional.mse_loss(cosines, target) / target.var().clamp_min(LEAST_POWER)
+
+
 def relative_error(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared error over the squared magnitude of the teacher's tensor; 0 is equal, 1 as bad as giving zeros."""
     return functional.mse_loss(student, teacher) / teacher.square().mean().clamp_min(LEAST_POWER)

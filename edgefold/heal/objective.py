@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
+import torch
 from torch import Tensor
 
 from edgefold.errors import UsageError
@@ -37,19 +38,23 @@ class Objective:
         described: a sentence a term, for the report.
         hidden: hidden tensors that both models must give.
         outputs: outputs of the teacher that are read; empty where only labels are.
+        mask: input [batch, positions] that is 0 where a position is padding; what is there does not count.
     """
 
     terms: tuple[Term, ...]
     described: tuple[str, ...]
     hidden: tuple[str, ...]
     outputs: tuple[str, ...]
+    mask: str | None = None
 
     @property
     def of_teacher(self) -> tuple[str, ...]:
         """The tensors that the teacher must give."""
         return (*self.outputs, *self.hidden)
 
-    def __call__(self, student: Tensors, teacher: Tensors, labels: Tensor | None) -> Tensor:
+    def __call__(self, student: Tensors, teacher: Tensors, labels: Tensor | None, feeds: Tensors) -> Tensor:
+        if self.mask is not None:
+            student, teacher = (_without_padding(tensors, feeds[self.mask]) for tensors in (student, teacher))
         total = self.terms[0](student, teacher, labels)
         for term in self.terms[1:]:
             total = total + term(student, teacher, labels)
@@ -93,7 +98,29 @@ def make_objective(
             terms.append(_hidden_term(hidden, "blockwise"))
     if "labels" in asked:
         terms.append(_label_term(task, interface, student))
-    return Objective(tuple(term for term, _ in terms), tuple(text for _, text in terms), hidden, outputs)
+    mask = padding_mask(feeds)
+    described = [text for _, text in terms]
+    if mask is not None:
+        described.append(f"positions where '{mask}' is 0 do not count")
+    return Objective(tuple(term for term, _ in terms), tuple(described), hidden, outputs, mask)
+
+
+def padding_mask(feeds: Mapping[str, np.ndarray[Any, Any]]) -> str | None:
+    """The input that says which positions are padding, as exporters of transformers name it; None without one."""
+    for name, value in feeds.items():
+        if name.endswith("mask") and value.ndim == 2 and np.isin(value, (0, 1)).all():
+            return name
+    return None
+
+
+def _without_padding(tensors: Tensors, mask: Tensor) -> dict[str, Tensor]:
+    """Zeros at the padded positions of every float tensor [batch, positions, ...]."""
+    return {
+        name: torch.where(mask.bool().reshape(*mask.shape, *[1] * (tensor.dim() - 2)), tensor, 0)
+        if tensor.dim() > 2 and tensor.shape[:2] == mask.shape and tensor.is_floating_point()
+        else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def _output_terms(
@@ -130,8 +157,9 @@ def _output_term(name: str, metric: str, temperature: float, probabilities: bool
             lambda student, teacher, _: (
                 losses.cosine_distance(student[name], teacher[name])
                 + losses.relative_error(student[name], teacher[name])
+                + losses.similarity_error(student[name], teacher[name])
             ),
-            f"output '{name}': cosine distance and relative squared error of embeddings",
+            f"output '{name}': cosine distance, relative squared error, and error of the cosines between samples",
         )
     return (
         lambda student, teacher, _: losses.relative_error(student[name], teacher[name]),

@@ -133,9 +133,10 @@ class Training:
         samples = self._samples
         feeds = samples.take(rows) if changed is None else changed
         wanted = self._teacher.of(samples, rows) if changed is None else self._teacher(feeds)
-        given = module(self._tensors(feeds), self._objective.hidden)
+        fed = self._tensors(feeds)
+        given = module(fed, self._objective.hidden)
         labels = None if samples.labels is None else self._tensor(samples.labels[rows])
-        loss: Tensor = self._objective(given, self._tensors(wanted), labels)
+        loss: Tensor = self._objective(given, self._tensors(wanted), labels, fed)
         return loss
 
     def _judge(self, rate: float | None) -> None:

@@ -37,7 +37,12 @@ def test_kl_divergence_sees_probabilities_as_their_logits(rng: np.random.Generat
 
 def test_every_distance_is_nothing_where_both_agree_and_something_where_not(rng: np.random.Generator) -> None:
     a, b = tensor(rng, 4, 5), tensor(rng, 4, 5)
-    for distance in (lambda x, y: losses.kl_divergence(x, y, 1.0), losses.cosine_distance, losses.relative_error):
+    for distance in (
+        lambda x, y: losses.kl_divergence(x, y, 1.0),
+        losses.cosine_distance,
+        losses.relative_error,
+        losses.similarity_error,
+    ):
         assert float(distance(a, a)) == pytest.approx(0, abs=1e-12)
         assert float(distance(a, b)) > 0.01
 
@@ -46,6 +51,17 @@ def test_relative_error_does_not_know_the_unit(rng: np.random.Generator) -> None
     a, b = tensor(rng, 4, 5), tensor(rng, 4, 5)
     assert float(losses.relative_error(1e3 * a, 1e3 * b)) == pytest.approx(float(losses.relative_error(a, b)))
     assert float(losses.relative_error(torch.zeros_like(b), b)) == pytest.approx(1)
+
+
+def test_similarity_knows_neither_rotation_nor_length(rng: np.random.Generator) -> None:
+    a, b = tensor(rng, 6, 5), tensor(rng, 6, 5)
+    rotation = torch.linalg.qr(tensor(rng, 5, 5))[0]
+    assert float(losses.similarity_error(3 * a @ rotation, a)) == pytest.approx(0, abs=1e-12)
+    unit_a, unit_b = (x / x.norm(dim=1, keepdim=True) for x in (a, b))
+    cosines = [(x @ x.t())[~torch.eye(6, dtype=torch.bool)] for x in (unit_a, unit_b)]
+    wanted = (cosines[0] - cosines[1]).square().mean() / cosines[1].var()
+    assert float(losses.similarity_error(a, b)) == pytest.approx(float(wanted))
+    assert float(losses.similarity_error(a[:1], b[:1])) == 0  # one sample has no other
 
 
 def test_cross_entropy_leaves_negative_labels_out(rng: np.random.Generator) -> None:

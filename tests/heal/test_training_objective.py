@@ -11,11 +11,12 @@ import pytest
 
 pytest.importorskip("torch")
 
+import torch
 from damaged import DIGITS, original
 
 from edgefold.errors import UsageError
 from edgefold.heal.hidden import common_hidden
-from edgefold.heal.objective import Objective, make_objective
+from edgefold.heal.objective import Objective, make_objective, padding_mask
 from edgefold.heal.samples import read_samples
 from edgefold.interface import ModelInterface
 from edgefold.passes import Heal
@@ -112,6 +113,20 @@ def test_labels_need_a_metric_that_a_gradient_follows(tmp_path: Path) -> None:
     parsed = task(tmp_path, "{name: spearman_cosine, labels: y}")
     with pytest.raises(UsageError, match="no gradient follows the metric spearman_cosine"):
         objective(chain(5), chain(5), parsed, loss=("labels",))
+
+
+def test_padded_positions_do_not_count() -> None:
+    kept = np.array([[1, 1, 0], [1, 0, 0]])
+    assert padding_mask({"ids": kept + 3, "attention_mask": kept}) == "attention_mask"
+    assert padding_mask({"ids": kept, "attention_mask": kept + 1}) is None  # not of zeros and ones
+    assert padding_mask({"mask": np.ones((2, 4, 4))}) is None
+    error = Objective((lambda ours, wanted, _: (ours["y"] - wanted["y"]).abs().sum(),), ("",), (), ("y",), "mask")
+    zeros, ones = torch.zeros(2, 3, 4), torch.ones(2, 3, 4)
+    feeds = {"mask": torch.from_numpy(kept)}
+    assert float(error({"y": zeros}, {"y": ones}, None, feeds)) == 3 * 4
+    assert float(error({"y": torch.full_like(zeros, torch.nan)}, {"y": ones}, None, feeds)) != 0
+    flat = {"y": zeros[:, 0]}  # one row a sample: nothing of it is padding
+    assert float(error(flat, {"y": ones[:, 0]}, None, feeds)) == 2 * 4
 
 
 def test_samples_are_split_once_and_all_are_used(tmp_path: Path) -> None:

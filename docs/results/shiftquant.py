@@ -17,13 +17,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rows import compared, inputs, keep, machine_line, model_and_task
+
 import edgefold
 from edgefold.files.loading import load_model
 from edgefold.files.saving import save_model
 from edgefold.passes import EqualizeChannels, FoldBatchnorm, Quantize, Simplify
 from edgefold.passes.base import Pass
 from edgefold.pipeline import raise_to_minimum_opset, run_recipe
-from rows import compared, inputs, keep, machine_line, model_and_task
 
 HERE = Path(__file__).resolve().parent
 MODELS = (

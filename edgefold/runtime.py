@@ -62,7 +62,7 @@ def kernels() -> list[KernelInfo]:
         raise EdgefoldError(refusal)
     return [
         KernelInfo(family, row.name(), row.isa(), row.supported(), row.chosen())
-        for family, rows in {**_kernels.families(), **_kernels.conv_families()}.items()
+        for family, rows in {**_kernels.families(), **_kernels.operator_families()}.items()
         for row in rows
     ]
 

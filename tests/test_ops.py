@@ -181,7 +181,7 @@ def test_conv(channels: int, outputs: int, group: int, kernel: tuple[int, ...], 
 
 def test_every_operator_has_a_page() -> None:
     pages = operator_documentation()
-    assert list(pages) == ["ShiftMatMul", "ShiftConv", "ShiftGather"]
+    assert list(pages) == ["ShiftMatMul", "ShiftConv", "ShiftGather", "L1LayerNormalization"]
     assert all(page.startswith(f"# {DOMAIN}.{name}\n") for name, page in pages.items())
 
 

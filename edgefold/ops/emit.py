@@ -12,11 +12,12 @@ from onnxscript.values import OnnxFunction
 
 from edgefold.errors import ModelError
 from edgefold.ops.functions import ShiftConv, ShiftGather, ShiftMatMul
+from edgefold.ops.l1_normalization import L1LayerNormalization
 from edgefold.ops.unpack import DOMAIN, VERSION, ShiftUnpack
 
 OLDEST_OPSET = 21
 NEWEST_OPSET = 26
-OPERATORS: tuple[OnnxFunction, ...] = (ShiftMatMul, ShiftConv, ShiftGather)
+OPERATORS: tuple[OnnxFunction, ...] = (ShiftMatMul, ShiftConv, ShiftGather, L1LayerNormalization)
 _FUNCTIONS: tuple[OnnxFunction, ...] = (*OPERATORS, ShiftUnpack)
 
 

@@ -118,6 +118,10 @@ class Api {
     Slot<void(OrtTensorTypeAndShapeInfo*)>(99)(info);
   }
 
+  OrtStatus* KernelInfoGetAttribute_float(const OrtKernelInfo* info, const char* name,
+                                          float* out) const {
+    return Slot<OrtStatus*(const OrtKernelInfo*, const char*, float*)>(85)(info, name, out);
+  }
   OrtStatus* KernelInfoGetAttribute_int64(const OrtKernelInfo* info, const char* name,
                                           int64_t* out) const {
     return Slot<OrtStatus*(const OrtKernelInfo*, const char*, int64_t*)>(86)(info, name, out);

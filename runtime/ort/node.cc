@@ -33,6 +33,18 @@ int64_t Node::IntOr(const char* name, int64_t fallback, int64_t low, int64_t hig
   return value;
 }
 
+float Node::Float(const char* name, float low) const {
+  float value = 0.0f;
+  OrtStatus* status = api_.KernelInfoGetAttribute_float(info_, name, &value);
+  if (status != nullptr) {
+    api_.ReleaseStatus(status);
+    error_->Set("%s: the float attribute '%s' is missing", op_, name);
+  } else if (!(value >= low)) {
+    error_->Set("%s: attribute '%s' is %g; expected at least %g", op_, name, value, low);
+  }
+  return value;
+}
+
 int Node::Ints(const char* name, int64_t* out, int capacity) const {
   size_t size = 0;
   OrtStatus* status = api_.KernelInfoGetAttributeArray_int64(info_, name, nullptr, &size);

@@ -18,6 +18,8 @@ class Node {
   int64_t Int(const char* name, int64_t low, int64_t high) const;
   // An attribute that has a default, within [low, high].
   int64_t IntOr(const char* name, int64_t fallback, int64_t low, int64_t high) const;
+  // A required float attribute of at least `low`.
+  float Float(const char* name, float low) const;
   // A required list attribute; returns its length, at most `capacity`.
   int Ints(const char* name, int64_t* out, int capacity) const;
   // Input `index`, which must be an initializer of this element type.

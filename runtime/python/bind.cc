@@ -19,6 +19,7 @@
 #include "kernels/gemm_float/gemm_float.h"
 #include "kernels/gemm_shift/gemm_shift.h"
 #include "kernels/gemv/gemv.h"
+#include "kernels/l1_norm/l1_norm.h"
 #include "kernels/quantize/quantize.h"
 #include "kernels/unpack/unpack.h"
 #include "python/arrays.h"
@@ -180,13 +181,14 @@ nanobind::dict Families() {
   return families;
 }
 
-// The families that only ShiftConv uses; tested through it and by the self-test, so not callable.
-nanobind::dict ConvFamilies() {
+// The families of one operator each; tested through it and by the self-test, so not callable.
+nanobind::dict OperatorFamilies() {
   nanobind::dict families;
   families["conv_quantize"] = Variants(ConvQuantizeKernels());
   families["conv_depthwise"] = Variants(ConvDepthwiseKernels());
   families["conv_sums"] = Variants(ConvSumsKernels());
   families["conv_epilogue"] = Variants(ConvEpilogueKernels());
+  families["l1_norm"] = Variants(L1NormKernels());
   return families;
 }
 
@@ -221,7 +223,8 @@ NB_MODULE(_kernels, module) {
   Bind(module, "ConvDepthwise", ConvDepthwiseKernels());
   Bind(module, "ConvSums", ConvSumsKernels());
   Bind(module, "ConvEpilogue", ConvEpilogueKernels());
-  module.def("conv_families", ConvFamilies);
+  Bind(module, "L1Norm", L1NormKernels());
+  module.def("operator_families", OperatorFamilies);
   module.def("isa_error", [] {
     const char* error = SelectedIsa().error;
     return error == nullptr ? nanobind::object(nanobind::none())

@@ -74,6 +74,7 @@ def ShiftMatMul(
     bits: int,
     activation_low: int,
     activation_high: int,
+    x_codes: int = 0,
     layout: int = 1,
 ) -> FLOAT[...]:
     """Matrix product with packed integer weights: ``float(xq . W) * (row scale * scales) + bias``.
@@ -82,10 +83,10 @@ def ShiftMatMul(
     ``step = 2**x_shifts`` of each k (ShiftQuant: groups of channels whose scales differ by powers of two). The row
     scale of static activations (x_scale > 0) is x_scale, that of dynamic ones (x_scale = 0) is
     ``max|x / step| / activation_high`` of the row; rows below 1e-30 have scale and codes 0. With activation_high = 0
-    the activations stay float: ``(x . W) * scales + bias``.
+    the activations stay float: ``(x . W) * scales + bias``. With x_codes = 1 x is ``xq`` itself, and x_scale its scale.
 
     Inputs:
-      x: float32 [..., K].
+      x: float32 [..., K]; with x_codes = 1 int8 (uint8 where activation_low is 0) within -127 to 127 (0 to 255).
       codes, selectors, table: as in `ShiftUnpack`, for a matrix W of K rows and N columns.
       scales: float32 [N], one a column.
       bias: float32 [N], or [1] for all columns.
@@ -97,6 +98,7 @@ def ShiftMatMul(
       k: K.
       bits: the width of a code, 2 to 8.
       activation_low, activation_high: the range of activation codes, within [-127, 255]; high 0: float activations.
+      x_codes: 1 where x holds the integers that a quantizing producer made; x_scale is then positive.
       layout: version of the packed layout.
 
     Output:
@@ -107,19 +109,21 @@ def ShiftMatMul(
     nought = op.Constant(value_float=0.0)
     unit = op.Constant(value_float=1.0)
     keep_float = op.Equal(high, nought)
+    as_it_is = op.Or(keep_float, op.Equal(op.Constant(value_int=x_codes), op.Constant(value_int=1)))
+    values = op.Cast(x, to=TensorProto.FLOAT)
     static = op.Greater(x_scale, nought)
     steps = op.Cast(op.BitShift(op.Constant(value=_ONE), x_shifts, direction="LEFT"), to=TensorProto.FLOAT)
-    absmax = op.ReduceMax(op.Abs(op.Div(x, steps)), op.Constant(value_ints=[-1]), keepdims=1)
+    absmax = op.ReduceMax(op.Abs(op.Div(values, steps)), op.Constant(value_ints=[-1]), keepdims=1)
     present = op.Greater(absmax, op.Constant(value_float=1e-30))
     scale = op.Where(static, x_scale, op.Where(present, op.Div(absmax, high), nought))
     divisor = op.Where(op.Greater(scale, nought), scale, op.Constant(value_float=float("inf")))
-    quantized = op.Mul(op.Clip(op.Round(op.Div(x, op.Mul(divisor, steps))), low, high), steps)
+    quantized = op.Mul(op.Clip(op.Round(op.Div(values, op.Mul(divisor, steps))), low, high), steps)
     row_scale = op.Where(keep_float, unit, scale)
 
     count = op.Squeeze(op.Shape(scales, start=0, end=1))
     columns = op.Range(op.Constant(value_int=0), count, op.Constant(value_int=1))
     weight = op.Transpose(ShiftUnpack(codes, selectors, table, columns, k=k, bits=bits), perm=[1, 0])
-    product = op.MatMul(op.Where(keep_float, x, quantized), weight)
+    product = op.MatMul(op.Where(as_it_is, values, quantized), weight)
     return op.Add(op.Mul(product, op.Mul(row_scale, scales)), bias)
 
 
@@ -142,6 +146,7 @@ def ShiftConv(
     bits: int,
     activation_low: int,
     activation_high: int,
+    x_codes: int = 0,
     layout: int = 1,
 ) -> FLOAT[...]:
     """Convolution (1 to 3 spatial dimensions, grouped too) with packed integer weights.
@@ -149,10 +154,11 @@ def ShiftConv(
     ``float(conv(xq, W)) * (x_scale * scales) + bias`` a channel, where
     ``xq = clip(round_half_even(x / (x_scale * step)), activation_low, activation_high) * step`` with the power of two
     ``step = 2**x_shifts`` of each input channel. With activation_high = 0 the activations stay float:
-    ``conv(x, W) * scales + bias``. Padding is the code 0.
+    ``conv(x, W) * scales + bias``. With x_codes = 1 x is ``xq`` itself, and x_scale its scale. Padding
+    is the code 0.
 
     Inputs:
-      x: float32 [B, C, spatial dimensions].
+      x: float32 [B, C, spatial dimensions]; with x_codes = 1 int8 or uint8, as in `ShiftMatMul`.
       codes, selectors, table: as in `ShiftUnpack`; column m is output channel m, and k runs over kernel positions
         (row-major), then over the C / group input channels of the channel's group.
       scales: float32 [M], one an output channel.
@@ -167,6 +173,7 @@ def ShiftConv(
       k: kernel positions times C / group.
       bits: the width of a code, 2 to 8.
       activation_low, activation_high: the range of activation codes, within [-127, 255]; high 0: float activations.
+      x_codes: 1 where x holds the integers that a quantizing producer made; x_scale is then positive.
       layout: version of the packed layout.
 
     Output:
@@ -175,13 +182,15 @@ def ShiftConv(
     low = op.Cast(op.Constant(value_int=activation_low), to=TensorProto.FLOAT)
     high = op.Cast(op.Constant(value_int=activation_high), to=TensorProto.FLOAT)
     keep_float = op.Equal(high, op.Constant(value_float=0.0))
+    as_it_is = op.Or(keep_float, op.Equal(op.Constant(value_int=x_codes), op.Constant(value_int=1)))
+    values = op.Cast(x, to=TensorProto.FLOAT)
     unit = op.Constant(value_float=1.0)
     row_scale = op.Where(keep_float, unit, x_scale)
     kernel = op.Constant(value_ints=kernel_shape)
     across = op.Concat(op.Constant(value_ints=[1, -1]), op.Div(kernel, kernel), axis=0)
     shifted = op.BitShift(op.Constant(value=_ONE), x_shifts, direction="LEFT")
     steps = op.Reshape(op.Cast(shifted, to=TensorProto.FLOAT), across)
-    quantized = op.Mul(op.Clip(op.Round(op.Div(x, op.Mul(x_scale, steps))), low, high), steps)
+    quantized = op.Mul(op.Clip(op.Round(op.Div(values, op.Mul(x_scale, steps))), low, high), steps)
 
     count = op.Squeeze(op.Shape(scales, start=0, end=1))
     columns = op.Range(op.Constant(value_int=0), count, op.Constant(value_int=1))
@@ -192,7 +201,7 @@ def ShiftConv(
     by_channel = op.Transpose(by_position, perm=[0, 2, 1])
     weight = op.Reshape(by_channel, op.Concat(keep, rest, kernel, axis=0))
     product = op.Conv(
-        op.Where(keep_float, x, quantized),
+        op.Where(as_it_is, values, quantized),
         weight,
         kernel_shape=kernel_shape,
         strides=strides,

@@ -15,6 +15,7 @@ namespace edgefold {
 struct ActivationRange {
   int32_t low;               // -127..0; operands are int8 when negative, else uint8
   int32_t high;              // 0: activations stay float; low, high << shift fit the operand
+  bool x_codes;              // x holds operands already, int8 or uint8
   std::vector<float> steps;  // 2^shift of every channel; empty where all shifts are 0
 
   bool is_float() const { return high == 0; }

@@ -25,6 +25,14 @@ ConvSumsKernel* ChooseSums(const GemmShiftKernel* gemm_shift) {
   return read ? ConvSumsKernels().Choose().run : nullptr;
 }
 
+template <typename Element>
+void MakeChannelLast(const Element* x, int64_t channel_stride, int64_t channels, int64_t pixels,
+                     Element* out, int64_t pixel_stride) {
+  for (int64_t i = 0; i < pixels; ++i) {
+    for (int64_t c = 0; c < channels; ++c) out[i * pixel_stride + c] = x[c * channel_stride + i];
+  }
+}
+
 }  // namespace
 
 Conv::Conv(const PackedMatrix& matrix, const float* scales, const ConvAttributes& attributes,
@@ -88,20 +96,21 @@ void Conv::PrepareImage(const Call& call) const {
 }
 
 // Channels first ... of a row of pixels, to their place in `out`.
-void Conv::FillRow(const Call& call, const float* x, int64_t pixels, int64_t first,
+void Conv::FillRow(const Call& call, const uint8_t* x, int64_t pixels, int64_t first,
                    int64_t channels, uint8_t* out) const {
   const int64_t channel_stride = call.inputs.shape.InPixels();
-  x += first * channel_stride;
-  if (!is_float()) {
-    const float* steps = range_.steps.empty() ? nullptr : range_.steps.data() + first;
-    return quantize_({x, channel_stride, channels, pixels, steps, call.inputs.x_scale, range_.low,
-                      range_.high, out + first, call.pixel_bytes});
+  if (range_.x_codes) {
+    return MakeChannelLast(x + first * channel_stride, channel_stride, channels, pixels,
+                           out + first, call.pixel_bytes);
   }
-  float* values = reinterpret_cast<float*>(out) + first;
-  const int64_t pixel_stride = call.pixel_bytes / call.element;
-  for (int64_t i = 0; i < pixels; ++i) {
-    for (int64_t c = 0; c < channels; ++c) values[i * pixel_stride + c] = x[c * channel_stride + i];
+  const float* values = reinterpret_cast<const float*>(x) + first * channel_stride;
+  if (is_float()) {
+    return MakeChannelLast(values, channel_stride, channels, pixels,
+                           reinterpret_cast<float*>(out) + first, call.pixel_bytes / call.element);
   }
+  const float* steps = range_.steps.empty() ? nullptr : range_.steps.data() + first;
+  quantize_({values, channel_stride, channels, pixels, steps, call.inputs.x_scale, range_.low,
+             range_.high, out + first, call.pixel_bytes});
 }
 
 // Image `image` of the batch, channel-last, into the middle of the padded one.
@@ -109,7 +118,9 @@ void Conv::FillImage(const Call& call, int64_t image) const {
   const ConvShape& s = call.inputs.shape;
   const bool padded = attributes_.Padded();
   const int64_t channels = attributes_.in_channels;
-  const float* x = call.inputs.x + image * channels * s.InPixels();
+  const int64_t element = range_.x_codes ? 1 : 4;
+  const uint8_t* x =
+      static_cast<const uint8_t*>(call.inputs.x) + image * channels * s.InPixels() * element;
   // Without padding an image is one long row.
   const int64_t width = padded ? s.in[2] : s.InPixels();
   const int64_t rows = s.InPixels() / width;
@@ -125,7 +136,8 @@ void Conv::FillImage(const Call& call, int64_t image) const {
         const int64_t plane = row / s.in[1] + attributes_.pads_begin[0];
         const int64_t line = plane * s.padded[1] + row % s.in[1] + attributes_.pads_begin[1];
         const int64_t pixel = padded ? line * s.padded[2] + attributes_.pads_begin[2] : 0;
-        FillRow(call, x + row * width + column, std::min(kPixelsPerFill, width - column), c,
+        FillRow(call, x + (row * width + column) * element,
+                std::min(kPixelsPerFill, width - column), c,
                 std::min(kChannelsPerFill, channels - c),
                 call.image + (pixel + column) * call.pixel_bytes);
       }

@@ -23,7 +23,7 @@
 namespace edgefold {
 
 struct ConvInputs {
-  const float* x;  // [batch][in_channels][spatial]
+  const void* x;  // [batch][in_channels][spatial] float; operands where the range says so
   int64_t batch;
   ConvShape shape;
   const float* bias;  // [out_channels], or one value
@@ -44,6 +44,7 @@ class Conv {
   bool Run(const ConvInputs& inputs, const Parallel& parallel) const;
 
   const ConvAttributes& attributes() const { return attributes_; }
+  const ActivationRange& range() const { return range_; }
   bool is_float() const { return range_.is_float(); }
 
  private:
@@ -52,7 +53,7 @@ class Conv {
   struct DirectTask;
 
   void PrepareImage(const Call& call) const;
-  void FillRow(const Call& call, const float* x, int64_t pixels, int64_t first, int64_t channels,
+  void FillRow(const Call& call, const uint8_t* x, int64_t pixels, int64_t first, int64_t channels,
                uint8_t* out) const;
   void FillImage(const Call& call, int64_t image) const;
   bool RunGemm(const Call& call, int64_t image) const;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <utility>
 
 #include "base/check.h"
@@ -47,6 +48,7 @@ Linear::Linear(const PackedMatrix& matrix, const float* scales, ActivationRange 
       gemm_shift_(ChooseGemmShift(matrix)),
       gemv_(GemvKernels().Choose().run),
       quantize_(QuantizeKernels().Choose().run),
+      sum_codes_(ConvSumsKernels().Choose().run),
       gemm_float_(GemmFloatKernels().Choose().run),
       epilogue_(EpilogueKernels().Choose().run) {
   if (!range_.steps.empty()) range_.steps.resize(matrix_.Groups() * kGroupDepth, 1.0f);
@@ -68,7 +70,11 @@ bool Linear::RunQuantized(const LinearInputs& inputs, const Parallel& parallel) 
   call.sums = reinterpret_cast<int32_t*>(call.row_scales + rows);
   call.pair_sums = range_.is_unsigned() ? nullptr : reinterpret_cast<int16_t*>(call.sums + rows);
   call.a = {call.codes, stride, rows, range_.is_unsigned(), call.sums, call.pair_sums, groups};
-  Quantize(call, parallel);
+  if (range_.x_codes) {
+    TakeOperands(call, parallel);
+  } else {
+    Quantize(call, parallel);
+  }
 
   const bool few = rows <= kGemvRows;
   const int64_t panels = matrix_.Panels();
@@ -92,7 +98,7 @@ void Linear::Quantize(const Call& call, const Parallel& parallel) const {
   parallel.For(CeilDiv(rows, kRowsPerQuantize), [&](size_t index) {
     const int64_t first = static_cast<int64_t>(index) * kRowsPerQuantize;
     QuantizeArguments q = {};
-    q.x = call.inputs.x + first * matrix_.k;
+    q.x = static_cast<const float*>(call.inputs.x) + first * matrix_.k;
     q.rows = std::min(kRowsPerQuantize, rows - first);
     q.columns = matrix_.k;
     q.steps = range_.steps.empty() ? nullptr : range_.steps.data();
@@ -105,6 +111,27 @@ void Linear::Quantize(const Call& call, const Parallel& parallel) const {
     q.sums = call.sums + first;
     q.pair_sums = call.pair_sums == nullptr ? nullptr : call.pair_sums + first * call.a.groups * 4;
     quantize_(q);
+  });
+}
+
+// Operands that x holds already: padded to whole groups, and summed.
+void Linear::TakeOperands(const Call& call, const Parallel& parallel) const {
+  const int64_t rows = call.a.rows;
+  parallel.For(CeilDiv(rows, kRowsPerQuantize), [&](size_t index) {
+    const int64_t first = static_cast<int64_t>(index) * kRowsPerQuantize;
+    const int64_t last = std::min(rows, first + kRowsPerQuantize);
+    for (int64_t m = first; m < last; ++m) {
+      const uint8_t* x = static_cast<const uint8_t*>(call.inputs.x) + m * matrix_.k;
+      uint8_t* codes = call.codes + m * call.a.stride;
+      std::memcpy(codes, x, static_cast<size_t>(matrix_.k));
+      std::memset(codes + matrix_.k, 0, static_cast<size_t>(call.a.stride - matrix_.k));
+      call.row_scales[m] = call.inputs.x_scale;
+    }
+    if (range_.is_unsigned()) return;
+    Activations some = call.a;
+    some.codes = call.codes + first * some.stride;
+    some.rows = last - first;
+    sum_codes_(some, call.sums + first, call.pair_sums + first * some.groups * 4);
   });
 }
 
@@ -176,8 +203,8 @@ bool Linear::FloatTile(const LinearInputs& inputs, int64_t panel, int64_t first_
   int8_t* weights = reinterpret_cast<int8_t*>(memory.get());
   float* product = reinterpret_cast<float*>(memory.get() + units * kUnitCodes);
   unpack_(matrix_, panel, 0, units, weights);
-  gemm_float_(inputs.x + first_row * matrix_.k, matrix_.k, rows, matrix_.k, weights, product,
-              kPanelColumns);
+  const float* x = static_cast<const float*>(inputs.x) + first_row * matrix_.k;
+  gemm_float_(x, matrix_.k, rows, matrix_.k, weights, product, kPanelColumns);
 
   const int64_t first = panel * kPanelColumns;
   const int64_t columns = std::min<int64_t>(kPanelColumns, matrix_.n - first);

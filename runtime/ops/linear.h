@@ -5,6 +5,7 @@
 #include "base/activation_range.h"
 #include "base/packed_matrix.h"
 #include "base/parallel.h"
+#include "kernels/conv_sums/conv_sums.h"
 #include "kernels/epilogue/epilogue.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm_float/gemm_float.h"
@@ -16,7 +17,7 @@
 namespace edgefold {
 
 struct LinearInputs {
-  const float* x;  // [rows][K]
+  const void* x;  // [rows][K] float; operands where the range says so
   int64_t rows;
   const float* bias;  // [N], or one value
   bool bias_is_scalar;
@@ -42,6 +43,7 @@ class Linear {
   bool RunFloat(const LinearInputs& inputs, const Parallel& parallel) const;
   bool RunQuantized(const LinearInputs& inputs, const Parallel& parallel) const;
   void Quantize(const Call& call, const Parallel& parallel) const;
+  void TakeOperands(const Call& call, const Parallel& parallel) const;
   bool Tile(const Call& call, int64_t first_panel, int64_t panels, int64_t first_row,
             int64_t rows) const;
   bool FloatTile(const LinearInputs& inputs, int64_t panel, int64_t first_row, int64_t rows) const;
@@ -54,6 +56,7 @@ class Linear {
   GemmShiftKernel* gemm_shift_;  // null where decoding to int8 is as fast
   GemvKernel* gemv_;
   QuantizeKernel* quantize_;
+  ConvSumsKernel* sum_codes_;
   GemmFloatKernel* gemm_float_;
   EpilogueKernel* epilogue_;
 };

@@ -147,6 +147,10 @@ ActivationRange Node::Activations(size_t shifts, int64_t channels) const {
   range.low = static_cast<int32_t>(Int("activation_low", -127, 0));
   const int operand = range.low < 0 ? 127 : 255;
   range.high = static_cast<int32_t>(Int("activation_high", 0, operand));
+  range.x_codes = IntOr("x_codes", 0, 0, 1) == 1;
+  if (range.x_codes && range.is_float()) {
+    error_->Set("%s: attribute 'x_codes' is 1 where activation_high is 0", op_);
+  }
   const Tensor given = Constant(shifts, "x_shifts", kUint8);
   if (error_->failed()) return range;
   const int64_t dims[] = {channels};
@@ -170,6 +174,12 @@ ActivationRange Node::Activations(size_t shifts, int64_t channels) const {
     range.steps[k] = static_cast<float>(1 << values[one ? 0 : k]);
   }
   return range;
+}
+
+void ExpectElements(const char* op, const Tensor& x, const ActivationRange& range, Error* error) {
+  const int wanted = !range.x_codes ? kFloat : range.is_unsigned() ? kUint8 : kInt8;
+  if (error->failed() || x.type == wanted) return;
+  error->Set("%s: x has element type %d; expected %d", op, x.type, wanted);
 }
 
 }  // namespace edgefold::ort

@@ -28,7 +28,7 @@ class Node {
   // (inputs first .. first + 3) against each other and against the attributes k, bits and layout.
   PackedMatrix Weights(size_t first, const float** scales) const;
   // How activations of `channels` channels are quantized: the attributes activation_low and
-  // activation_high, and input `shifts`, uint8 [channels] or [1].
+  // activation_high and x_codes, and input `shifts`, uint8 [channels] or [1].
   ActivationRange Activations(size_t shifts, int64_t channels) const;
 
   const char* op() const { return op_; }
@@ -43,5 +43,8 @@ class Node {
   const char* op_;
   Error* error_;
 };
+
+// Refuses an x whose element type is not what `range` asks for.
+void ExpectElements(const char* op, const Tensor& x, const ActivationRange& range, Error* error);
 
 }  // namespace edgefold::ort

@@ -105,8 +105,8 @@ bool InferredInts(const Api& api, OrtShapeInferContext* context, const char* nam
 class ShiftConv {
  public:
   static constexpr const char* kName = "ShiftConv";
-  static constexpr int kInputTypes[] = {kFloat, kUint8, kUint8, kInt8,
-                                        kFloat, kFloat, kFloat, kUint8};
+  static constexpr int kInputTypes[] = {kAnyType, kUint8, kUint8, kInt8,
+                                        kFloat,   kFloat, kFloat, kUint8};
   enum Input { kX, kCodes, kSelectors, kTable, kScales, kBias, kXScale, kXShifts };
 
   ShiftConv(const Conv& conv, int rank) : conv_(conv), rank_(rank) {}
@@ -131,9 +131,10 @@ class ShiftConv {
     const Tensor x = context.Input(kX, error);
     const Tensor bias = context.Input(kBias, error);
     const Tensor x_scale = context.Input(kXScale, error);
+    ExpectElements(kName, x, conv_.range(), error);
     if (error->failed()) return;
     ConvInputs inputs = {};
-    inputs.x = x.As<float>();
+    inputs.x = x.data;
     inputs.bias = bias.As<float>();
     inputs.bias_is_scalar = CheckBias(bias, error);
     if (!conv_.is_float()) inputs.x_scale = CheckScale(x_scale, error);

@@ -14,8 +14,8 @@ constexpr int64_t kMaxIntegerDepth = 65536;
 class ShiftMatMul {
  public:
   static constexpr const char* kName = "ShiftMatMul";
-  static constexpr int kInputTypes[] = {kFloat, kUint8, kUint8, kInt8,
-                                        kFloat, kFloat, kFloat, kUint8};
+  static constexpr int kInputTypes[] = {kAnyType, kUint8, kUint8, kInt8,
+                                        kFloat,   kFloat, kFloat, kUint8};
   enum Input { kX, kCodes, kSelectors, kTable, kScales, kBias, kXScale, kXShifts };
 
   explicit ShiftMatMul(const Linear& linear) : linear_(linear) {}
@@ -37,9 +37,10 @@ class ShiftMatMul {
     const Tensor x = context.Input(kX, error);
     const Tensor bias = context.Input(kBias, error);
     const Tensor x_scale = context.Input(kXScale, error);
+    ExpectElements(kName, x, linear_.range(), error);
     if (error->failed()) return;
     LinearInputs inputs = {};
-    inputs.x = x.As<float>();
+    inputs.x = x.data;
     inputs.bias = bias.As<float>();
     inputs.bias_is_scalar = CheckBias(bias, error);
     if (!linear_.range().is_float()) inputs.x_scale = CheckScale(x_scale, error);
@@ -89,6 +90,9 @@ class ShiftMatMul {
     if (!(scale >= 0.0f) || std::isinf(scale)) {
       error->Set("%s: x_scale is %g; expected 0 (dynamic) or a positive number", kName, scale);
       return 0.0f;
+    }
+    if (scale == 0.0f && linear_.range().x_codes) {
+      error->Set("%s: x_scale is 0; expected a positive number where x holds codes", kName);
     }
     return scale;
   }

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels/conv_quantize/conv_quantize.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm_shift/gemm_shift.h"
 #include "kernels/gemv/gemv.h"
@@ -61,7 +62,7 @@ struct Problem {
     sums.resize(rows);
     acc.resize(rows * n);
     panel.resize(k * 16);
-    matrix = {codes.data(), selectors.data(), table.data(), k, n, 4, 5, false, 0, 0, {}, {}};
+    matrix = {codes.data(), selectors.data(), table.data(), k, n, 4, 5, false, 0, 0, {}, {}, false};
     DetectStructure(&matrix);
     scratch.resize(GemmShiftScratch(matrix, rows) + 64);
     a = {activations.data(), k, rows, false, sums.data(), pair_sums.data(), groups};
@@ -111,10 +112,47 @@ void Run(int64_t k, int64_t n) {
   }
 }
 
+// Both quantizers, without and with channel shifts: 64 rows of k values.
+void RunQuantizers(int64_t k) {
+  constexpr int64_t kRows = 64;
+  const int64_t stride = (k + 31) / 32 * 32;
+  std::vector<float> x(kRows * k);
+  for (float& value : x) value = static_cast<float>(std::rand() % 2000 - 1000) * 0.01f;
+  std::vector<float> steps(stride);
+  for (float& step : steps) step = static_cast<float>(1 << std::rand() % 5);
+  std::vector<uint8_t> codes(kRows * stride);
+  std::vector<float> scales(kRows);
+  std::vector<int32_t> sums(kRows);
+  std::vector<int16_t> pair_sums(kRows * stride / 8);
+  const double values = static_cast<double>(kRows * k);
+  for (const float* shift :
+       {static_cast<const float*>(nullptr), static_cast<const float*>(steps.data())}) {
+    for (float scale : {0.0f, 0.1f}) {
+      for (const auto& kernel : QuantizeKernels()) {
+        if (!kernel.Supported() || kernel.isa == Isa::kReference) continue;
+        const QuantizeArguments q = {
+            x.data(), kRows,        k,      shift,         scale,       -7,
+            7,        codes.data(), stride, scales.data(), sums.data(), pair_sums.data()};
+        std::printf("%s, %s: ", shift == nullptr ? "no shifts" : "shifts",
+                    scale == 0.0f ? "dynamic" : "static");
+        Report(kernel.name, kRows, values, Best([&] { kernel.run(q); }));
+      }
+    }
+    for (const auto& kernel : ConvQuantizeKernels()) {
+      if (!kernel.Supported() || kernel.isa == Isa::kReference) continue;
+      const ConvQuantizeArguments q = {x.data(), kRows, k,  kRows,        shift,
+                                       0.1f,     0,     15, codes.data(), stride};
+      std::printf("%s: ", shift == nullptr ? "no shifts" : "shifts");
+      Report(kernel.name, kRows, values, Best([&] { kernel.run(q); }));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace edgefold
 
 int main(int argc, char** argv) {
+  edgefold::RunQuantizers(argc > 2 ? std::atoll(argv[1]) : 768);
   edgefold::Run(argc > 2 ? std::atoll(argv[1]) : 768, argc > 2 ? std::atoll(argv[2]) : 3072);
   return 0;
 }

@@ -4,8 +4,8 @@
 Both give the integers that the node multiplies, so that a training sees what the shipped kernels compute. The node
 multiplies its sums by the scales afterwards, as constants: with y = scale * code, the whole gradient of a scale is
 ``dL/dy * (code - scaled value)`` inside the range and ``dL/dy * code`` outside it, and the quantizer gives all of it.
-Adding up the two halves, of quantizing and of multiplying, would lose it between two large sums. LSQ's factor on it
-(section 2.2) is left out: it balances the steps of SGD, and the optimizer here takes steps relative to each tensor.
+LSQ's factor on it (section 2.2) is left out: it balances the steps of SGD, and the optimizer here takes steps relative
+to each tensor.
 """
 
 from __future__ import annotations
@@ -39,32 +39,30 @@ def activation_codes(x: Tensor, scale: Tensor, shifts: Tensor | None, low: int, 
 class _ActivationCodes(torch.autograd.Function):  # type: ignore[misc]  # torch has no types here
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, shifts: Tensor | None, low: int, high: int) -> Tensor:
-        ctx.save_for_backward(x, scale, shifts)
+        codes = (x / _step(scale, shifts)).round_().clamp_(low, high)
+        integers = codes if shifts is None else codes * shifts
+        ctx.save_for_backward(x, scale, shifts, integers)
         ctx.range = low, high
-        _, _, codes = _activation(x, scale, shifts, low, high)
-        return codes if shifts is None else codes * shifts
+        return integers
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, shifts = ctx.saved_tensors
+        x, scale, shifts, integers = ctx.saved_tensors
         low, high = ctx.range
-        scaled, rounded, codes = _activation(x, scale, shifts, low, high)
-        inside = rounded == codes
-        of_x = torch.where(inside, gradient, 0) / _divisor(scale)
+        # What is rounded into the range; in one pass over memory, which is what a quantizer costs.
+        inside = torch.ops.aten.hardtanh_backward(gradient, x / _step(scale, shifts), low - 0.5, high + 0.5)
         of_scale = None
         if ctx.needs_input_grad[1]:
-            error = codes - torch.where(inside, scaled, 0)
-            weighted = gradient * error if shifts is None else gradient * (error * shifts)
-            of_scale = (weighted.sum() / scale).reshape(scale.shape)
-        return of_x, of_scale, None, None, None
+            of_scale = ((_dot(gradient, integers) - _dot(inside, x) / scale) / scale).reshape(scale.shape)
+        return inside / _divisor(scale), of_scale, None, None, None
 
 
-def _activation(x: Tensor, scale: Tensor, shifts: Tensor | None, low: int, high: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Activations in units of their step, those rounded, and those clipped."""
-    step = scale if shifts is None else scale * shifts
-    scaled = x / _divisor(step)
-    rounded = torch.round(scaled)
-    return scaled, rounded, torch.clamp(rounded, low, high)
+def _step(scale: Tensor, shifts: Tensor | None) -> Tensor:
+    return _divisor(scale if shifts is None else scale * shifts)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.dot(a.flatten(), b.flatten())
 
 
 def _divisor(scale: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,32 +41,38 @@ def layers(text: str, **tensors: Any) -> ir.Model:
     return model
 
 
-def linear(weight: QuantizedMatrix, codes: tuple[int, int] = SIGNED, x_scale: float = 0.0) -> ir.Model:
+def linear(
+    weight: QuantizedMatrix, codes: tuple[int, int] = SIGNED, x_scale: float = 0.0, x_shifts: Sequence[int] = (0,)
+) -> ir.Model:
     """``y = ShiftMatMul(x)``; a scale of 0 is dynamic."""
     k, n = weight.codes.shape
     return layers(
         f"""net (float[B, {k}] x) => (float[B, {n}] y) {{
             y = ai.edgefold.ShiftMatMul<k = {k}, bits = {weight.bits}, activation_low = {codes[0]},
-                activation_high = {codes[1]}>(x, w_codes, w_selectors, w_table, w_scales, bias, x_scale)
+                activation_high = {codes[1]}>(x, w_codes, w_selectors, w_table, w_scales, bias, x_scale, x_shifts)
         }}""",
         **packed(weight),
         bias=weights(n, seed=1),
         x_scale=np.float32([x_scale]),
+        x_shifts=np.uint8(x_shifts),
     )
 
 
-def convolution(weight: QuantizedMatrix, group: int, codes: tuple[int, int], x_scale: float) -> ir.Model:
+def convolution(
+    weight: QuantizedMatrix, group: int, codes: tuple[int, int], x_scale: float, x_shifts: Sequence[int] = (0,)
+) -> ir.Model:
     """``y = ShiftConv(x)``, 3 x 2 with stride 2, padded unevenly; the channels follow from K and the group."""
     k, n = weight.codes.shape
     return layers(
         f"""net (float[B, {k // 6 * group}, 9, 8] x) => (float[B, {n}, 5, 8] y) {{
             y = ai.edgefold.ShiftConv<kernel_shape = [3, 2], strides = [2, 1], pads = [1, 0, 1, 1], dilations = [1, 1],
                 group = {group}, k = {k}, bits = {weight.bits}, activation_low = {codes[0]},
-                activation_high = {codes[1]}>(x, w_codes, w_selectors, w_table, w_scales, bias, x_scale)
+                activation_high = {codes[1]}>(x, w_codes, w_selectors, w_table, w_scales, bias, x_scale, x_shifts)
         }}""",
         **packed(weight),
         bias=weights(n, seed=1),
         x_scale=np.float32([x_scale]),
+        x_shifts=np.uint8(x_shifts),
     )
 
 

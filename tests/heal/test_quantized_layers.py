@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,6 +42,27 @@ def test_a_convolution_is_that_of_the_shipped_integers(group: int, codes: tuple,
     model = convolution(matrix(36, 12, method="shift-lut"), group, codes, x_scale)
     tolerance = {} if codes == FLOAT else EXACT
     assert_same(model, {"x": weights(2, 6 * group, 9, 8)}, **tolerance)
+
+
+@pytest.mark.parametrize(("codes", "x_scale"), [((-7, 7), 0.0), ((-7, 7), 0.1), ((0, 15), 0.1)])
+def test_channels_have_the_steps_of_their_shifts(codes: tuple, x_scale: float) -> None:
+    rising = np.geomspace(0.1, 4, 36).astype(np.float32)
+    product = linear(matrix(36, 12), codes, x_scale, np.arange(36) % 5)
+    assert_same(product, {"x": weights(5, 36) * rising}, **EXACT)
+    if x_scale:
+        across = convolution(matrix(36, 12), 1, codes, x_scale, (0, 1, 2, 3, 4, 2))
+        assert_same(across, {"x": weights(2, 6, 9, 8)}, **EXACT)
+
+
+def test_codes_of_a_quantizing_producer_are_taken_as_they_are_and_their_scale_is_trained() -> None:
+    model = linear(matrix(36, 12), x_scale=0.1)
+    model.graph.node(0).attributes["x_codes"] = ir.AttrInt64("x_codes", 1)
+    model.graph.inputs[0].type = ir.TensorType(ir.DataType.INT8)
+    x = np.round(40 * weights(5, 36)).clip(-127, 127).astype(np.int8)
+    assert_same(model, {"x": x}, **EXACT)
+    module = GraphModule(model)
+    in_torch(module, {"x": x})["y"].sum().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in module.parameters())
 
 
 def test_rows_of_an_embedding_are_looked_up_from_both_ends() -> None:
@@ -106,12 +128,13 @@ def test_codes_that_two_nodes_scale_differently_are_refused_by_name() -> None:
     attributes = "k = 8, bits = 4, activation_low = 0, activation_high = 0"
     model = layers(
         f"""net (float[B, 8] x) => (float[B, 8] z) {{
-            [one] y = ai.edgefold.ShiftMatMul<{attributes}>(x, w_codes, w_selectors, w_table, w_scales, zero, zero)
-            [two] z = ai.edgefold.ShiftMatMul<{attributes}>(y, w_codes, w_selectors, w_table, other, zero, zero)
+            [one] y = ai.edgefold.ShiftMatMul<{attributes}>(x, w_codes, w_selectors, w_table, w_scales, o, o, none)
+            [two] z = ai.edgefold.ShiftMatMul<{attributes}>(y, w_codes, w_selectors, w_table, other, o, o, none)
         }}""",
         **packed(matrix(8, 8)),
         other=weights(8) ** 2,
-        zero=np.float32([0]),
+        o=np.float32([0]),
+        none=np.uint8([0]),
     )
     with pytest.raises(
         ModelError, match=re.escape("node 'one' (ai.edgefold::ShiftMatMul) has codes that are computed")
@@ -124,11 +147,12 @@ def test_a_matrix_that_two_nodes_read_is_one_parameter() -> None:
     attributes = "k = 8, bits = 4, activation_low = -127, activation_high = 127"
     model = layers(
         f"""net (float[B, 8] x) => (float[B, 8] z) {{
-            y = ai.edgefold.ShiftMatMul<{attributes}>(x, w_codes, w_selectors, w_table, w_scales, zero, zero)
-            z = ai.edgefold.ShiftMatMul<{attributes}>(y, w_codes, w_selectors, w_table, w_scales, zero, zero)
+            y = ai.edgefold.ShiftMatMul<{attributes}>(x, w_codes, w_selectors, w_table, w_scales, o, o, none)
+            z = ai.edgefold.ShiftMatMul<{attributes}>(y, w_codes, w_selectors, w_table, w_scales, o, o, none)
         }}""",
         **packed(weight),
-        zero=np.float32([0]),
+        o=np.float32([0]),
+        none=np.uint8([0]),
     )
     module = GraphModule(model)
     assert {name for name, _ in module.named_parameters()} == {"w_codes", "w_scales"}

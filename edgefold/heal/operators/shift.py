@@ -48,7 +48,7 @@ class _Activations:
         if self._high == 0:
             return x, torch.ones_like(scale)
         if self._are_codes:
-            return x.float(), scale.detach()
+            return x.float(), scale  # the producer that rounded them gives the other half of its gradient
         powers = self._powers(x, shifts)
         if self._dynamic:
             scale = self._of_rows(x, powers)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ShiftQuant for gradients: channels in groups whose scales differ by powers of two, rounded stochastically."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class ShiftCodes:
+    """A tensor as integers: ``step * codes``.
+
+    Attributes:
+        codes: float32, the shape of the tensor, integer values: q << shift of the channel, |q| <= 2**(bits - 1) - 1.
+        shifts: int32 [C], how far the codes of each channel are shifted to the left.
+        step: float32 scalar, the scale of the finest group.
+    """
+
+    codes: Tensor
+    shifts: Tensor
+    step: Tensor
+
+    def dequantized(self) -> Tensor:
+        """The values that the codes stand for."""
+        return self.codes * self.step
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ShiftQuantizer:
+    """Rounds gradients to integers whose expectation is the gradient (arXiv 2411.10948, section 3).
+
+    Nothing is ever clipped: a channel's scale covers its range, so stochastic rounding is unbiased, and so are the
+    products with the codes, because they are linear.
+
+    Attributes:
+        bits: width of a code, 2 to 8.
+        groups: how many scales, s0 * 2**-g for g below it; 1 is one scale for the tensor. A shifted code has
+            ``bits + groups - 1`` bits, at most 8, so that it fits int8.
+        generator: of the random numbers; torch's own where it is None.
+
+    Raises:
+        ValueError: a width or a number of groups out of range.
+    """
+
+    bits: int = 4
+    groups: int = 5
+    generator: torch.Generator | None = None
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise ValueError(f"gradients take 2 to 8 bits, not {self.bits}")
+        if not 1 <= self.groups <= 9 - self.bits:
+            raise ValueError(f"codes of {self.bits} bits take 1 to {9 - self.bits} groups in int8, not {self.groups}")
+
+    @property
+    def largest(self) -> int:
+        """The largest code before it is shifted."""
+        return int(2 ** (self.bits - 1)) - 1
+
+    @property
+    def largest_shift(self) -> int:
+        """By how much the codes of the widest channels are shifted."""
+        return self.groups - 1
+
+    def __call__(self, gradient: Tensor, channel: int = 1) -> ShiftCodes:
+        """Quantizes a gradient of finite float32 values.
+
+        Args:
+            gradient: with the channels along the dimension ``channel``.
+            channel: the inner dimension of the product that follows.
+        """
+        axis = channel % gradient.dim()
+        ranges = _ranges(gradient, axis)
+        widest = ranges.max()
+        if widest == 0:
+            return ShiftCodes(torch.zeros_like(gradient), torch.zeros_like(ranges, dtype=torch.int32), widest)
+        shifts = self.largest_shift - group_numbers(ranges, widest, self.groups)
+        shape = [-1 if dimension == axis else 1 for dimension in range(gradient.dim())]
+        powers = torch.exp2(shifts.to(gradient.dtype)).reshape(shape)
+        # Rounded down, so that not even the largest value can leave the codes.
+        unit = torch.nextafter(self.largest / widest, widest.new_zeros(()))
+        finest = unit * 2.0**self.largest_shift
+        scaled = gradient * (finest / powers)
+        codes = self._rounded(scaled).mul_(powers)
+        return ShiftCodes(codes, shifts, finest.reciprocal())
+
+    def _rounded(self, scaled: Tensor) -> Tensor:
+        """floor(t) + [u < t - floor(t)] with u uniform in [0, 1); overwrites its argument."""
+        low = torch.floor(scaled)
+        fraction = scaled.sub_(low)
+        uniform = torch.empty_like(fraction).uniform_(generator=self.generator)
+        return low.add_(uniform.lt_(fraction))
+
+
+def _ranges(gradient: Tensor, axis: int) -> Tensor:
+    """Largest magnitude of each channel; over one dimension at a time, which is vectorized in every memory layout."""
+    largest = gradient.abs()
+    if axis > 0:
+        largest, axis = largest.amax(0), axis - 1
+    others = [dimension for dimension in range(largest.dim()) if dimension != axis]
+    return largest.amax(others) if others else largest
+
+
+def group_numbers(ranges: Tensor, widest: Tensor, groups: int) -> Tensor:
+    """The group of each channel: floor(log2(widest / range)), at most ``groups - 1``, where a channel of zeros goes.
+
+    Computed from mantissa and exponent: a float logarithm would misplace ranges at exact powers of two.
+
+    Args:
+        ranges: float [C], at least 0.
+        widest: float scalar, their maximum, above 0.
+        groups: number of groups.
+
+    Returns:
+        int32 [C].
+    """
+    mantissa, exponent = torch.frexp(ranges)
+    top_mantissa, top_exponent = torch.frexp(widest)
+    octaves = top_exponent - exponent - (top_mantissa < mantissa).to(torch.int32)
+    last = groups - 1
+    return torch.where(ranges > 0, octaves.clamp(0, last), last).to(torch.int32)

@@ -8,44 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgefold.heal.operators.learned_step import activation_codes
+
 _CLIPS = [2.0 ** (-eighths / 8) for eighths in range(25)]
 _SAMPLE = 1 << 16
 _SMALLEST = 1e-8
 
 
-def nearest_codes(x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
-    """round(x / step), ties to even, clipped to [low, high].
-
-    The gradient is that of x / step inside the range and 0 outside (straight-through). Together with the factor
-    ``step`` on what is computed from the codes, it gives the step the gradient of LSQ (arXiv 1902.08153, section 3.1).
-
-    Args:
-        x: float32.
-        step: float32 scalar, above 0.
-        low: smallest code.
-        high: largest code.
-    """
-    codes: Tensor = _NearestCodes.apply(x, step, low, high)
-    return codes
-
-
-class _NearestCodes(torch.autograd.Function):  # type: ignore[misc]  # torch has no types here
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
-        scaled = x / step
-        ctx.save_for_backward(scaled, step)
-        ctx.low, ctx.high = low, high
-        return scaled.clamp(low, high).round_()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        scaled, step = ctx.saved_tensors
-        dx = torch.ops.aten.hardtanh_backward(gradients[0], scaled, ctx.low, ctx.high).div_(step)
-        return dx, -(dx * scaled).sum(), None, None
-
-
 class InputCodes(nn.Module):  # type: ignore[misc]  # torch has no types here
-    """Inputs of a layer as integers with one learnt scale (LSQ, arXiv 1902.08153).
+    """Inputs of a layer as integers with one learnt scale (LSQ, arXiv 1902.08153; its factor of section 2.2 for SGD).
 
     The scale starts where the squared error of the first batch is least.
 
@@ -62,13 +33,16 @@ class InputCodes(nn.Module):  # type: ignore[misc]  # torch has no types here
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the codes, float32 of the shape of x, and their scale."""
+        """Returns the codes, float32 of the shape of x, and their scale, whose whole gradient the codes carry.
+
+        That of the sums' factor would be no better than the noise of the rounded gradients: the two almost cancel.
+        """
         if not self.started:
             self._start(x.detach())
         damping = (x.numel() * self.high) ** -0.5
         step = self.step * damping + (self.step * (1 - damping)).detach()
         step = step.clamp_min(_SMALLEST)
-        return nearest_codes(x, step, self.low, self.high), step
+        return activation_codes(x, step, None, self.low, self.high), step.detach()
 
     def _start(self, x: Tensor) -> None:
         values = x.flatten()[:: max(1, x.numel() // _SAMPLE)]

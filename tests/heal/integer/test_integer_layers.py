@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra 'heal'")
 
 from edgefold.errors import ModelError  # noqa: E402
-from edgefold.heal.integer.codes import InputCodes, nearest_codes, weight_codes  # noqa: E402
+from edgefold.heal.integer.codes import InputCodes, weight_codes  # noqa: E402
 from edgefold.heal.integer.layers import IntegerConv2d, IntegerLinear, Precision  # noqa: E402
 from edgefold.heal.integer.normalization import L1BatchNorm2d  # noqa: E402
 from edgefold.heal.integer.packing import frozen, store_codes  # noqa: E402
@@ -23,16 +23,18 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_nearest_codes_and_their_gradient() -> None:
-    x = torch.tensor([-1.0, 0.24, 0.25, 0.75, 1.1, 9.0], requires_grad=True)
-    step = torch.tensor(0.5, requires_grad=True)
-    codes = nearest_codes(x, step, 0, 3)
-    assert codes.tolist() == [0, 0, 0, 2, 2, 3]
-    (codes * step).backward(torch.ones(6))
+def test_the_step_has_the_gradient_of_lsq() -> None:
+    inputs = InputCodes(2, unsigned=True)
+    x = torch.tensor([-1.0, 0.24, 0.26, 0.76, 1.1, 9.0], requires_grad=True)
+    inputs.started.fill_(True)
+    inputs.step.data.fill_(0.5)
+    codes, step = inputs(x)
+    assert codes.tolist() == [0, 0, 1, 2, 2, 3]
+    (codes * step).sum().backward()
     assert x.grad.tolist() == [0, 1, 1, 1, 1, 0]
-    # LSQ, equation 3: q - x / step inside the range, the bound outside.
-    expected = [0, -0.48, -0.5, 0.5, -0.2, 3]
-    assert step.grad.item() == pytest.approx(sum(expected), abs=1e-5)
+    # Equation 3: q - x / step inside the range, the bound outside; and the factor of section 2.2.
+    expected = sum([0, -0.48, 0.48, 0.48, -0.2, 3]) / (6 * 3) ** 0.5
+    assert inputs.step.grad.item() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

@@ -113,6 +113,7 @@ def compress(form: str, log_level: str, **options: Any) -> None:
 @click.option("--minutes", type=float, help="Instead: minutes of training.")
 @click.option("--learning-rate", type=float, help="At its highest, relative to each tensor (default 0.003).")
 @click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), help="Default adamw.")
+@click.option("--gradient-bits", type=int, help="Integer training: of gradients of quantized layers; default float.")
 @click.option("--batch", type=int, help="Samples a step, over all processes.")
 @click.option("--augment", default="", metavar="flip,crop,mix", help="Random changes of images, shown to both models.")
 @click.option("--samples", type=int, help="Of the calibration data; default all there are.")

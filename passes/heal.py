@@ -48,6 +48,9 @@ class Heal(Pass, frozen=True, kw_only=True):
             relative to the root mean square of each tensor.
         optimizer: `adamw`, or `sgd` with Nesterov momentum 0.9.
         weight_decay: decoupled for `adamw`.
+        gradient_bits: integer training (arXiv 2411.10948): the backward products of quantized layers multiply integers
+            too, with gradients rounded stochastically to codes of so many bits (8 in layers of 8-bit weights); float
+            where it is not given.
         clip: largest norm of the gradient.
         temperature: of the KL divergence (Hinton et al. 2015, section 2).
         batch: samples a step, over all processes.
@@ -69,6 +72,7 @@ class Heal(Pass, frozen=True, kw_only=True):
     learning_rate: Positive = 3e-3
     optimizer: Literal["adamw", "sgd"] = "adamw"
     weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    gradient_bits: Annotated[int, msgspec.Meta(ge=2, le=8)] | None = None
     clip: Positive = 1.0
     temperature: Positive = 2.0
     batch: Count = 64

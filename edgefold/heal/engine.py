@@ -117,7 +117,7 @@ def heal_model(
     objective = make_objective(options, task, interface, student, teacher, probe)
     saved = TrainingFile(state, _fingerprint(student, teacher, task, options, seed)) if state else None
     with _threads(options.threads):
-        module = GraphModule(student)
+        module = GraphModule(student, options.gradient_bits)
         told = best_teacher(teacher, objective.of_teacher, options.threads, processes.device)
         training = Training(module, objective, samples, told, options, seed, processes, saved)
         log.info("healing: %s; %d samples, %d held out", "; ".join(objective.described), *samples.sizes)

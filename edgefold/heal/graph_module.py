@@ -30,18 +30,21 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]  # torch has no types 
 
     Args:
         model: not changed, and not referred to afterwards.
+        gradient_bits: 2 to 8 rounds the gradients of quantized layers to codes of so many bits (8 in layers of 8-bit
+            weights), so that the backward products multiply integers too: see `edgefold.heal.integer`. None leaves them
+            float.
 
     Raises:
         ModelError: an operator has no trainable form; the message names the node. See `supports`.
     """
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, gradient_bits: int | None = None) -> None:
         super().__init__()
         # TensorFloat-32 keeps 10 bits of the mantissa, too few to stay equal to ONNX Runtime.
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         stored, packed = weights(model), packed_weights(model)
-        self._program, refused = _compile(model)
+        self._program, refused = _compile(model, gradient_bits)
         if refused:
             more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
             raise ModelError(f"{refused[0]}{more}; healing needs a model without it")
@@ -132,7 +135,7 @@ def supports(model: ir.Model) -> list[str]:
     return _compile(model)[1]
 
 
-def _compile(model: ir.Model) -> tuple[Program, list[str]]:
+def _compile(model: ir.Model, gradient_bits: int | None = None) -> tuple[Program, list[str]]:
     inlined = model.clone()
     for key in [key for key in inlined.functions if key[0] == DOMAIN and key[1] in QUANTIZED_LAYERS]:
         del inlined.functions[key]  # trained in its integers; its body knows only codes
@@ -140,7 +143,8 @@ def _compile(model: ir.Model) -> tuple[Program, list[str]]:
         InlinePass()(inlined)
     refused: list[tuple[str, str, str]] = []
     versions = {("" if domain == "ai.onnx" else domain): version for domain, version in inlined.opset_imports.items()}
-    program = Compiler(versions, _fed(model), _shapes(model), refused).compile(inlined.graph)
+    compiler = Compiler(versions, _fed(model), _shapes(model), refused, gradient_bits=gradient_bits)
+    program = compiler.compile(inlined.graph)
     return program, [f"node '{name}' ({operator}) {why}" for name, operator, why in refused]
 
 

@@ -96,6 +96,7 @@ class Compiler:
         constants: tensors of outer graphs that are known.
         on_cpu: names of given values that are computed from shapes alone.
         refused: gathers (node name, operator, reason) of nodes that cannot be compiled.
+        gradient_bits: see `BoundNode`.
     """
 
     def __init__(
@@ -106,7 +107,9 @@ class Compiler:
         refused: list[tuple[str, str, str]],
         constants: Mapping[str, Tensor] | None = None,
         on_cpu: Iterable[str] = (),
+        gradient_bits: int | None = None,
     ) -> None:
+        self._gradient_bits = gradient_bits
         self._versions = versions
         self._weights = weights
         self._refused = refused
@@ -182,7 +185,7 @@ class Compiler:
             for attribute in node.attributes.values()
             if attribute.type == ir.AttributeType.GRAPH
         }
-        bound = BoundNode(node, self._versions.get(domain, 1), constants, bodies)
+        bound = BoundNode(node, self._versions.get(domain, 1), constants, bodies, self._gradient_bits)
         return bound, binding(bound)
 
     def _around(self, node: ir.Node) -> list[str]:
@@ -197,14 +200,16 @@ class Compiler:
         inputs = [str(value.name) for value in graph.inputs]
         on_cpu = self._on_cpu.intersection(around)
         weights = {name: self._weights[name] for name in around if name in self._weights}
-        compiler = Compiler(self._versions, [*inputs, *around], weights, self._refused, self._program.constants, on_cpu)
+        known = self._program.constants
+        given = [*inputs, *around]
+        compiler = Compiler(self._versions, given, weights, self._refused, known, on_cpu, self._gradient_bits)
         program = compiler.compile(graph)
-        given = [program.slots[name] for name in (*inputs, *around)]
+        slots = [program.slots[name] for name in given]
         outputs = [program.slots[str(value.name)] for value in graph.outputs if value.name in program.slots]
 
         def body(values: Sequence[Any], captured: Sequence[Any], device: torch.device) -> tuple[Any, ...]:
             environment = program.environment(device)
-            for slot, value in zip(given, (*values, *captured), strict=True):
+            for slot, value in zip(slots, (*values, *captured), strict=True):
                 environment[slot] = value
             program.run(environment, outputs)
             return tuple(environment[slot].to(device) for slot in outputs)

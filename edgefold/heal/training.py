@@ -103,7 +103,9 @@ class Training:
             group["lr"] = rate * group["scale"]
         self._optimizer.zero_grad(set_to_none=True)
         chunks = self._chunks(self._processes.share(np.arange(len(batch))))
-        draw = Draw.of(np.random.default_rng([self._seed, progress.step]), len(batch))
+        random = np.random.default_rng([self._seed, progress.step])
+        draw = Draw.of(random, len(batch))
+        torch.manual_seed(int(random.integers(2**32)) + self._processes.rank)  # of the rounding of gradients
         loss = 0.0
         for positions in chunks:
             feeds = self._changed(batch, positions, draw) if options.augment else None

@@ -39,7 +39,7 @@ class InputCodes(nn.Module):  # type: ignore[misc]  # torch has no types here
         """
         if not self.started:
             self._start(x.detach())
-        damping = (x.numel() * self.high) ** -0.5
+        damping = (x[0].numel() * self.high) ** -0.5
         step = self.step * damping + (self.step * (1 - damping)).detach()
         step = step.clamp_min(_SMALLEST)
         return activation_codes(x, step, None, self.low, self.high), step.detach()

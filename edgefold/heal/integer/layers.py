@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from edgefold.heal.integer.codes import InputCodes, weight_codes
-from edgefold.heal.integer.products import Arithmetic, Windows, integer_convolution, integer_linear
+from edgefold.heal.integer.products import Arithmetic, integer_convolution, integer_linear
 from edgefold.heal.integer.shift_quantizer import ShiftQuantizer
 
 
@@ -48,12 +48,12 @@ class IntegerConv2d(nn.Conv2d):  # type: ignore[misc]  # torch has no types here
         super().__init__(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.precision = precision
         self.input_codes = InputCodes(precision.inputs, precision.unsigned)
-        self.windows = Windows((stride, stride), (kernel // 2, kernel // 2), groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
         x_codes, step = self.input_codes(x)
         w_codes, scales = weight_codes(self.weight, self.precision.weights)
-        sums = integer_convolution(x_codes, w_codes, self.windows, _arithmetic(self))
+        geometry = (self.stride, self.padding, self.dilation, self.groups)
+        sums = integer_convolution(x_codes, w_codes, _arithmetic(self), *geometry)
         return sums * (step * scales)[:, None, None]
 
 

@@ -108,9 +108,8 @@ def _matrix(weights: NDArray[np.float32], layer: TrainedLayer) -> QuantizedMatri
 
 def _plain_convolution(layer: IntegerConv2d, norm: nn.Module | None) -> tuple[nn.Module, TrainedLayer]:
     factor, offset = _affine(norm, layer.out_channels)
-    windows = layer.windows
     plain = nn.Conv2d(
-        layer.in_channels, layer.out_channels, layer.kernel_size, windows.stride, windows.padding, groups=windows.groups
+        layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, groups=layer.groups
     )
     codes, scales = weight_codes(layer.weight.detach(), layer.precision.weights)
     return _filled(plain, codes, scales * factor, offset), _trained(layer, scales * factor)

@@ -3,13 +3,14 @@
 
 The operands hold integers in float32 containers, and so do the codes that the gradient is rounded to. Every sum is
 proven to stay below 2**24, where float32 holds each integer, whatever the order of the terms; where that bound fails
-the same sum is computed in float64, up to the 2**31 of the int32 accumulators it stands for.
+the same sum is computed in float64, up to the limit of the integer accumulators that it stands for.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from edgefold.heal.integer.shift_quantizer import ShiftCodes, ShiftQuantizer
 
 FLOAT32_INTEGERS = 1 << 24
 INT32_LIMIT = 1 << 31
+FLOAT64_INTEGERS = 1 << 53
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +38,6 @@ class Arithmetic:
     x_largest: int
     w_largest: int
     gradient: ShiftQuantizer | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Windows:
-    """Geometry of a convolution of two spatial dimensions, as torch counts it."""
-
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
 
 
 def integer_linear(x: Tensor, w: Tensor, arithmetic: Arithmetic) -> Tensor:
@@ -66,42 +58,59 @@ def integer_linear(x: Tensor, w: Tensor, arithmetic: Arithmetic) -> Tensor:
     return result
 
 
-def integer_convolution(x: Tensor, w: Tensor, windows: Windows, arithmetic: Arithmetic) -> Tensor:
+def integer_convolution(
+    x: Tensor,
+    w: Tensor,
+    arithmetic: Arithmetic,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
     """The integer convolution of x with w, differentiable.
 
     Args:
-        x: float32 [B, C, H, W], integer values.
-        w: float32 [N, C / groups, kernel], integer values.
-        windows: stride, padding, dilation and groups.
+        x: float32 [B, C, ...], integer values; one to three spatial dimensions.
+        w: float32 [N, C / groups, ...], integer values.
         arithmetic: their bounds, and how to round the gradient.
+        stride: one a spatial dimension, as the two that follow.
+        padding: on both sides.
+        dilation: of the kernel.
+        groups: of channels.
 
     Returns:
-        float32 [B, N, H', W'], as of `integer_linear`.
+        float32 [B, N, ...], as of `integer_linear`.
 
     Raises:
         UsageError: as `integer_linear`.
     """
-    result: Tensor = _Convolution.apply(x, w, windows, arithmetic)
+    geometry = (tuple(stride), tuple(padding), tuple(dilation), False, (0,) * len(stride), groups)
+    result: Tensor = _Convolution.apply(x, w, geometry, arithmetic)
     return result
 
 
-def container(bound: int, what: str) -> torch.dtype:
+def container(bound: int, what: str, limit: int = INT32_LIMIT) -> torch.dtype:
     """The float type in which sums of this magnitude are exact.
 
     Args:
         bound: what no partial sum exceeds.
         what: names the product in the error.
+        limit: of the accumulators that the sum stands for.
 
     Raises:
-        UsageError: the sum could leave int32.
+        UsageError: the sum could leave the accumulators.
     """
     if bound < FLOAT32_INTEGERS:
         return torch.float32
-    if bound < INT32_LIMIT:
+    if bound < limit:
         return torch.float64
     raise UsageError(
-        f"integer training: sums of the {what} could reach {bound}, beyond int32; take smaller batches or fewer bits"
+        f"integer training: sums of the {what} could reach {bound}, beyond the accumulators' {limit}; take fewer bits"
     )
+
+
+_Geometry = tuple[Sequence[int], Sequence[int], Sequence[int], bool, Sequence[int], int]
+"""Stride, padding, dilation, transposed, output padding and groups, as torch's convolution takes them."""
 
 
 class _Linear(torch.autograd.Function):  # type: ignore[misc]  # torch has no types here
@@ -117,25 +126,24 @@ class _Linear(torch.autograd.Function):  # type: ignore[misc]  # torch has no ty
         x, w = ctx.saved_tensors
         need_x, need_w = ctx.needs_input_grad[:2]
         found = _rounded(gradients[0], ctx.arithmetic, -1)
-        rows = found.codes.flatten(0, -2)
+        rows = found.codes.reshape(-1, w.shape[0])
         dx = dw = None
         if need_x:
             dtype = _dx_container(w, ctx.arithmetic)
             dx = (found.codes.to(dtype) @ w.to(dtype)).float() * found.step
         if need_w:
             dtype = _dw_container(len(rows), ctx.arithmetic)
-            dw = (rows.T.to(dtype) @ x.flatten(0, -2).to(dtype)).float() * found.step
+            dw = (rows.T.to(dtype) @ x.reshape(-1, w.shape[1]).to(dtype)).float() * found.step
         return dx, dw, None
 
 
 class _Convolution(torch.autograd.Function):  # type: ignore[misc]  # torch has no types here
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, windows: Windows, arithmetic: Arithmetic) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, geometry: _Geometry, arithmetic: Arithmetic) -> Tensor:
         ctx.save_for_backward(x, w)
-        ctx.windows, ctx.arithmetic = windows, arithmetic
+        ctx.geometry, ctx.arithmetic = geometry, arithmetic
         dtype = _forward_container(w, arithmetic)
-        geometry = (windows.stride, windows.padding, windows.dilation, windows.groups)
-        return functional.conv2d(x.to(dtype), w.to(dtype), None, *geometry).float()
+        return torch.convolution(x.to(dtype), w.to(dtype), None, *geometry).float()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -144,7 +152,7 @@ class _Convolution(torch.autograd.Function):  # type: ignore[misc]  # torch has 
         found = _rounded(gradients[0], ctx.arithmetic, 1)
         positions = found.codes.numel() // found.codes.shape[1]
         x_type, w_type = _dx_container(w, ctx.arithmetic), _dw_container(positions, ctx.arithmetic)
-        operands = (found.codes, x, w, ctx.windows)
+        operands = (found.codes, x, w, ctx.geometry)
         if x_type == w_type:
             dx, dw = _convolution_gradients(*operands, x_type, (need_x, need_w))
         else:
@@ -154,11 +162,10 @@ class _Convolution(torch.autograd.Function):  # type: ignore[misc]  # torch has 
 
 
 def _convolution_gradients(
-    codes: Tensor, x: Tensor, w: Tensor, windows: Windows, dtype: torch.dtype, wanted: tuple[bool, bool]
+    codes: Tensor, x: Tensor, w: Tensor, geometry: _Geometry, dtype: torch.dtype, wanted: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
     """Those of the input and of the weights, each where it is wanted, computed in ``dtype``."""
     operands = (codes.to(dtype), x.to(dtype), w.to(dtype))
-    geometry = (windows.stride, windows.padding, windows.dilation, False, (0, 0), windows.groups)
     dx, dw, _ = torch.ops.aten.convolution_backward(*operands, None, *geometry, (*wanted, False))
     return dx, dw
 
@@ -188,7 +195,11 @@ def _dx_container(w: Tensor, arithmetic: Arithmetic) -> torch.dtype:
 
 
 def _dw_container(positions: int, arithmetic: Arithmetic) -> torch.dtype:
-    """Of sums over samples and places. A channel's shift is common to all terms of its sums, so it costs no bits."""
+    """Of sums over samples and places. A channel's shift is common to all terms of its sums, so it costs no bits.
+
+    Such a sum may be long: it stands for int32 accumulators that are emptied into int64 between samples.
+    """
     if arithmetic.gradient is None:
         return torch.float32
-    return container(positions * arithmetic.gradient.largest * arithmetic.x_largest, "weight gradient")
+    bound = positions * arithmetic.gradient.largest * arithmetic.x_largest
+    return container(bound, "weight gradient", FLOAT64_INTEGERS)

@@ -26,11 +26,16 @@ def _kernel_shape(node: BoundNode) -> list[int]:
     return [int(size) for size in weight.shape.numpy()[2:]]
 
 
-def bind_convolution(node: BoundNode) -> Kernel:
-    """Binds a convolution of operands x, w and optionally a bias."""
+def bind_convolution(node: BoundNode, convolve: Any = None) -> Kernel:
+    """Binds a convolution of operands x, w and optionally a bias.
+
+    Args:
+        node: with the attributes of Conv.
+        convolve: takes what torch's convolutions take, and stands for them.
+    """
     windows = Windows.of(node, _kernel_shape(node))
     group = node.integer("group", 1)
-    convolve: Any = _CONV[len(windows.kernel)]
+    convolve = convolve or _CONV[len(windows.kernel)]
     strides, dilations = windows.strides, windows.dilations
     if windows.fixed_symmetric:
         padding = windows.begins

@@ -76,9 +76,13 @@ class Levels:
         table: int8 [T, 2**bits].
         selectors: uint8 [ceil(K / 32), N].
         k: K.
+
+    Attributes:
+        largest: the largest magnitude of a level.
     """
 
     def __init__(self, table: NDArray[np.int8], selectors: NDArray[np.uint8], k: int) -> None:
+        self.largest = int(np.abs(table.astype(np.int16)).max())
         lookup = LevelLookup.of(table)
         first = np.repeat(selectors.astype(np.int32) * _CELLS, GROUP, axis=0)[:k]
         self._tensors = tuple(map(torch.from_numpy, (first, lookup.values.ravel(), _within(table).ravel())))

@@ -40,12 +40,15 @@ class BoundNode:
         constants: operand position -> tensor, for operands that no feed and no weight can change.
         bodies: attribute name -> subgraph. A kernel with bodies is called with what lies around them, and the device,
             after its operands.
+        gradient_bits: of the codes that gradients are rounded to in a quantized layer's backward products; None leaves
+            them float.
     """
 
     node: ir.Node
     version: int
     constants: Mapping[int, Tensor]
     bodies: Mapping[str, Body]
+    gradient_bits: int | None = None
 
     def constant(self, position: int) -> Tensor | None:
         """The operand at a position where it is constant, else None."""

@@ -9,10 +9,13 @@ functions that travel in the file, so a module gives what those give.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from edgefold.heal.integer.products import Arithmetic, integer_convolution, integer_linear
+from edgefold.heal.integer.shift_quantizer import ShiftQuantizer
 from edgefold.heal.operators.convolution import bind_convolution
 from edgefold.heal.operators.learned_step import Levels, activation_codes
 from edgefold.heal.operators.node import Binding, BoundNode, Kernel, UnsupportedNodeError
@@ -67,8 +70,34 @@ class _Activations:
         return torch.where(largest > _SMALLEST_ROW, largest / self._high, 0)
 
 
+def _arithmetic(node: BoundNode, levels: Levels) -> Arithmetic | None:
+    """Of integer training (arXiv 2411.10948); None where gradients, or the activations, stay float.
+
+    A layer that was kept wider than the others has wider gradients too.
+    """
+    high, shifts = node.integer("activation_high", 0), node.constant(_X_SHIFTS)
+    if node.gradient_bits is None or high == 0:
+        return None
+    bits = max(node.gradient_bits, node.integer("bits", 8))
+    largest = 127 if node.integer("x_codes", 0) else high << (0 if shifts is None else int(shifts.max()))
+    return Arithmetic(largest, levels.largest, ShiftQuantizer(bits, 9 - bits))
+
+
+def _integer_convolution(node: BoundNode, levels: Levels) -> Any:
+    """In the place of torch's convolution; None where its own will do."""
+    arithmetic = _arithmetic(node, levels)
+    if arithmetic is None:
+        return None
+
+    def convolve(x: Tensor, w: Tensor, _bias: None, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:
+        return integer_convolution(x, w, arithmetic, stride, padding or [0] * len(stride), dilation, groups)
+
+    return convolve
+
+
 def _shift_matmul(node: BoundNode) -> Kernel:
     levels, activations = _levels(node), _Activations(node, -1)
+    arithmetic = _arithmetic(node, levels)
 
     def kernel(
         x: Tensor,
@@ -81,14 +110,16 @@ def _shift_matmul(node: BoundNode) -> Kernel:
         x_shifts: Tensor | None = None,
     ) -> Tensor:
         integers, x_scale = activations(x, x_scale, x_shifts)
-        product = torch.matmul(integers, levels.nearest(latent, scales))
+        weights = levels.nearest(latent, scales)
+        product = integer_linear(integers, weights.t(), arithmetic) if arithmetic else torch.matmul(integers, weights)
         return product * (x_scale * scales.detach()) + bias
 
     return kernel
 
 
 def _shift_conv(node: BoundNode) -> Kernel:
-    levels, activations, convolve = _levels(node), _Activations(node, 1), bind_convolution(node)
+    levels, activations = _levels(node), _Activations(node, 1)
+    convolve = bind_convolution(node, _integer_convolution(node, levels))
     positions = torch.Size(node.integers("kernel_shape") or ())
     across = (-1, *[1] * len(positions))
 

@@ -25,15 +25,15 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def test_the_step_has_the_gradient_of_lsq() -> None:
     inputs = InputCodes(2, unsigned=True)
-    x = torch.tensor([-1.0, 0.24, 0.26, 0.76, 1.1, 9.0], requires_grad=True)
+    x = torch.tensor([[-1.0, 0.24, 0.26], [0.76, 1.1, 9.0]], requires_grad=True)
     inputs.started.fill_(True)
     inputs.step.data.fill_(0.5)
     codes, step = inputs(x)
-    assert codes.tolist() == [0, 0, 1, 2, 2, 3]
+    assert codes.flatten().tolist() == [0, 0, 1, 2, 2, 3]
     (codes * step).sum().backward()
-    assert x.grad.tolist() == [0, 1, 1, 1, 1, 0]
-    # Equation 3: q - x / step inside the range, the bound outside; and the factor of section 2.2.
-    expected = sum([0, -0.48, 0.48, 0.48, -0.2, 3]) / (6 * 3) ** 0.5
+    assert x.grad.flatten().tolist() == [0, 1, 1, 1, 1, 0]
+    # Equation 3: q - x / step inside the range, the bound outside; and the factor of section 2.2 for 3 features.
+    expected = sum([0, -0.48, 0.48, 0.48, -0.2, 3]) / (3 * 3) ** 0.5
     assert inputs.step.grad.item() == pytest.approx(expected, abs=1e-5)
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,7 +13,6 @@ torch = pytest.importorskip("torch", reason="needs the extra 'heal'")
 from edgefold.errors import UsageError  # noqa: E402
 from edgefold.heal.integer.products import (  # noqa: E402
     Arithmetic,
-    Windows,
     container,
     integer_convolution,
     integer_linear,
@@ -40,6 +39,13 @@ def gradient(shape: tuple[int, ...]) -> torch.Tensor:
     """Channels, dimension 1, of ranges over two decades."""
     spread = torch.logspace(-1, 1, shape[1]).reshape(-1, *[1] * (len(shape) - 2))
     return torch.randn(shape, generator=torch.Generator().manual_seed(7)) * spread
+
+
+class Geometry(NamedTuple):
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
 
 
 def int64(tensor: torch.Tensor) -> np.ndarray:
@@ -79,50 +85,50 @@ def test_linear_products_are_those_of_the_integer_kernel() -> None:
     assert torch.equal(w.grad, torch.from_numpy(kernel_product(g_codes.T, x_codes)).float() * found.step)
 
 
-def patches(x: np.ndarray, kernel: int, windows: Windows) -> np.ndarray:
-    """Rows [B * H' * W', C * kernel * kernel] of the windows of one group of channels."""
-    side = windows.padding[0]
+def patches(x: np.ndarray, kernel: int, geometry: Geometry) -> np.ndarray:
+    """Rows [B * H' * W', C * kernel * kernel] of the geometry of one group of channels."""
+    side = geometry.padding[0]
     padded = np.pad(x, ((0, 0), (0, 0), (side, side), (side, side)))
     view = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), (2, 3))
-    view = view[:, :, :: windows.stride[0], :: windows.stride[1]]
+    view = view[:, :, :: geometry.stride[0], :: geometry.stride[1]]
     return view.transpose(0, 2, 3, 1, 4, 5).reshape(-1, x.shape[1] * kernel * kernel)
 
 
 @pytest.mark.parametrize(
-    ("kernel", "windows"),
+    ("kernel", "geometry"),
     [
-        (3, Windows(padding=(1, 1))),
-        (3, Windows((2, 2), (1, 1))),
-        (1, Windows((2, 2))),
-        (3, Windows(padding=(1, 1), groups=2)),
+        (3, Geometry(padding=(1, 1))),
+        (3, Geometry((2, 2), (1, 1))),
+        (1, Geometry((2, 2))),
+        (3, Geometry(padding=(1, 1), groups=2)),
     ],
 )
-def test_convolution_products_are_those_of_the_integer_kernel(kernel: int, windows: Windows) -> None:
-    group = windows.groups
+def test_convolution_products_are_those_of_the_integer_kernel(kernel: int, geometry: Geometry) -> None:
+    group = geometry.groups
     x, w = integers((3, 8, 9, 9), 0, 15, 2), integers((12, 8 // group, kernel, kernel), -7, 7, 3)
     quantizer = Recording()
-    product = integer_convolution(x, w, windows, Arithmetic(15, 7, quantizer))
+    product = integer_convolution(x, w, Arithmetic(15, 7, quantizer), *geometry)
     product.backward(gradient(tuple(product.shape)))
     found = quantizer.last[0]
     x_codes, w_codes, g_codes = int64(x), int64(w), int64(found.codes)
     for part in range(group):
         inputs, outputs = (slice(part * size // group, (part + 1) * size // group) for size in (8, 12))
-        rows, columns = patches(x_codes[:, inputs], kernel, windows), w_codes[outputs].reshape(12 // group, -1)
+        rows, columns = patches(x_codes[:, inputs], kernel, geometry), w_codes[outputs].reshape(12 // group, -1)
         by_position = g_codes[:, outputs].transpose(0, 2, 3, 1).reshape(-1, 12 // group)
         expected = kernel_product(rows, columns.T)
         assert np.array_equal(int64(product)[:, outputs].transpose(0, 2, 3, 1).reshape(expected.shape), expected)
         expected_dw = torch.from_numpy(kernel_product(by_position.T, rows)).float() * found.step
         assert torch.equal(w.grad[outputs].reshape(expected_dw.shape), expected_dw)
-        # dX: what each position gives to its window, added up where windows overlap.
+        # dX: what each position gives to its window, added up where geometry overlap.
         given = kernel_product(by_position, columns).reshape(3, *product.shape[2:], -1, kernel, kernel)
-        expected_dx = torch.from_numpy(scattered(given, x.shape[2], windows)).float() * found.step
+        expected_dx = torch.from_numpy(scattered(given, x.shape[2], geometry)).float() * found.step
         assert torch.equal(x.grad[:, inputs], expected_dx)
 
 
-def scattered(given: np.ndarray, size: int, windows: Windows) -> np.ndarray:
+def scattered(given: np.ndarray, size: int, geometry: Geometry) -> np.ndarray:
     """Sums [B, C, size, size] of window contributions [B, H', W', C, kernel, kernel]."""
     batch, height, width, channels, kernel = given.shape[:5]
-    side, stride = windows.padding[0], windows.stride[0]
+    side, stride = geometry.padding[0], geometry.stride[0]
     total = np.zeros((batch, channels, size + 2 * side + kernel, size + 2 * side + kernel), np.int64)
     for row in range(height):
         for column in range(width):
@@ -134,11 +140,11 @@ def scattered(given: np.ndarray, size: int, windows: Windows) -> np.ndarray:
 @pytest.mark.parametrize("bits", [4, 6, 8])
 def test_gradients_are_unbiased(bits: int) -> None:
     x, w = integers((6, 5, 6, 6), -7, 7, 4), integers((7, 5, 3, 3), -7, 7, 5)
-    windows, dy = Windows(padding=(1, 1)), gradient((6, 7, 6, 6))
-    exact = torch.autograd.grad(integer_convolution(x, w, windows, Arithmetic(7, 7, None)), (x, w), dy)
+    geometry, dy = Geometry(padding=(1, 1)), gradient((6, 7, 6, 6))
+    exact = torch.autograd.grad(integer_convolution(x, w, Arithmetic(7, 7, None), *geometry), (x, w), dy)
     quantizer = ShiftQuantizer(bits, 9 - bits, torch.Generator().manual_seed(bits))
     arithmetic, draws = Arithmetic(7, 7, quantizer), 200
-    product = integer_convolution(x, w, windows, arithmetic)
+    product = integer_convolution(x, w, arithmetic, *geometry)
     found = [torch.autograd.grad(product, (x, w), dy, retain_graph=True) for _ in range(draws)]
     for wanted, samples in zip(exact, zip(*found, strict=True), strict=True):
         values = torch.stack(samples).double()
@@ -159,15 +165,24 @@ def test_containers() -> None:
     assert container((1 << 24) - 1, "sums") == torch.float32
     assert container(1 << 24, "sums") == torch.float64
     assert container((1 << 31) - 1, "sums") == torch.float64
-    with pytest.raises(UsageError, match="beyond int32"):
+    with pytest.raises(UsageError, match="beyond the accumulators"):
         container(1 << 31, "sums")
 
 
-def test_a_step_whose_sums_could_leave_int32_is_refused() -> None:
-    x, w = integers((150_000, 1), -127, 127, 8), integers((1, 1), -127, 127, 9)
-    product = integer_linear(x, w, Arithmetic(127, 127, ShiftQuantizer(8, 1)))
-    with pytest.raises(UsageError, match="weight gradient"):
-        product.sum().backward()
+def test_long_sums_of_weight_gradients_are_exact() -> None:
+    x, w = integers((150_000, 1), 120, 127, 8), integers((1, 1), -127, 127, 9)
+    quantizer = Recording(8, 1)
+    integer_linear(x, w, Arithmetic(127, 127, quantizer)).backward(torch.ones(150_000, 1))
+    found = quantizer.last[0]
+    exact = int64(found.codes).ravel() @ int64(x).ravel()
+    assert exact > 1 << 31
+    assert w.grad.item() == (torch.tensor(float(exact)) * found.step).item()
+
+
+def test_a_layer_whose_sums_could_leave_int32_is_refused() -> None:
+    x, w = integers((1, 140_000), -127, 127, 8), integers((1, 140_000), -127, 127, 9)
+    with pytest.raises(UsageError, match="forward product could reach"):
+        integer_linear(x, w, Arithmetic(127, 127, None))
 
 
 def test_float_gradients_are_those_of_torch() -> None:

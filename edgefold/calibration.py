@@ -153,12 +153,29 @@ class Calibration:
                     found[request] = np.maximum(found.get(request, 0), request.peaks(value))
         return found
 
+    def rows(self, requests: Sequence[Inputs], limit: int) -> dict[Inputs, Array]:
+        """A sample of layer inputs, spread over all batches, float32 [P, rows, K] with about `limit` rows.
+
+        Raises:
+            ModelError: a tensor that cannot be observed, or activations that are not finite.
+        """
+        share = -(-limit // self._count_batches())
+        parts: dict[Inputs, list[Array]] = {request: [] for request in requests}
+        for names in self._portions(list(dict.fromkeys(request.tensor for request in parts))):
+            portion = [request for request in parts if request.tensor in names]
+            for number, values in enumerate(self._segments.values(names)):
+                for request in portion:
+                    with _named(request.tensor):
+                        value = values[request.tensor]
+                        x = request.gather(value, self._pick(request.count(value.shape), share, number))
+                        parts[request].append(_finite(x.astype(np.float32)))
+        return {request: np.concatenate(found, axis=1) for request, found in parts.items() if found}
+
     def _values(self, names: list[str]) -> Iterator[tuple[str, Array]]:
         """Each tensor of each batch, portion by portion of what fits in memory."""
         for portion in self._portions(names):
-            with self._observed(portion) as values_of:
-                for feeds in self._stream():
-                    yield from values_of(feeds).items()
+            for values in self._segments.values(portion):
+                yield from values.items()
 
     def _moments(self, requests: Sequence[Inputs], parts: int) -> Iterator[tuple[Inputs, list[Moments]]]:
         """Moments of each request over every so many-th batch, portion by portion of what fits in memory."""
@@ -254,6 +271,12 @@ class Calibration:
             return dict(zip(outputs, run(session, outputs, used), strict=True))
 
         yield values_of
+
+
+def _finite(values: Array) -> Array:
+    if not np.isfinite(values).all():
+        raise ValueError("calibration gave NaN or infinite activations")
+    return values
 
 
 @contextmanager

@@ -29,7 +29,8 @@ class Segments:
     """A model that is run piece by piece, always on the same batches.
 
     Args:
-        model: read at each request; between requests, weights may be exchanged and inputs of nodes added.
+        model: read at each request; between requests, weights may be exchanged, inputs of nodes added, and nodes
+            replaced by others.
         stream: makes a fresh iterator over the batches.
         threads: of ONNX Runtime; 0 leaves the choice to it.
         max_held: bytes of activations held from one request to the next.
@@ -58,7 +59,9 @@ class Segments:
                 raise ModelError(f"calibration: the model has no tensor '{name}'")
         states = self._current_states()
         self._held = {
-            name: held for name, held in self._held.items() if states.get(values[name]) == self._states[values[name]]
+            name: held
+            for name, held in self._held.items()
+            if name in values and values[name] in self._states and states[values[name]] == self._states[values[name]]
         }
         piece = _piece([values[name] for name in names], self._held)
         compute = self._session(piece)

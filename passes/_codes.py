@@ -67,6 +67,7 @@ def quantize_matrix(
     *,
     second_moment: NDArray[np.float64] | None = None,
     rounding: Rounding = "nearest",
+    original: Float | None = None,
 ) -> QuantizedMatrix:
     """Quantizes a weight matrix to codes of 2 to 8 bits.
 
@@ -78,6 +79,8 @@ def quantize_matrix(
         second_moment: float64 [K, K] moments X'X of the inputs, or [P, K, K] where the columns fall into P equal
             runs with inputs of their own (a grouped convolution). Weighs the errors; needed by `gptq`.
         rounding: `nearest`, or `gptq`: sequential with error feedback (arXiv 2210.17323).
+        original: float32 [K, N], where `weight` is a refit of it; `gptq` then takes no level further away than the
+            one beside the level nearest to the original. None for no such limit.
 
     Raises:
         ValueError: a weight that is not finite, an option out of range, or moments of another shape.
@@ -89,7 +92,7 @@ def quantize_matrix(
     table = _tables(weight, bits, method, spread)
     chosen = _select(weight, spread, bits, method, table)
     if rounding == "gptq" and moment is not None:
-        codes, selectors, scales = round_columns(weight, moment, table, chosen.scales)
+        codes, selectors, scales = round_columns(weight, moment, table, chosen.scales, original=original)
         return QuantizedMatrix(codes, selectors, table, scales, bits)
     return QuantizedMatrix(_nearest_codes(weight, table, chosen), chosen.selectors, table, chosen.scales, bits)
 

@@ -48,7 +48,12 @@ def importance_of(factor: NDArray[np.float64]) -> Float:
 
 
 def round_columns(
-    weight: Float, moments: NDArray[np.float64], table: NDArray[np.int8], scales: Float
+    weight: Float,
+    moments: NDArray[np.float64],
+    table: NDArray[np.int8],
+    scales: Float,
+    *,
+    original: Float | None = None,
 ) -> tuple[Codes, Codes, Float]:
     """Rounds a matrix whose columns fall into equal runs with inputs of their own, then refits the column scales.
 
@@ -57,6 +62,7 @@ def round_columns(
         moments: float64 [P, K, K], X'X of each run of N / P columns.
         table: int8 [T, L].
         scales: float32 [N]; 0 for a column of zeros.
+        original: float32 [K, N], weights from which no code may be further away than one; None for no such limit.
 
     Returns:
         codes uint8 [K, N], selectors uint8 [ceil(K / 32), N] and scales float32 [N].
@@ -70,8 +76,9 @@ def round_columns(
     for run, moment in enumerate(moments):
         part = slice(run * width, (run + 1) * width)
         usable = np.where(scales[part] > 0, scales[part], np.float32(1))
+        limit = None if original is None else original[:, part]
         codes[:, part], selectors[:, part] = round_with_feedback(
-            weight[:, part], inverse_factor(moment), lookup, usable
+            weight[:, part], inverse_factor(moment), lookup, usable, limit
         )
         base = np.repeat(selectors[:, part].astype(np.intp) * table.shape[1], GROUP, axis=0)[:rows]
         levels = table.ravel()[base + codes[:, part]].astype(np.float64)
@@ -94,7 +101,7 @@ def _refit(weight: Float, moment: NDArray[np.float64], levels: NDArray[np.float6
 
 
 def round_with_feedback(
-    weight: Float, factor: NDArray[np.float64], lookup: LevelLookup, scales: Float
+    weight: Float, factor: NDArray[np.float64], lookup: LevelLookup, scales: Float, original: Float | None = None
 ) -> tuple[Codes, Codes]:
     """Rounds a weight matrix for fixed column scales.
 
@@ -103,11 +110,13 @@ def round_with_feedback(
         factor: float64 [K, K] of `inverse_factor`.
         lookup: of the tables.
         scales: float32 [N], positive.
+        original: as in `round_columns`.
 
     Returns:
         codes uint8 [K, N] and selectors uint8 [ceil(K / 32), N].
     """
     rows, columns = weight.shape
+    home = None if original is None else cells_of(original / scales)
     remaining = weight / scales  # in units of the column scale
     upper = factor.astype(np.float32)
     cost = importance_of(factor)[:, None]
@@ -120,7 +129,10 @@ def round_with_feedback(
         selectors[number] = choose_tables(group, cost[start:end], lookup, ones).selectors[0]
         errors = np.empty_like(group)
         for i, k in enumerate(range(start, end)):
-            codes[k : k + 1], level = lookup.nearest(cells_of(group[i : i + 1]), selectors[number : number + 1])
+            cells = cells_of(group[i : i + 1])
+            if home is not None:
+                cells = lookup.within_one_level(cells, home[k : k + 1], selectors[number : number + 1])
+            codes[k : k + 1], level = lookup.nearest(cells, selectors[number : number + 1])
             errors[i] = (group[i] - level[0]) / upper[k, k]
             group[i + 1 :] -= upper[k, k + 1 : end, None] * errors[i]
         remaining[end:] -= upper[start:end, end:].T @ errors

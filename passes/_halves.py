@@ -33,6 +33,10 @@ class Halves:
         """Moments over all batches."""
         return self.even + self.odd if self.odd.count else self.even
 
+    def targets(self, part: slice) -> Halves:
+        """These halves with some of the targets only."""
+        return Halves(self.even.targets(part), self.odd.targets(part))
+
     def shrinkage_ridge(self) -> float:
         """The ridge, as a fraction of the mean variance, that gives the covariance its least expected error.
 

@@ -123,6 +123,17 @@ class Moments:
             self.count,
         )
 
+    def targets(self, part: slice) -> Moments:
+        """These moments with some of the targets only."""
+        return Moments(
+            self.xtx,
+            self.sums,
+            self.xty[:, :, part],
+            self.target_sums[:, part],
+            self.target_squares[:, part],
+            self.count,
+        )
+
     def error(self, weight: Array) -> Array:
         """Squared error sum |x W - y|^2 of weights [P, K, N] for each run and target, float64 [P, N]."""
         quadratic = np.einsum("pkn,pkn->pn", weight, self.xtx @ weight)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quantizes the matrices of groups of nodes, with the moments of their inputs where rounding needs them.
+"""Rounds the matrices of groups of nodes, by the moments of their inputs and of what they should give.
 
-A layer's bias can undo the mean of the error that rounding makes, so rounding minimizes only what is left, the error on
-the centred inputs: with means m and codes W', it weighs by X'X - n m m', and the bias becomes b + m (W - W').
+With X the inputs that the quantized layers before really give, rounded to activation codes, and Y what the original
+gives, the matrix is first refitted to Y by least squares towards the original weights, which makes up for part of what
+was lost before it, and then rounded by GPTQ to a code at most one from the code nearest to the original weight. The
+bias takes the mean of what is left, so both minimize the error on centred inputs: X'X - n m m' with means m.
 """
 
 from __future__ import annotations
@@ -15,14 +17,19 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgefold.errors import ModelError
+from edgefold.passes._coded_inputs import Coded
 from edgefold.passes._codes import QuantizedMatrix, Rounding, quantize_matrix
+from edgefold.passes._layer_evidence import Evidence, by_run, joined
 from edgefold.passes._layer_inputs import Inputs, Patches, Rows
-from edgefold.passes._moments import Moments
+from edgefold.passes._least_squares import least_squares
+from edgefold.passes._quantize_order import Stage
 from edgefold.passes._shared_weights import WeightGroup
+from edgefold.passes._shift_nodes import Activation
 from edgefold.passes._weighted_nodes import Float, WeightedNode
-from edgefold.passes.base import Calibrates, Context, Skip, SkipReason
+from edgefold.passes.base import Calibrates, Skip, SkipReason
 
 Double = npt.NDArray[np.float64]
+Asked = dict[Coded, list[WeightedNode]]
 
 _MOMENT_BYTES = 192 << 20
 """Second moments held at once; every portion of them costs one more run over the calibration data."""
@@ -36,66 +43,74 @@ class Quantized:
         group: the nodes.
         matrix: their common matrix.
         corrections: for each node what to add to its bias, float32 [N]; empty without moments.
+        error: mean squared error of the nodes' outputs over their variance; None without moments.
         fallbacks: a Skip where a simpler rounding had to do.
     """
 
     group: WeightGroup
     matrix: QuantizedMatrix
-    corrections: Mapping[ir.Node, Float]
-    fallbacks: Sequence[Skip]
+    corrections: Mapping[ir.Node, Float] = dataclasses.field(default_factory=dict)
+    error: float | None = None
+    fallbacks: Sequence[Skip] = ()
 
 
-def quantize_groups(groups: Sequence[WeightGroup], rounding: Rounding, context: Context) -> Iterator[Quantized]:
-    """Quantizes the matrix of each group, one at a time."""
-    if rounding == "nearest" or context.calibration is None:
-        skips = []
-        if rounding != "nearest":
-            skips = [Skip("model", SkipReason.NO_CALIBRATION, f"rounding nearest instead of {rounding}")]
-        for group in groups:
-            yield Quantized(group, quantize_matrix(group.sites[0].matrix(), group.bits, group.method), {}, skips)
-            skips = []
-        return
-    for portion in _portions(groups):
-        requests = list(dict.fromkeys(request for group in portion for request in _requests(group)))
-        moments, failures = _moments(context.calibration, requests)
+def round_stage(
+    stage: Stage,
+    rounding: Rounding,
+    activations: Mapping[ir.Node, Activation],
+    now: Calibrates | None,
+    original: Calibrates | None,
+) -> Iterator[Quantized]:
+    """Rounds the matrices of a stage, one at a time.
+
+    Args:
+        stage: groups and targets.
+        rounding: `nearest` needs no calibration.
+        activations: codes of every node.
+        now: of the model with all earlier stages replaced.
+        original: of the model before.
+    """
+    for portion in _portions(stage.groups):
+        asked: Asked = {}
+        for site in (site for group in portion for site in group.sites if site.kind != "gather"):
+            asked.setdefault(_coded(site, activations), []).append(site)
+        found: dict[ir.Node, Evidence] = {}
+        failures: dict[ir.Node, str] = {}
+        if rounding != "nearest" and now is not None and original is not None:
+            found, failures = _observe(stage, asked, now, original)
         for group in portion:
-            reasons = [failures[request] for request in _requests(group) if request in failures]
-            fallbacks = [Skip(group.sites[0].label, SkipReason.FALLBACK, f"{reasons[0]}: nearest")] if reasons else []
-            yield _quantize(group, rounding, moments, fallbacks)
+            evidence = {site.node: found[site.node] for site in group.sites if site.node in found}
+            failed = [failures[site.node] for site in group.sites if site.node in failures]
+            skips = [Skip(group.sites[0].label, SkipReason.FALLBACK, f"{failed[0]}: nearest")] if failed else []
+            yield dataclasses.replace(_round(group, rounding, evidence), fallbacks=skips)
 
 
-def _quantize(
-    group: WeightGroup, rounding: Rounding, moments: Mapping[Inputs, Moments], fallbacks: Sequence[Skip]
-) -> Quantized:
-    """Quantizes one matrix by the moments of its readers, to nearest where there are none."""
+def _round(group: WeightGroup, rounding: Rounding, found: Mapping[ir.Node, Evidence]) -> Quantized:
+    """Rounds one matrix by the evidence of its readers, to nearest where there is none."""
     weight = group.sites[0].matrix()
-    second = _sum([_centred(moments[request]) for request in _requests(group) if request in moments])
-    if second is None or not second.any():
-        return Quantized(group, quantize_matrix(weight, group.bits, group.method), {}, fallbacks)
-    matrix = quantize_matrix(weight, group.bits, group.method, second_moment=second, rounding=rounding)
-    error = weight - matrix.dequantize()
-    corrections = {}
-    for site in group.sites:
-        request = layer_inputs(site)
-        if request is not None and request in moments:
-            corrections[site.node] = _mean_error(moments[request], error)
-    return Quantized(group, matrix, corrections, fallbacks)
+    readers = list(found.values())
+    same = [reader for reader in readers if reader.runs == readers[0].runs]
+    sums = [reader.centred() for reader in same]
+    second: Double = np.add.reduce([second for second, _ in sums]) if sums else np.zeros(1)
+    if not second.any():
+        return Quantized(group, quantize_matrix(weight, group.bits, group.method))
+    fitted = weight
+    dampings = [reader.damping() for reader in same]
+    if None not in dampings:
+        cross = np.add.reduce([cross for _, cross in sums])
+        ridge = max(damping for damping in dampings if damping is not None)
+        fitted = joined(least_squares(second, cross, damping=ridge, prior=same[0].weight))
+    matrix = quantize_matrix(fitted, group.bits, group.method, second_moment=second, rounding=rounding, original=weight)
+    rounded = matrix.dequantize()
+    corrections = {node: reader.correction(by_run(rounded, reader.runs)) for node, reader in found.items()}
+    error = float(np.mean([reader.error(by_run(rounded, reader.runs)) for reader in readers]))
+    return Quantized(group, matrix, corrections, error)
 
 
-def _centred(moments: Moments) -> Double:
-    """Second moments [P, K, K] about the mean."""
-    mean = moments.sums / max(moments.count, 1)
-    centred: Double = moments.xtx - moments.sums[:, :, None] * mean[:, None, :]
-    return centred
-
-
-def _mean_error(moments: Moments, error: Float) -> Float:
-    """The mean over the inputs of x . error, float32 [N]; N falls into as many runs as the inputs."""
-    mean = moments.sums / max(moments.count, 1)
-    runs, rows = mean.shape
-    by_run = error.reshape(rows, runs, -1).transpose(1, 0, 2)
-    shift: Float = np.einsum("pk,pkn->pn", mean, by_run).reshape(-1).astype(np.float32)
-    return shift
+def _coded(site: WeightedNode, activations: Mapping[ir.Node, Activation]) -> Coded:
+    inputs = layer_inputs(site)
+    assert inputs is not None
+    return Coded(inputs, activations[site.node])
 
 
 def layer_inputs(site: WeightedNode) -> Inputs | None:
@@ -109,15 +124,10 @@ def layer_inputs(site: WeightedNode) -> Inputs | None:
     return Patches(tensor, geometry.kernel, geometry.strides, geometry.pads, geometry.dilations, geometry.group)
 
 
-def _requests(group: WeightGroup) -> list[Inputs]:
-    found = [layer_inputs(site) for site in group.sites]
-    return list(dict.fromkeys(request for request in found if request is not None))
-
-
 def _moment_bytes(group: WeightGroup) -> int:
     site = group.sites[0]
     runs = site.geometry.group if site.geometry else 1
-    return 8 * runs * site.k * site.k * len(_requests(group))
+    return 2 * 8 * runs * site.k * site.k * sum(one.kind != "gather" for one in group.sites)
 
 
 def _portions(groups: Sequence[WeightGroup]) -> Iterator[list[WeightGroup]]:
@@ -134,22 +144,28 @@ def _portions(groups: Sequence[WeightGroup]) -> Iterator[list[WeightGroup]]:
         yield portion
 
 
-def _moments(calibration: Calibrates, requests: list[Inputs]) -> tuple[dict[Inputs, Moments], dict[Inputs, str]]:
-    """Moments of the requests, and the reason for each that calibration could not give."""
-    if not requests:
+def _observe(
+    stage: Stage, asked: Asked, now: Calibrates, original: Calibrates
+) -> tuple[dict[ir.Node, Evidence], dict[ir.Node, str]]:
+    """The evidence of each node, and the reason for each that calibration knows nothing of."""
+    if not asked:
         return {}, {}
     try:
-        return dict(calibration.moments(requests)), {}
+        targets = {request: [stage.targets[site.node] for site in sites] for request, sites in asked.items()}
+        moments = now.regressions(targets, original)
     except ModelError as error:
-        if len(requests) == 1:
-            return {}, {requests[0]: str(error)}
-    half = len(requests) // 2
-    (left, wrong), (right, more) = _moments(calibration, requests[:half]), _moments(calibration, requests[half:])
-    return {**left, **right}, {**wrong, **more}
-
-
-def _sum(moments: list[Double]) -> Double | None:
-    """The moments of all readers of one matrix together; of those with as many runs as the first."""
-    same = [moment for moment in moments if moment.shape == moments[0].shape]
-    total: Double | None = np.add.reduce(same) if same else None
-    return total
+        if len(asked) == 1:
+            return {}, {site.node: str(error) for sites in asked.values() for site in sites}
+        items = list(asked.items())
+        half = len(items) // 2
+        left, wrong = _observe(stage, dict(items[:half]), now, original)
+        right, more = _observe(stage, dict(items[half:]), now, original)
+        return {**left, **right}, {**wrong, **more}
+    found: dict[ir.Node, Evidence] = {}
+    for request, halves in moments.items():
+        start = 0
+        for site in asked[request]:  # the targets of nodes that read the same stand side by side
+            end = start + site.n // len(halves.even.sums)
+            found[site.node] = Evidence.of(site, halves.targets(slice(start, end)))
+            start = end
+    return found, {}

@@ -35,10 +35,13 @@ class LevelLookup:
     Attributes:
         codes: uint8 [T, 512], nearest code of the cell.
         values: float32 [T, 512], the level of that code.
+        below, above: intp [T, 512], the cells of the levels next to that one; its own at an end of the table.
     """
 
     codes: Codes
     values: Float
+    below: Cells
+    above: Cells
 
     @classmethod
     def of(cls, table: NDArray[np.int8]) -> LevelLookup:
@@ -47,13 +50,30 @@ class LevelLookup:
         distance = np.abs(table.astype(np.float32)[:, None, :] - centers[None, :, None])
         codes = distance.argmin(axis=2)
         values = np.take_along_axis(table.astype(np.float32), codes, axis=1)
-        return cls(codes.astype(np.uint8), values)
+        below, above = np.empty(codes.shape, np.intp), np.empty(codes.shape, np.intp)
+        for number, row in enumerate(table):
+            levels = np.unique(row).astype(np.float32)
+            rank = np.searchsorted(levels, values[number])
+            below[number] = cells_of(levels[np.maximum(rank - 1, 0)])
+            above[number] = cells_of(levels[np.minimum(rank + 1, len(levels) - 1)])
+        return cls(codes.astype(np.uint8), values, below, above)
 
     def nearest(self, cells: Cells, selectors: NDArray[np.uint8]) -> tuple[Codes, Float]:
         """Codes and levels of `cells` [K, N] with one table number a row group, `selectors` [G, N]."""
-        index = np.repeat(selectors.astype(np.intp) * _CELLS, GROUP, axis=0)[: len(cells)]
-        index += cells
+        index = _index(cells, selectors)
         return self.codes.ravel()[index], self.values.ravel()[index]
+
+    def within_one_level(self, cells: Cells, home: Cells, selectors: NDArray[np.uint8]) -> Cells:
+        """The cells [K, N], moved so that their nearest level is that of `home` [K, N] or one beside it."""
+        index = _index(home, selectors)
+        return np.clip(cells, self.below.ravel()[index], self.above.ravel()[index])
+
+
+def _index(cells: Cells, selectors: NDArray[np.uint8]) -> Cells:
+    """Positions [K, N] in the flattened rows of a lookup."""
+    index: Cells = np.repeat(selectors.astype(np.intp) * _CELLS, GROUP, axis=0)[: len(cells)]
+    index += cells
+    return index
 
 
 def cells_of(scaled: Float) -> Cells:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
@@ -10,20 +11,21 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 import onnx_ir as ir
 
-from edgefold.passes._activation_codes import choose_activations
+from edgefold.passes._activation_codes import Wanted, choose_activations
 from edgefold.passes._constants import remove_if_unread
 from edgefold.passes._initializers import InitializerStore
 from edgefold.passes._layer_position import LayerPositions, layer_positions
-from edgefold.passes._quantize_weights import quantize_groups
+from edgefold.passes._quantize_order import Stage, in_stages
+from edgefold.passes._quantize_weights import Quantized, round_stage
 from edgefold.passes._shared_weights import WeightGroup, group_by_content
-from edgefold.passes._shift_nodes import replace_node, store_matrix
+from edgefold.passes._shift_nodes import Activation, replace_node, store_matrix
 from edgefold.passes._weighted_nodes import WeightedNode, node_label, weighted_node
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
 
 Bits = Annotated[int, msgspec.Meta(ge=2, le=8)]
 Method = Literal["rtn", "shift", "shift-lut"]
 Rounding = Literal["nearest", "gptq"]
-Activations = Literal[8, "float", "dynamic8", "static8"]
+Activations = Literal[4, 6, 8, "float", "dynamic4", "dynamic6", "dynamic8", "static4", "static6", "static8"]
 
 
 class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,7 +49,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     bits: int
     method: Method
-    activations: Activations
+    activations: Wanted
     why_wider: str = ""
 
 
@@ -73,9 +75,10 @@ class Quantize(Pass, frozen=True, kw_only=True):
         method: `rtn`, one table; `shift`, a power of two for 32 weights; `shift-lut`, learnt levels and finer steps
             (up to 6 bits; wider layers use `shift`).
         rounding: `nearest`, or `gptq` where there is calibration data.
-        activations: 8 is `dynamic8` for MatMul and Gemm, `static8` for Conv; `float` leaves them alone.
+        activations: 8 is `dynamic8` for MatMul and Gemm, `static8` for Conv, and so are 6 and 4, whose input channels
+            get steps that differ by powers of two where calibration shows a gain; `float` leaves them alone.
         embeddings: bits of tables that a Gather reads.
-        first_last: bits of the first and the last layers.
+        first_last: bits of the first and the last layers, and the fewest of their activations.
         overrides: other options for single nodes.
     """
 
@@ -103,46 +106,49 @@ class Quantize(Pass, frozen=True, kw_only=True):
         widths = {node: plan.bits for node, plan in plans.items()}
         groups, refused = group_by_content(sites, widths, {node: plan.method for node, plan in plans.items()})
         skips += refused
-        kept = [site for group in groups for site in group.sites]
         skips += [skip for group in groups for skip in _wider(group, plans)]
-        activations, fallbacks = choose_activations(kept, {s.node: plans[s.node].activations for s in kept}, context)
-        skips += fallbacks
-
         store = InitializerStore(graph)
         edits: list[Edit] = []
         tally = _Tally()
-        for quantized in quantize_groups(groups, self.rounding, context):
-            group = quantized.group
-            skips += quantized.fallbacks
-            weights = store_matrix(store, group.name, quantized.matrix)
-            for site in group.sites:
-                correction = quantized.corrections.get(site.node)
-                replace_node(
-                    graph, store, site.with_bias_added(correction), weights, group.bits, activations[site.node]
-                )
-                edits.append(Edit(site.label, f"{group.bits} bits, {group.method}"))
-            for site in group.sites:
-                remove_if_unread(graph, site.weight)
-            tally.count(group, quantized.matrix.bits_per_weight)
-        add_functions(model)
+        original = context.calibration
+        now = original.through(model) if original is not None else None
+        for stage in self._stages(model, groups, context):
+            sites = [site for group in stage.groups for site in group.sites]
+            activations, fallbacks = choose_activations(sites, {s.node: plans[s.node].activations for s in sites}, now)
+            skips += fallbacks
+            for rounded in round_stage(stage, self.rounding, activations, now, original):
+                skips += rounded.fallbacks
+                edits += _replace(graph, store, rounded, activations)
+                tally.count(rounded)
+            add_functions(model)
+        if original is None and self.rounding != "nearest" and groups:
+            skips.append(Skip("model", SkipReason.NO_CALIBRATION, f"rounding nearest instead of {self.rounding}"))
         return Notes(tuple(edits), tuple(skips), tally.stats())
 
+    def _stages(self, model: ir.Model, groups: list[WeightGroup], context: Context) -> list[Stage]:
+        """All at once where the rounding of one matrix does not depend on that of others."""
+        if self.rounding == "nearest" or context.calibration is None:
+            return [Stage(tuple(groups), {})] if groups else []
+        return in_stages(model.graph, groups, context.probe(model).shapes if context.probe else {})
+
     def _plan(self, site: WeightedNode, positions: LayerPositions) -> Plan:
-        bits, why = self.weights, ""
+        bits, why, activations = self.weights, "", Wanted.of(self.activations)
         if site.kind == "gather":
             bits, why = self.embeddings, "embedding"
         elif site.node in positions.first:
             bits, why = self.first_last, "first layer"
         elif site.node in positions.last:
             bits, why = self.first_last, "last layer"
-        method, activations = self.method, self.activations
+        if site.node in positions.first or site.node in positions.last:
+            activations = dataclasses.replace(activations, bits=max(activations.bits, self.first_last))
+        method = self.method
         for override in self.overrides:
             if fnmatch.fnmatchcase(site.label, override.match) or fnmatch.fnmatchcase(
                 str(site.output.name), override.match
             ):
                 bits, why = (bits, why) if override.weights is None else (override.weights, "override")
                 method = override.method or method
-                activations = override.activations or activations
+                activations = activations if override.activations is None else Wanted.of(override.activations)
         return Plan(bits, method, activations, why if bits > self.weights else "")
 
 
@@ -166,6 +172,30 @@ def _find(model: ir.Model, context: Context) -> tuple[list[WeightedNode], list[S
     return sites, skips
 
 
+def _replace(
+    graph: ir.Graph, store: InitializerStore, rounded: Quantized, activations: Mapping[ir.Node, Activation]
+) -> Iterator[Edit]:
+    """Puts the packed matrix in the place of every node that applies it, and gives an edit for each."""
+    group = rounded.group
+    weights = store_matrix(store, group.name, rounded.matrix)
+    for site in group.sites:
+        activation = activations[site.node]
+        corrected = site.with_bias_added(rounded.corrections.get(site.node))
+        replace_node(graph, store, corrected, weights, group.bits, activation)
+        yield Edit(site.label, f"{group.bits} bits, {group.method}{_described(activation)}")
+    for site in group.sites:
+        remove_if_unread(graph, site.weight)
+
+
+def _described(activation: Activation) -> str:
+    """The codes of narrow activations in words; nothing for 8 bits and float."""
+    bits = (activation.high - activation.low).bit_length()
+    if bits in (0, 8):
+        return ""
+    groups = max(activation.shifts, default=0) - min(activation.shifts, default=0) + 1
+    return f"; activations {bits} bits" + (f" in {groups} groups" if groups > 1 else "")
+
+
 def _excluded(site: WeightedNode, context: Context) -> bool:
     return context.excludes(site.label) or context.excludes(str(site.output.name))
 
@@ -184,9 +214,11 @@ class _Tally:
 
     def __init__(self) -> None:
         self._nodes: dict[str, int] = {}
+        self._errors: list[float] = []
         self._bits = self._weights = self._all_bits = self._all_weights = 0.0
 
-    def count(self, group: WeightGroup, bits_per_weight: float) -> None:
+    def count(self, rounded: Quantized) -> None:
+        group, bits_per_weight = rounded.group, rounded.matrix.bits_per_weight
         key = f"nodes.{group.bits}-bit {group.method}"
         self._nodes[key] = self._nodes.get(key, 0) + len(group.sites)
         weights = group.sites[0].k * group.sites[0].n
@@ -195,6 +227,8 @@ class _Tally:
         if any(site.kind != "gather" for site in group.sites):
             self._weights += weights
             self._bits += weights * bits_per_weight
+        if rounded.error is not None:
+            self._errors.append(rounded.error)
 
     def stats(self) -> dict[str, float | int | str]:
         stats: dict[str, float | int | str] = dict(sorted(self._nodes.items()))
@@ -203,4 +237,6 @@ class _Tally:
         if self._all_weights:
             stats["bits_per_weight_with_embeddings"] = round(self._all_bits / self._all_weights, 4)
             stats["weights"] = int(self._all_weights)
+        if self._errors:
+            stats["output_error"] = round(sum(self._errors) / len(self._errors), 6)
         return stats

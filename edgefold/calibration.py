@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgefold.errors import ModelError
+from edgefold.exposed_tensors import exposing, visible_values
 from edgefold.passes._halves import Halves
 from edgefold.passes._layer_inputs import Inputs, Rows, Targets
 from edgefold.passes._moments import Moments
@@ -78,7 +79,7 @@ class Calibration:
 
     def why_not(self, tensor: str) -> str | None:
         """Why a tensor cannot be observed, or None where it can."""
-        if tensor in _visible(self._model):
+        if tensor in visible_values(self._model):
             return None
         for node in self._model.graph.all_nodes():
             if node.graph is not self._model.graph and any(value.name == tensor for value in node.outputs):
@@ -263,7 +264,7 @@ class Calibration:
             if reason:
                 raise ModelError(f"calibration: {reason}")
         outputs = shapes or names
-        session = make_session(_exposing(self._model, names, shapes), threads=self._threads)
+        session = make_session(exposing(self._model, names, shapes), threads=self._threads)
         inputs = {one.name for one in session.get_inputs()}
 
         def values_of(feeds: Feeds) -> dict[str, Array]:
@@ -296,27 +297,3 @@ def _as_model(model: ir.Model | bytes | str | Path) -> ir.Model:
 
         return ir.from_proto(onnx.load_model_from_string(model))
     return ir.load(model)
-
-
-def _visible(model: ir.Model) -> dict[str, ir.Value]:
-    """The values of the main graph by name."""
-    graph = model.graph
-    values = [*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)]
-    return {value.name: value for value in values if value.name}
-
-
-def _exposing(model: ir.Model, names: list[str], shapes: list[str] | None) -> ir.Model:
-    """A copy of the model (sharing its tensors) whose only outputs are the named tensors, or their shapes."""
-    copy = model.clone()
-    visible = _visible(copy)
-    copy.graph.outputs.clear()
-    for number, name in enumerate(names):
-        value = visible[name]
-        if shapes:
-            node = ir.node("Shape", [value], name=shapes[number])
-            node.outputs[0].name = shapes[number]
-            node.outputs[0].dtype = ir.DataType.INT64
-            copy.graph.append(node)
-            value = node.outputs[0]
-        copy.graph.outputs.append(value)
-    return copy

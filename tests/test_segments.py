@@ -108,3 +108,17 @@ def test_nodes_of_several_outputs_and_captured_values() -> None:
 def test_a_missing_tensor_is_named() -> None:
     with pytest.raises(ModelError, match="no tensor 'absent'"):
         list(Segments(model_of(DEEP), batches).values(["absent"]))
+
+
+def test_nodes_may_be_replaced_between_requests() -> None:
+    model = model_of(DEEP)
+    segments = Segments(model, batches)
+    list(segments.values(["b"]))
+    list(segments.values(["d"]))
+    product = next(node for node in model.graph if node.op_type == "MatMul" and node.outputs[0].name == "c")
+    doubled = ir.node("Add", [product.inputs[0], product.inputs[0]])
+    ir.convenience.replace_nodes_and_values(
+        model.graph, product, [product], [doubled], [product.outputs[0]], [doubled.outputs[0]]
+    )
+    found = np.concatenate([values["d"] for values in segments.values(["d"])])
+    np.testing.assert_array_equal(found, whole(model, "d"))

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgefold.passes._codebook import shift_tables
 from edgefold.passes._codes import Method, QuantizedMatrix, quantize_matrix
-from edgefold.passes._gptq import importance_of, inverse_factor
+from edgefold.passes._gptq import importance_of, inverse_factor, round_with_feedback
+from edgefold.passes._selection import LevelLookup, cells_of
 
 METHODS: tuple[Method, ...] = ("rtn", "shift", "shift-lut")
 
@@ -92,3 +94,24 @@ def test_inverse_factor_is_that_of_the_damped_inverse() -> None:
     np.testing.assert_allclose(factor.T @ factor, expected, rtol=1e-8, atol=1e-10 * np.abs(expected).max())
     assert (np.tril(factor, -1) == 0).all()
     assert importance_of(factor).mean() == pytest.approx(1, rel=1e-5)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(2, 6), st.integers(0, 2**16))
+def test_no_weight_is_further_than_one_level_from_its_nearest(bits: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    original = rng.standard_normal((40, 8)).astype(np.float32)
+    refit = original + 2 * rng.standard_normal((40, 8)).astype(np.float32)  # far away: only the limit holds it back
+    factor = inverse_factor(np.cov(rng.standard_normal((40, 200))))
+    table = shift_tables(bits)
+    lookup = LevelLookup.of(table)
+    scales = np.full(8, 3 / 127, np.float32)
+
+    def furthest(limit: np.ndarray | None) -> int:
+        codes, selectors = round_with_feedback(refit, factor, lookup, scales, limit)
+        home, _ = lookup.nearest(cells_of(original / scales), selectors)
+        # The first two codes stand for the same level.
+        return int(np.abs(np.maximum(codes, 1).astype(int) - np.maximum(home, 1)).max())
+
+    assert furthest(original) <= 1
+    assert bits == 2 or furthest(None) > 1

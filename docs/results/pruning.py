@@ -156,7 +156,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         "trained. `change` is against fp32 with its paired 95 % interval over the evaluation set, which nothing was",
         "chosen on. MACs over Conv, Gemm and MatMul.",
         "",
-        machine_line(),
+        f"{machine_line()} Seed 0.",
         "Command: `python docs/results/pruning.py DATA WORK PYTHON_WITH_ONNXSIM`.",
         "",
         "## CIFAR ResNet-56",

@@ -73,4 +73,4 @@ def macs(path: Path, task: Task) -> int:
 def machine_line() -> str:
     """Where the rows were made, and with what."""
     built_with = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return f"Machine: {this_machine().cpu}; {built_with}; seed 0."
+    return f"Machine: {this_machine().cpu}; {built_with}."

@@ -83,7 +83,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         "matrix products); first and last layer 8 bits; GPTQ rounding on calibration inputs, biases corrected, nothing",
         "trained. `change` is against fp32 with its paired 95 % interval over the evaluation set.",
         "",
-        machine_line(),
+        f"{machine_line()} Seed 0.",
         "Command: `python docs/results/shiftquant.py DATA WORK`.",
         "",
         "| model | setting | method | metric | fp32 | value | change | 95 % interval |",

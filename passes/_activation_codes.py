@@ -19,6 +19,7 @@ from edgefold.passes._weighted_nodes import WeightedNode
 from edgefold.passes.base import Calibrates, Skip, SkipReason
 
 _SAMPLED = 1 << 21  # elements of a layer's input by which narrow codes are chosen
+MOST_GROUPS = 8
 _FEWEST_ROWS, _MOST_ROWS = 1024, 8192
 
 
@@ -30,19 +31,21 @@ class Wanted:
         kind: codes with one scale for all rows, with one scale a row, or none; `usual` is static for a convolution
             and dynamic for the others.
         bits: 4, 6 or 8; of no meaning for `float`.
+        groups: of input channels, at most, whose steps differ.
     """
 
     kind: Literal["float", "usual", "dynamic", "static"]
     bits: int = 8
+    groups: int = MOST_GROUPS
 
     @classmethod
-    def of(cls, option: int | str) -> Wanted:
-        """From the option of the pass: `float`, 6, `dynamic6` or `static6`."""
+    def of(cls, option: int | str, groups: int = MOST_GROUPS) -> Wanted:
+        """From the options of the pass: `float`, 6, `dynamic6` or `static6`, and the number of groups."""
         if isinstance(option, int):
-            return cls("usual", option)
+            return cls("usual", option, groups)
         if option == "float":
             return cls("float")
-        return cls("dynamic" if option.startswith("dynamic") else "static", int(option[-1]))
+        return cls("dynamic" if option.startswith("dynamic") else "static", int(option[-1]), groups)
 
     def is_static(self, site: WeightedNode) -> bool:
         """Whether the node gets one scale for all rows, as far as it can."""
@@ -105,7 +108,7 @@ def _observed(
     except ModelError as error:
         return Skip(site.label, SkipReason.FALLBACK, f"{error}: {instead}")
     choose = choose_static if asked.is_static(site) else choose_dynamic
-    return choose(rows, _gram(site), asked.bits)
+    return choose(rows, _gram(site), asked.bits, asked.groups)
 
 
 def _substitute(site: WeightedNode, asked: Wanted) -> Activation:

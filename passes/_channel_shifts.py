@@ -27,7 +27,7 @@ _POWERS = (0.5, 0.75, 1.0)  # how far dynamic steps follow the spread of the cha
 _JUDGED = 4  # dynamic candidates of which the full covariance is taken
 
 
-def choose_static(rows: Float, gram: Float, bits: int) -> Activation:
+def choose_static(rows: Float, gram: Float, bits: int, groups: int) -> Activation:
     """One scale for all rows, and shifts, whose output error on the sample is least.
 
     For every number of groups the shifts follow from the scale: with the covariance taken as diagonal, each channel has
@@ -37,13 +37,14 @@ def choose_static(rows: Float, gram: Float, bits: int) -> Activation:
         rows: float32 [R, C], inputs of the layer; codes are unsigned where none is negative.
         gram: float32 [C, C], sum of W W' over what the channel meets: positions of the kernel and outputs.
         bits: width of a code; shifts keep shifted codes within 8 bits.
+        groups: at most so many different steps; 1 is one for all channels.
     """
     low, high = code_range(rows, bits)
     largest = float(np.abs(rows).max(initial=0))
     if largest == 0:
         return Activation(low, high, 1.0)
     coarsest = largest / high
-    groups = 9 - bits
+    groups = min(groups, 9 - bits)
     steps = coarsest * np.exp2(-np.arange(_PER_OCTAVE * (_OCTAVES + groups - 1) + 1) / _PER_OCTAVE)
     weights = np.diagonal(gram).astype(np.float64)
     errors = weights * np.stack([_variances(rows, Activation(low, high, float(step))) for step in steps])
@@ -52,18 +53,21 @@ def choose_static(rows: Float, gram: Float, bits: int) -> Activation:
     return min(coded, key=lambda activation: output_error(rows, gram, activation))
 
 
-def choose_dynamic(rows: Float, gram: Float, bits: int) -> Activation:
+def choose_dynamic(rows: Float, gram: Float, bits: int, groups: int) -> Activation:
     """Shifts for codes whose scale is that of the largest value of each row; without shifts where none helps.
 
     The shifts follow a power of the channels' spread, as the scales of SmoothQuant (arXiv 2211.10438) do.
 
     Args:
-        rows, gram, bits: as in `choose_static`.
+        rows, gram, bits, groups: as in `choose_static`.
     """
     high = 2 ** (bits - 1) - 1
     plain = Activation(-high, high, 0.0)
     weights = np.diagonal(gram).astype(np.float64)
-    coded = [Activation(-high, high, 0.0, shifts) for shifts in dict.fromkeys(_spread_shifts(rows, 8 - bits))]
+    coded = [
+        Activation(-high, high, 0.0, shifts)
+        for shifts in dict.fromkeys(_spread_shifts(rows, min(groups, 9 - bits) - 1))
+    ]
     coded.sort(key=lambda activation: float(weights @ _variances(rows, activation)))
     return min([plain, *coded[:_JUDGED]], key=lambda activation: output_error(rows, gram, activation))
 

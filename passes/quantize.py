@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 import onnx_ir as ir
 
-from edgefold.passes._activation_codes import Wanted, choose_activations
+from edgefold.passes._activation_codes import MOST_GROUPS, Wanted, choose_activations
 from edgefold.passes._constants import remove_if_unread
 from edgefold.passes._initializers import InitializerStore
 from edgefold.passes._layer_position import LayerPositions, layer_positions
@@ -23,6 +23,7 @@ from edgefold.passes._weighted_nodes import WeightedNode, node_label, weighted_n
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
 
 Bits = Annotated[int, msgspec.Meta(ge=2, le=8)]
+Groups = Annotated[int, msgspec.Meta(ge=1, le=MOST_GROUPS)]
 Method = Literal["rtn", "shift", "shift-lut"]
 Rounding = Literal["nearest", "gptq"]
 Activations = Literal[4, 6, 8, "float", "dynamic4", "dynamic6", "dynamic8", "static4", "static6", "static8"]
@@ -77,6 +78,7 @@ class Quantize(Pass, frozen=True, kw_only=True):
         rounding: `nearest`, or `gptq` where there is calibration data.
         activations: 8 is `dynamic8` for MatMul and Gemm, `static8` for Conv, and so are 6 and 4, whose input channels
             get steps that differ by powers of two where calibration shows a gain; `float` leaves them alone.
+        groups: of input channels of one layer, at most, that get steps of their own; 1 is one step for all.
         embeddings: bits of tables that a Gather reads.
         first_last: bits of the first and the last layers, and the fewest of their activations.
         overrides: other options for single nodes.
@@ -88,6 +90,7 @@ class Quantize(Pass, frozen=True, kw_only=True):
     method: Method = "shift-lut"
     rounding: Rounding = "nearest"
     activations: Activations = 8
+    groups: Groups = MOST_GROUPS
     embeddings: Bits = 8
     first_last: Bits = 8
     overrides: tuple[Override, ...] = ()
@@ -132,7 +135,7 @@ class Quantize(Pass, frozen=True, kw_only=True):
         return in_stages(model.graph, groups, context.probe(model).shapes if context.probe else {})
 
     def _plan(self, site: WeightedNode, positions: LayerPositions) -> Plan:
-        bits, why, activations = self.weights, "", Wanted.of(self.activations)
+        bits, why, activations = self.weights, "", Wanted.of(self.activations, self.groups)
         if site.kind == "gather":
             bits, why = self.embeddings, "embedding"
         elif site.node in positions.first:
@@ -148,7 +151,9 @@ class Quantize(Pass, frozen=True, kw_only=True):
             ):
                 bits, why = (bits, why) if override.weights is None else (override.weights, "override")
                 method = override.method or method
-                activations = activations if override.activations is None else Wanted.of(override.activations)
+                activations = (
+                    activations if override.activations is None else Wanted.of(override.activations, self.groups)
+                )
         return Plan(bits, method, activations, why if bits > self.weights else "")
 
 

@@ -23,6 +23,7 @@ import edgefold
 from edgefold.files.loading import load_model
 from edgefold.files.saving import save_model
 from edgefold.passes import EqualizeChannels, FoldBatchnorm, Quantize, Simplify
+from edgefold.passes._activation_codes import MOST_GROUPS
 from edgefold.passes.base import Pass
 from edgefold.pipeline import raise_to_minimum_opset, run_recipe
 
@@ -63,7 +64,9 @@ def main(data: Path, work: Path, names: Sequence[str]) -> None:
 def row(data: Path, work: Path, name: str, setting: str, method: str) -> dict[str, Any]:
     path, task = model_and_task(data, name)
     weights, activations = SETTINGS[setting]
-    quantize = Quantize(weights=weights, activations=activations, rounding="gptq", shifts=method == "shifts")
+    quantize = Quantize(
+        weights=weights, activations=activations, rounding="gptq", groups=MOST_GROUPS if method == "shifts" else 1
+    )
     started = time.process_time()
     model = load_model(path).model
     given = inputs(path, task)

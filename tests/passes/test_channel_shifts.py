@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -31,7 +33,7 @@ def test_shifted_codes_fit_a_byte_and_no_error_is_added(
     rows = np.maximum(rows, 0) if rectified else rows
     weight = normal(channels, 5, seed + 1)
     gram = weight @ weight.T
-    chosen = (choose_dynamic if dynamic else choose_static)(rows, gram, bits)
+    chosen = (choose_dynamic if dynamic else choose_static)(rows, gram, bits, 8)
     assert chosen.high << max(chosen.shifts, default=0) <= (255 if chosen.low == 0 else 127)
     assert -chosen.low in (0, chosen.high)
     assert min(chosen.shifts, default=0) == 0 or dynamic
@@ -45,7 +47,7 @@ def test_shifted_codes_fit_a_byte_and_no_error_is_added(
 @pytest.mark.parametrize("choose", [choose_static, choose_dynamic])
 def test_wide_channels_get_coarse_steps(choose: object) -> None:
     rows = normal(512, 20) * spread(20)
-    chosen = choose(rows, np.eye(20, dtype=np.float32), 4)  # type: ignore[operator]
+    chosen = choose(rows, np.eye(20, dtype=np.float32), 4, 5)  # type: ignore[operator]
     shifts = np.array(chosen.shifts)
     assert (np.diff(shifts[:5]) <= 0).all()
     assert shifts[0] >= shifts[4] + 2
@@ -53,14 +55,14 @@ def test_wide_channels_get_coarse_steps(choose: object) -> None:
 
 def test_channels_of_one_range_need_no_shifts_under_dynamic_scales() -> None:
     rows = np.sign(normal(512, 20)) * np.random.default_rng(1).uniform(0, 1, (512, 20)).astype(np.float32)
-    assert choose_dynamic(rows, np.eye(20, dtype=np.float32), 4).shifts == ()
+    assert choose_dynamic(rows, np.eye(20, dtype=np.float32), 4, 5).shifts == ()
 
 
 def test_a_wide_channel_that_meets_no_weights_may_be_coarse() -> None:
     rows = normal(512, 4)
     rows[:, 0] *= 100
     gram = np.diag(np.array([0, 1, 1, 1], np.float32))
-    chosen = choose_static(rows, gram, 4)
+    chosen = choose_static(rows, gram, 4, 5)
     # The others are coded as finely as if the wide channel were not there: its values are clipped.
     assert chosen.scale * 2 ** (chosen.shifts or (0,) * 4)[1] < 1
 
@@ -68,8 +70,16 @@ def test_a_wide_channel_that_meets_no_weights_may_be_coarse() -> None:
 def test_rare_outliers_are_clipped() -> None:
     rows = normal(4096, 8)
     rows[0, 0] = 50
-    chosen = choose_static(rows, np.eye(8, dtype=np.float32), 4)
+    chosen = choose_static(rows, np.eye(8, dtype=np.float32), 4, 5)
     assert chosen.scale * chosen.high * 2 ** max(chosen.shifts, default=0) < 50
+
+
+@pytest.mark.parametrize("choose", [choose_static, choose_dynamic])
+@pytest.mark.parametrize("groups", [1, 3, 8])
+def test_groups_bound_the_number_of_steps(choose: Callable[..., Activation], groups: int) -> None:
+    rows = normal(512, 20) * np.exp2(-np.arange(20, dtype=np.float32) / 3)
+    chosen = choose(rows, np.eye(20, dtype=np.float32), 4, groups)
+    assert max(chosen.shifts, default=0) == min(groups, 5) - 1  # 4-bit codes leave room for five
 
 
 def test_full_covariance_decides() -> None:
@@ -84,6 +94,6 @@ def test_full_covariance_decides() -> None:
 @pytest.mark.parametrize("value", [0.0, 3.0])
 def test_constant_inputs(value: float) -> None:
     rows = np.full((16, 3), value, np.float32)
-    chosen = choose_static(rows, np.eye(3, dtype=np.float32), 4)
+    chosen = choose_static(rows, np.eye(3, dtype=np.float32), 4, 5)
     assert chosen.scale > 0
     assert chosen.low == 0

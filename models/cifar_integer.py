@@ -26,6 +26,7 @@ from edgefold.heal.integer.packing import frozen, store_codes
 from edgefold.heal.integer.shift_quantizer import ShiftQuantizer
 from edgefold.heal.schedule import learning_rate_factor
 
+FLOAT_BITS = 32
 HELD_OUT = 300
 BATCH = 100
 LEARNING_RATE = 0.1
@@ -67,10 +68,12 @@ class Layers:
         return IntegerLinear(inputs, outputs, precision=self._precision(8, unsigned=True))
 
     def _precision(self, bits: int | None, unsigned: bool) -> Precision:
-        gradients = bits or self._gradients
-        rounding = ShiftQuantizer(gradients, min(self._groups, 9 - gradients), self._generator)
         width = bits or self._bits
-        return Precision(width, width, unsigned, rounding if gradients < 32 else None)
+        if self._gradients == FLOAT_BITS:
+            return Precision(width, width, unsigned, None)
+        gradients = bits or self._gradients
+        groups = min(self._groups, 9 - gradients)
+        return Precision(width, width, unsigned, ShiftQuantizer(gradients, groups, self._generator))
 
 
 class Residual(nn.Module):
@@ -162,7 +165,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--gradients", type=int, help="bits of gradients where they differ; 32 keeps them float")
     parser.add_argument("--groups", type=int, default=5, help="of gradient scales; 1 is one scale for the tensor")
     parser.add_argument("--norm", choices=tuple(NORMS), help="default: l1 in integers, l2 in float")
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

@@ -228,7 +228,7 @@ class Calibration:
         """Splits tensors so that those of one portion stay below `MAX_BYTES` for the first batch."""
         portion: list[str] = []
         held = 0
-        for name, size in self._measure(names).items():
+        for name, size in (self._measure(names) if len(names) > 1 else dict.fromkeys(names, 0)).items():
             if portion and held + size > MAX_BYTES:
                 yield portion
                 portion, held = [], 0

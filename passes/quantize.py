@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 import onnx_ir as ir
 
+from edgefold.errors import ModelError
 from edgefold.passes._activation_codes import MOST_GROUPS, Wanted, choose_activations
 from edgefold.passes._constants import remove_if_unread
 from edgefold.passes._initializers import InitializerStore
@@ -115,7 +116,9 @@ class Quantize(Pass, frozen=True, kw_only=True):
         tally = _Tally()
         original = context.calibration
         now = original.through(model) if original is not None else None
-        for stage in self._stages(model, groups, context):
+        stages, fallbacks = self._stages(model, groups, context)
+        skips += fallbacks
+        for stage in stages:
             sites = [site for group in stage.groups for site in group.sites]
             activations, fallbacks = choose_activations(sites, {s.node: plans[s.node].activations for s in sites}, now)
             skips += fallbacks
@@ -124,15 +127,23 @@ class Quantize(Pass, frozen=True, kw_only=True):
                 edits += _replace(graph, store, rounded, activations)
                 tally.count(rounded)
             add_functions(model)
-        if original is None and self.rounding != "nearest" and groups:
-            skips.append(Skip("model", SkipReason.NO_CALIBRATION, f"rounding nearest instead of {self.rounding}"))
         return Notes(tuple(edits), tuple(skips), tally.stats())
 
-    def _stages(self, model: ir.Model, groups: list[WeightGroup], context: Context) -> list[Stage]:
+    def _stages(self, model: ir.Model, groups: list[WeightGroup], context: Context) -> tuple[list[Stage], list[Skip]]:
         """All at once where the rounding of one matrix does not depend on that of others."""
-        if self.rounding == "nearest" or context.calibration is None:
-            return [Stage(tuple(groups), {})] if groups else []
-        return in_stages(model.graph, groups, context.probe(model).shapes if context.probe else {})
+        if not groups:
+            return [], []
+        if self.rounding == "nearest":
+            return [Stage(tuple(groups), {})], []
+        if context.calibration is None:
+            skip = Skip("model", SkipReason.NO_CALIBRATION, f"rounding nearest instead of {self.rounding}")
+            return [Stage(tuple(groups), {})], [skip]
+        try:
+            shapes = context.probe(model).shapes if context.probe else {}
+        except ModelError as error:
+            detail = f"{error}: layers do not make up for the streams that they are added to"
+            return in_stages(model.graph, groups, {}), [Skip("model", SkipReason.FALLBACK, detail)]
+        return in_stages(model.graph, groups, shapes), []
 
     def _plan(self, site: WeightedNode, positions: LayerPositions) -> Plan:
         bits, why, activations = self.weights, "", Wanted.of(self.activations, self.groups)

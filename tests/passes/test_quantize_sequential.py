@@ -12,8 +12,10 @@ import pytest
 from graphs import Array, graph, run, weights
 
 from edgefold.calibration import Calibration
+from edgefold.errors import ModelError
 from edgefold.passes import Context, Notes, SkipReason
 from edgefold.passes._codes import quantize_matrix
+from edgefold.passes.pruning.groups import Trace
 from edgefold.passes.quantize import Override, Quantize
 from edgefold.probing import probe
 
@@ -113,3 +115,22 @@ def test_the_error_of_the_outputs_is_reported() -> None:
     errors = [quantize(ALL_NARROW(activations=a), batches(2))[1].stats["output_error"] for a in (8, 6, 4)]
     assert errors == sorted(errors)
     assert 0 < float(errors[0]) < 1
+
+
+def test_one_group_is_one_step_for_all_channels() -> None:
+    for activations in ("static4", "dynamic4"):
+        changed, _ = quantize(ALL_NARROW(activations=activations, groups=1), batches(2))
+        shifts = [node.inputs[7].const_value.numpy() for node in changed.graph if node.op_type == "ShiftMatMul"]  # type: ignore[union-attr]
+        assert [one.tolist() for one in shifts] == [[0]] * 3
+
+
+def test_a_model_that_cannot_be_probed_is_quantized_all_the_same() -> None:
+    def refuse(model: ir.Model) -> Trace:
+        raise ModelError("the model runs at no size")
+
+    original = graph(CHAIN, MATRICES)
+    changed = original.clone()
+    context = Context(calibration=Calibration(original, lambda: [{"x": x} for x in batches(2)]), probe=refuse)
+    notes = ALL_NARROW().rewrite(changed, context)
+    assert [(skip.node, skip.reason) for skip in notes.skips] == [("model", SkipReason.FALLBACK)]
+    assert len(notes.edits) == 3

@@ -140,8 +140,8 @@ def test_without_calibration_convolutions_keep_float_activations_and_rounding_is
     model = graph(text, {"w": weights(32, 16, 3, 3)})
     notes = Quantize(weights=8, method="shift", rounding="gptq").rewrite(model, Context())
     assert [(skip.node, skip.reason) for skip in notes.skips] == [
-        ("n", SkipReason.NO_CALIBRATION),
         ("model", SkipReason.NO_CALIBRATION),
+        ("n", SkipReason.NO_CALIBRATION),
     ]
     [node] = model.graph
     assert node.attributes["activation_high"].as_int() == 0

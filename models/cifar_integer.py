@@ -46,34 +46,34 @@ class Layers:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._norm = NORMS[options.norm or ("l1" if options.arithmetic == "integer" else "l2")]
-        self._bits = options.bits if options.arithmetic == "integer" else None
+        self._bits, self._ends = options.bits, options.ends
+        self._integer = options.arithmetic == "integer"
         self._gradients = options.gradients or options.bits
         self._groups = options.groups
         self._generator = torch.Generator().manual_seed(options.seed)
 
     def convolution(self, inputs: int, outputs: int, kernel: int, stride: int = 1, first: bool = False) -> nn.Module:
         """A convolution and its batch normalization."""
-        if self._bits is None:
+        if not self._integer:
             convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
         else:
-            precision = self._precision(8 if first else None, unsigned=not first)
+            precision = self._precision(self._ends if first else self._bits, unsigned=not first)
             convolution = IntegerConv2d(inputs, outputs, kernel, stride=stride, precision=precision)
         nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
         return nn.Sequential(convolution, self._norm(outputs))
 
     def classifier(self, inputs: int, outputs: int) -> nn.Module:
         """The last layer."""
-        if self._bits is None:
+        if not self._integer:
             return nn.Linear(inputs, outputs)
-        return IntegerLinear(inputs, outputs, precision=self._precision(8, unsigned=True))
+        return IntegerLinear(inputs, outputs, precision=self._precision(self._ends, unsigned=True))
 
-    def _precision(self, bits: int | None, unsigned: bool) -> Precision:
-        width = bits or self._bits
+    def _precision(self, bits: int, unsigned: bool) -> Precision:
         if self._gradients == FLOAT_BITS:
-            return Precision(width, width, unsigned, None)
-        gradients = bits or self._gradients
+            return Precision(bits, bits, unsigned, None)
+        gradients = max(bits, self._gradients)
         groups = min(self._groups, 9 - gradients)
-        return Precision(width, width, unsigned, ShiftQuantizer(gradients, groups, self._generator))
+        return Precision(bits, bits, unsigned, ShiftQuantizer(gradients, groups, self._generator))
 
 
 class Residual(nn.Module):
@@ -161,7 +161,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("calibration", type=Path, help="CIFAR-10 images x and labels y (.npz)")
     parser.add_argument("output", type=Path, help="folder to write model.onnx into")
     parser.add_argument("--arithmetic", choices=("integer", "float"), default="integer")
-    parser.add_argument("--bits", type=int, default=4, help="of weights, inputs and gradients; first and last layer 8")
+    parser.add_argument("--bits", type=int, default=4, help="of weights, inputs and gradients")
+    parser.add_argument("--ends", type=int, default=8, help="bits of the first and the last layer")
     parser.add_argument("--gradients", type=int, help="bits of gradients where they differ; 32 keeps them float")
     parser.add_argument("--groups", type=int, default=5, help="of gradient scales; 1 is one scale for the tensor")
     parser.add_argument("--norm", choices=tuple(NORMS), help="default: l1 in integers, l2 in float")

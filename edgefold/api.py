@@ -44,17 +44,19 @@ def heal(student: Path, teacher: Path, task: Path, output: Path, **options: Any)
     return run(student, teacher, task, output, **options)
 
 
-def evaluate(model: Path, task: Path, *, threads: int = 0) -> Evaluation:
-    """Score a model on a task.
+def evaluate(model: Path, task: Path, *, threads: int = 0, weight_bits: int | None = None) -> Evaluation:
+    """Score a model on a task, at one of the weight widths that it stores; as it is by default.
 
     Raises:
         UsageError, ModelError: task and model do not fit, or the model cannot be run.
     """
     from edgefold.scoring.evaluate import evaluate as run
     from edgefold.scoring.task import load_task
+    from edgefold.weight_widths import at_width
 
-    parsed = load_task(task)
-    return run(_loaded(model).path, parsed, threads=threads)
+    parsed, loaded = load_task(task), _loaded(model)
+    config = at_width(loaded, weight_bits) if weight_bits is not None else None
+    return run(loaded.path, parsed, threads=threads, config=config)
 
 
 def verify(folder: Path) -> FolderVerdict:
@@ -84,6 +86,7 @@ def bench(
     against: Sequence[str] = (),
     device: str = "local",
     threads: int = 1,
+    weight_bits: Sequence[int] = (),
 ) -> Bench:
     """Measure latency of models and of ONNX Runtime's own forms of the first, interleaved.
 
@@ -94,6 +97,7 @@ def bench(
         against: any of ``ort-fp32``, ``ort-int8``, ``ort-int4``.
         device: ``local``.
         threads: threads inside an operator.
+        weight_bits: widths at which models that store several are run; as they are by default.
 
     Raises:
         UsageError, ModelError: wrong arguments, or a model that cannot be run.
@@ -101,15 +105,17 @@ def bench(
     from edgefold.measuring.bench import bench as run
     from edgefold.random_feeds import parse_shapes
     from edgefold.scoring.task import load_task
+    from edgefold.weight_widths import at_widths
 
-    listed = [models] if isinstance(models, str | os.PathLike) else list(models)
+    listed = [_loaded(model) for model in ([models] if isinstance(models, str | os.PathLike) else models)]
     return run(
-        [_loaded(model).path for model in listed],
+        [loaded.path for loaded in listed],
         task=load_task(task) if task is not None else None,
         shapes=parse_shapes(shapes),
         against=against,
         device=device,
         threads=threads,
+        widths=at_widths(listed, weight_bits),
     )
 
 

@@ -145,14 +145,15 @@ def heal(form: str, log_level: str, **options: Any) -> None:
 @MODEL
 @click.option("-d", "--data", "task", required=True, help="Task file (YAML).")
 @click.option("--threads", type=click.IntRange(min=1), default=None, help="Default: as many as the machine has.")
+@click.option("--weight-bits", type=click.IntRange(2, 8), help="Run at this width, of those that the file stores.")
 @_common
-def eval(form: str, log_level: str, model: str, task: str, threads: int | None) -> None:  # noqa: A001
+def eval(form: str, log_level: str, model: str, task: str, threads: int | None, **options: Any) -> None:  # noqa: A001
     """Score a model on a task: the metric with its 95 % interval, and time per sample."""
     from edgefold import api
     from edgefold.console import progress
 
     with progress(log_level):
-        result = api.evaluate(model, task, threads=threads or 0)
+        result = api.evaluate(model, task, threads=threads or 0, **options)
     _show(result, form)
 
 
@@ -163,6 +164,7 @@ def eval(form: str, log_level: str, model: str, task: str, threads: int | None) 
 @click.option("--against", default="", metavar="ort-fp32,ort-int8,ort-int4", help="ONNX Runtime's own forms.")
 @click.option("--device", default="local", show_default=True)
 @THREADS
+@click.option("--weight-bits", type=click.IntRange(2, 8), multiple=True, help="A width that the file stores; repeat.")
 @_common
 def bench(form: str, log_level: str, **options: Any) -> None:
     """Measure latency, all contenders interleaved in one run on pinned threads."""
@@ -278,9 +280,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.exit(error.exit_code)
     except click.ClickException as error:
         _fail(error.format_message(), 2, arguments)
-    except click.Abort:
-        _fail("interrupted; nothing was overwritten", 130, arguments)
-    except KeyboardInterrupt:
+    except (click.Abort, KeyboardInterrupt):
         _fail("interrupted; nothing was overwritten", 130, arguments)
     except EdgefoldError as error:
         _fail(str(error), error.exit_code, arguments)

@@ -14,6 +14,7 @@ from edgefold.errors import ModelError
 from edgefold.passes._codes import QuantizedMatrix
 from edgefold.passes._constants import remove_if_unread, trace_constant
 from edgefold.passes._initializers import InitializerStore
+from edgefold.passes._narrow_widths import ONE_WIDTH, NarrowWidths
 from edgefold.passes._packing import LAYOUT_VERSION, pack_codes, pack_selectors
 from edgefold.passes._weighted_nodes import Float, WeightedNode
 
@@ -69,6 +70,7 @@ def replace_node(
     weights: Sequence[ir.Value],
     bits: int,
     activation: Activation,
+    narrow: NarrowWidths = ONE_WIDTH,
 ) -> None:
     """Replaces a weighted node (and the bias Add it took in) by its packed form; tensor names stay."""
     builder = _NodeBuilder(site)
@@ -89,6 +91,7 @@ def replace_node(
             activation_low=activation.low,
             activation_high=activation.high,
             **_geometry_attributes(site),
+            **narrow.attributes(),
         )
         result = builder.swap_last_two(result)
     result = builder.cast(result, site.weight.dtype)

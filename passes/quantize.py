@@ -16,6 +16,7 @@ from edgefold.passes._activation_codes import MOST_GROUPS, Wanted, choose_activa
 from edgefold.passes._constants import remove_if_unread
 from edgefold.passes._initializers import InitializerStore
 from edgefold.passes._layer_position import LayerPositions, layer_positions
+from edgefold.passes._narrow_widths import ONE_WIDTH, narrow_widths
 from edgefold.passes._quantize_order import Stage, in_stages
 from edgefold.passes._quantize_weights import Quantized, round_stage
 from edgefold.passes._shared_weights import WeightGroup, group_by_content
@@ -53,6 +54,7 @@ class Plan(msgspec.Struct, frozen=True):
     method: Method
     activations: Wanted
     why_wider: str = ""
+    narrow: tuple[int, ...] = ()
 
 
 class Quantize(Pass, frozen=True, kw_only=True):
@@ -83,6 +85,9 @@ class Quantize(Pass, frozen=True, kw_only=True):
         embeddings: bits of tables that a Gather reads.
         first_last: bits of the first and the last layers, and the fewest of their activations.
         overrides: other options for single nodes.
+        widths: widths at which the file runs, such as [8, 6, 4]: it stores codes of 8 bits, and a session that asks
+            for fewer rounds them when it opens. Needs ``weights`` 8 and method `shift` or `rtn`. What is kept wider
+            has one width.
     """
 
     effect: ClassVar[Effect] = Effect.LOSSY
@@ -95,10 +100,13 @@ class Quantize(Pass, frozen=True, kw_only=True):
     embeddings: Bits = 8
     first_last: Bits = 8
     overrides: tuple[Override, ...] = ()
+    widths: tuple[Bits, ...] = ()
 
     def __post_init__(self) -> None:
         if self.method == "shift-lut" and self.weights > 6:
             raise ValueError(f"method shift-lut ends at 6 bits; take method shift for {self.weights}")
+        if self.widths and (self.weights != 8 or self.method == "shift-lut"):
+            raise ValueError("widths rounds codes of 8 bits: set weights to 8 and method to shift or rtn")
 
     def rewrite(self, model: ir.Model, context: Context) -> Notes:
         from edgefold.ops import add_functions  # onnxscript takes a second to import
@@ -124,7 +132,7 @@ class Quantize(Pass, frozen=True, kw_only=True):
             skips += fallbacks
             for rounded in round_stage(stage, self.rounding, activations, now, original):
                 skips += rounded.fallbacks
-                edits += _replace(graph, store, rounded, activations)
+                edits += _replace(graph, store, rounded, plans, activations)
                 tally.count(rounded)
             add_functions(model)
         return Notes(tuple(edits), tuple(skips), tally.stats())
@@ -165,7 +173,8 @@ class Quantize(Pass, frozen=True, kw_only=True):
                 activations = (
                     activations if override.activations is None else Wanted.of(override.activations, self.groups)
                 )
-        return Plan(bits, method, activations, why if bits > self.weights else "")
+        narrow = () if why else tuple(sorted({width for width in self.widths if width < 8}, reverse=True))
+        return Plan(bits, method, activations, why if bits > self.weights else "", narrow)
 
 
 def _find(model: ir.Model, context: Context) -> tuple[list[WeightedNode], list[Skip]]:
@@ -189,16 +198,24 @@ def _find(model: ir.Model, context: Context) -> tuple[list[WeightedNode], list[S
 
 
 def _replace(
-    graph: ir.Graph, store: InitializerStore, rounded: Quantized, activations: Mapping[ir.Node, Activation]
+    graph: ir.Graph,
+    store: InitializerStore,
+    rounded: Quantized,
+    plans: Mapping[ir.Node, Plan],
+    activations: Mapping[ir.Node, Activation],
 ) -> Iterator[Edit]:
     """Puts the packed matrix in the place of every node that applies it, and gives an edit for each."""
     group = rounded.group
     weights = store_matrix(store, group.name, rounded.matrix)
+    asked = max((plans[site.node].narrow for site in group.sites), key=len)
+    several = narrow_widths(group.sites[0].matrix(), rounded.matrix, asked)
     for site in group.sites:
+        narrow = several if plans[site.node].narrow else ONE_WIDTH
         activation = activations[site.node]
         corrected = site.with_bias_added(rounded.corrections.get(site.node))
-        replace_node(graph, store, corrected, weights, group.bits, activation)
-        yield Edit(site.label, f"{group.bits} bits, {group.method}{_described(activation)}")
+        replace_node(graph, store, corrected, weights, group.bits, activation, narrow)
+        widths = ", ".join(map(str, (group.bits, *narrow.bits)))
+        yield Edit(site.label, f"{widths} bits, {group.method}{_described(activation)}")
     for site in group.sites:
         remove_if_unread(graph, site.weight)
 

@@ -110,6 +110,7 @@ def bench(
     device: str = "local",
     threads: int = 1,
     seconds: float | None = None,
+    widths: Mapping[Path, Mapping[int, Mapping[str, str]]] | None = None,
 ) -> Bench:
     """Times models and ONNX Runtime's forms of the first float one among them.
 
@@ -123,6 +124,7 @@ def bench(
         device: "local".
         threads: threads inside an operator; all contenders alike.
         seconds: budget; None: four seconds a contender, at most a minute.
+        widths: for models that store several weight widths, the session configuration of each that is timed.
 
     Raises:
         UsageError: another device, an unknown form, a dynamic dimension without a size, too many threads.
@@ -141,7 +143,7 @@ def bench(
         # A model that is itself the fp32 form stands in the table once.
         already = {form.path for form in forms if form.backend == "ort-fp32"}
         listed = [path for path in models if path not in already]
-        contenders = [feeder.contender(path, path, "edgefold" if uses_library(path) else "ort") for path in listed]
+        contenders = [one for path in listed for one in _as_given(path, feeder, (widths or {}).get(path, {}))]
         contenders = sorted([*forms, *contenders], key=lambda one: one.backend != "ort-fp32")
         runs = {str(index): one.run for index, one in enumerate(contenders) if one.run is not None}
         log.info("timing %d contenders ...", len(runs))
@@ -158,9 +160,12 @@ class _Feeder:
         self._task, self._shapes, self._threads = task, shapes, threads
         self.fed: dict[str, tuple[int, ...]] = {}
 
-    def contender(self, model: Path, path: Path, backend: str, note: str = "") -> _Contender:
+    def contender(
+        self, model: Path, path: Path, backend: str, note: str = "", config: Mapping[str, str] | None = None
+    ) -> _Contender:
         # Without the stop, threads of the contender that ran last would spin through the next one's turn.
-        session = make_session(path, threads=self._threads, config={"session.force_spinning_stop": "1"})
+        config = {"session.force_spinning_stop": "1", **(config or {})}
+        session = make_session(path, threads=self._threads, config=config)
         interface = ModelInterface.of(session)
         if self._task is not None:
             feeds = next(self._task.batches(interface)).feeds
@@ -169,6 +174,14 @@ class _Feeder:
         run(session, None, feeds)
         self.fed = self.fed or {name: array.shape for name, array in feeds.items()}
         return _Contender(model, path, backend, note, lambda: session.run(None, feeds))
+
+
+def _as_given(path: Path, feeder: _Feeder, widths: Mapping[int, Mapping[str, str]]) -> list[_Contender]:
+    """A model as it is, or once for each weight width asked for."""
+    backend = "edgefold" if uses_library(path) else "ort"
+    if not widths:
+        return [feeder.contender(path, path, backend)]
+    return [feeder.contender(path, path, backend, f"weights at {bits} bits", one) for bits, one in widths.items()]
 
 
 def _forms(

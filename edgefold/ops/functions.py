@@ -99,6 +99,9 @@ def ShiftMatMul(
       bits: the width of a code, 2 to 8.
       activation_low, activation_high: the range of activation codes, within [-127, 255]; high 0: float activations.
       x_codes: 1 where x holds the integers that a quantizing producer made; x_scale is then positive.
+      narrow_bits, narrow_scales: widths below 8, and column scales [widths, N] for each, of weights that a session may
+        run at fewer bits than are stored. The library rounds them when the session's option `edgefold.weight_bits`
+        says so; the function takes no notice of it.
       layout: version of the packed layout.
 
     Output:
@@ -174,6 +177,7 @@ def ShiftConv(
       bits: the width of a code, 2 to 8.
       activation_low, activation_high: the range of activation codes, within [-127, 255]; high 0: float activations.
       x_codes: 1 where x holds the integers that a quantizing producer made; x_scale is then positive.
+      narrow_bits, narrow_scales: as in `ShiftMatMul`.
       layout: version of the packed layout.
 
     Output:

@@ -17,6 +17,7 @@ from edgefold.scoring.reference_rows import ReferenceRows, reference_rows
 from edgefold.session import make_session, run
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import onnx_ir as ir
@@ -95,6 +96,7 @@ def evaluate(
     library: bool = True,
     original: Path | ir.Model | None = None,
     limit: int | None = None,
+    config: Mapping[str, str] | None = None,
 ) -> Evaluation:
     """Runs ``model`` over a split of ``task`` and scores it.
 
@@ -107,12 +109,13 @@ def evaluate(
         library: use the EdgeFold kernels where the model has ``ai.edgefold`` nodes.
         original: the model to be close to on calibration data without labels.
         limit: at most so many samples.
+        config: session configuration entries, such as the width of `edgefold.weight_widths.at_width`.
 
     Raises:
         UsageError: task and model do not fit, or a score needs ``original`` and none is given.
         ModelError: ONNX Runtime cannot open or run the model, or the metric is not finite in every sample.
     """
-    session = make_session(model, threads=threads, library=library)
+    session = make_session(model, threads=threads, library=library, config=config)
     interface = ModelInterface.of(session)
     scored = _choose(task, interface, split, original is not None)
     reference = _reference(task, scored, split, original, limit)

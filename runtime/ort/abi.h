@@ -86,6 +86,15 @@ class Api {
     return Slot<OrtStatus*(OrtSessionOptions*, OrtCustomOpDomain*)>(28)(options, domain);
   }
 
+  OrtStatus* HasSessionConfigEntry(const OrtSessionOptions* o, const char* key, int* out) const {
+    return Slot<OrtStatus*(const OrtSessionOptions*, const char*, int*)>(237)(o, key, out);
+  }
+  OrtStatus* GetSessionConfigEntry(const OrtSessionOptions* o, const char* key, char* value,
+                                   size_t* size) const {
+    return Slot<OrtStatus*(const OrtSessionOptions*, const char*, char*, size_t*)>(238)(
+        o, key, value, size);
+  }
+
   OrtStatus* GetTensorMutableData(const OrtValue* value, void** out) const {
     return Slot<OrtStatus*(const OrtValue*, void**)>(51)(value, out);
   }
@@ -125,6 +134,11 @@ class Api {
   OrtStatus* KernelInfoGetAttribute_int64(const OrtKernelInfo* info, const char* name,
                                           int64_t* out) const {
     return Slot<OrtStatus*(const OrtKernelInfo*, const char*, int64_t*)>(86)(info, name, out);
+  }
+  OrtStatus* KernelInfoGetAttributeArray_float(const OrtKernelInfo* info, const char* name,
+                                               float* out, size_t* size) const {
+    return Slot<OrtStatus*(const OrtKernelInfo*, const char*, float*, size_t*)>(162)(info, name,
+                                                                                     out, size);
   }
   OrtStatus* KernelInfoGetAttributeArray_int64(const OrtKernelInfo* info, const char* name,
                                                int64_t* out, size_t* size) const {

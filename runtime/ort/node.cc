@@ -97,7 +97,7 @@ void Node::Expect(const Tensor& tensor, const char* role, int rank, const int64_
               ShapeText(wanted, expected, sizeof expected));
 }
 
-PackedMatrix Node::Weights(size_t first, const float** scales) const {
+PackedMatrix Node::StoredMatrix(size_t first, const float** scales) const {
   PackedMatrix matrix = {};
   IntOr("layout", 1, 1, 1);
   matrix.bits = static_cast<int32_t>(Int("bits", 2, 8));
@@ -140,6 +140,43 @@ PackedMatrix Node::Weights(size_t first, const float** scales) const {
   }
   DetectStructure(&matrix);
   return matrix;
+}
+
+Weights Node::ReadWeights(size_t first) const {
+  Weights weights;
+  weights.matrix = StoredMatrix(first, &weights.scales);
+  if (!error_->failed() && weight_bits_ != 0 && weight_bits_ != weights.matrix.bits) {
+    NarrowWeights(&weights);
+  }
+  return weights;
+}
+
+void Node::NarrowWeights(Weights* weights) const {
+  int64_t widths[8];
+  size_t count = sizeof widths / sizeof *widths;
+  OrtStatus* missing = api_.KernelInfoGetAttributeArray_int64(info_, "narrow_bits", widths, &count);
+  if (missing != nullptr) return api_.ReleaseStatus(missing);  // a node of one width keeps it
+  const int64_t* found = std::find(widths, widths + count, weight_bits_);
+  if (found == widths + count) return;
+  const int64_t n = weights->matrix.n;
+  std::vector<float> all(count * n);
+  size_t size = 0;
+  error_->Take(api_, api_.KernelInfoGetAttributeArray_float(info_, "narrow_scales", nullptr, &size),
+               "count the attribute narrow_scales");
+  if (size != all.size() || !CanNarrow(weights->matrix) || weight_bits_ > 7) {
+    error_->Set("%s: narrow_bits needs one table of 8-bit levels and %zu narrow_scales, not %zu",
+                op_, all.size(), size);
+  }
+  if (error_->failed()) return;
+  error_->Take(api_,
+               api_.KernelInfoGetAttributeArray_float(info_, "narrow_scales", all.data(), &size),
+               "read the attribute narrow_scales");
+  if (error_->failed()) return;
+  const float* scales = all.data() + (found - widths) * n;
+  weights->narrow_scales.assign(scales, scales + n);
+  weights->narrow = Narrow(weights->matrix, weight_bits_);
+  weights->matrix = weights->narrow.matrix;
+  weights->scales = weights->narrow_scales.data();
 }
 
 ActivationRange Node::Activations(size_t shifts, int64_t channels) const {

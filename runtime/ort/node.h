@@ -4,15 +4,25 @@
 
 #include "base/activation_range.h"
 #include "base/packed_matrix.h"
+#include "ops/narrow.h"
 #include "ort/tensor.h"
 
 namespace edgefold::ort {
 
+// A node's weights: the stored ones, or those of the narrower width that the session asks for.
+struct Weights {
+  PackedMatrix matrix = {};
+  const float* scales = nullptr;  // [n]
+  NarrowMatrix narrow;            // memory of a narrower matrix and its scales
+  std::vector<float> narrow_scales;
+};
+
 class Node {
  public:
-  // `op` is the operator's name, for messages. Errors gather in `error`.
-  Node(const Api& api, const OrtKernelInfo* info, const char* op, Error* error)
-      : api_(api), info_(info), op_(op), error_(error) {}
+  // `op` is the operator's name, for messages. Errors gather in `error`. weight_bits: the width
+  // that the session asks for where a node stores it, or 0.
+  Node(const Api& api, const OrtKernelInfo* info, const char* op, Error* error, int weight_bits)
+      : api_(api), info_(info), op_(op), error_(error), weight_bits_(weight_bits) {}
 
   // A required attribute within [low, high].
   int64_t Int(const char* name, int64_t low, int64_t high) const;
@@ -26,7 +36,8 @@ class Node {
   Tensor Constant(size_t index, const char* role, int type) const;
   // The five properties of a packed weight: checks the shapes of codes, selectors, table and scales
   // (inputs first .. first + 3) against each other and against the attributes k, bits and layout.
-  PackedMatrix Weights(size_t first, const float** scales) const;
+  // Narrows it where the session asks for a width that the attribute narrow_bits holds.
+  Weights ReadWeights(size_t first) const;
   // How activations of `channels` channels are quantized: the attributes activation_low and
   // activation_high and x_codes, and input `shifts`, uint8 [channels] or [1].
   ActivationRange Activations(size_t shifts, int64_t channels) const;
@@ -35,6 +46,9 @@ class Node {
   Error* error() const { return error_; }
 
  private:
+  PackedMatrix StoredMatrix(size_t first, const float** scales) const;
+  // Fills `narrow` of the weights where the node stores the width asked for.
+  void NarrowWeights(Weights* weights) const;
   void InputName(size_t index, char* out, size_t size) const;
   void Expect(const Tensor& tensor, const char* role, int rank, const int64_t* dims) const;
 
@@ -42,6 +56,7 @@ class Node {
   const OrtKernelInfo* info_;
   const char* op_;
   Error* error_;
+  int weight_bits_;
 };
 
 // Refuses an x whose element type is not what `range` asks for.

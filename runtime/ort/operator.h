@@ -10,6 +10,8 @@
 // A kernel is read-only once created: ONNX Runtime may compute it from several threads.
 #pragma once
 
+#include <array>
+
 #include "base/arch.h"
 #include "base/parallel.h"
 #include "ort/node.h"
@@ -47,6 +49,12 @@ int64_t InferredInt(const Api& api, OrtShapeInferContext* context, const char* n
 void InferredOutput(const Api& api, OrtShapeInferContext* context, int type,
                     const SymbolicShape& shape, Error* error);
 
+// An operator of sessions that ask for weights of this width.
+struct WidthOp : CustomOp {
+  int weight_bits;
+};
+inline constexpr int kWidths = 9;  // 0: none asked for; 2 to 8
+
 template <typename Kernel>
 struct Operator {
   // The kernel and the table it was created with.
@@ -55,18 +63,29 @@ struct Operator {
     Kernel* kernel;
   };
 
-  static OrtStatus* Create(const CustomOp*, const void* table, const OrtKernelInfo* info,
-                           void** out) {
+  static OrtStatus* CreateAs(int weight_bits, const void* table, const OrtKernelInfo* info,
+                             void** out) {
     const Api api(table);
     Error error;
     if (SelectedIsa().error != nullptr) error.Set("%s", SelectedIsa().error);
-    Kernel* kernel = error.failed() ? nullptr : Kernel::Create({api, info, Kernel::kName, &error});
+    Kernel* kernel =
+        error.failed() ? nullptr : Kernel::Create({api, info, Kernel::kName, &error, weight_bits});
     if (error.failed()) {
       delete kernel;
       return error.Status(api);
     }
     *out = new Instance{api, kernel};
     return nullptr;
+  }
+
+  static OrtStatus* Create(const CustomOp*, const void* table, const OrtKernelInfo* info,
+                           void** out) {
+    return CreateAs(0, table, info, out);
+  }
+
+  static OrtStatus* CreateAtWidth(const CustomOp* op, const void* table, const OrtKernelInfo* info,
+                                  void** out) {
+    return CreateAs(static_cast<const WidthOp*>(op)->weight_bits, table, info, out);
   }
 
   static OrtStatus* Compute(void* state, OrtKernelContext* context) {
@@ -110,6 +129,20 @@ struct Operator {
     op.GetStartVersion = [](const CustomOp*) { return 1; };
     op.GetEndVersion = [](const CustomOp*) { return 1; };
     return op;
+  }
+
+  // The operator for sessions that ask for a width, 2 to 8, or for none, 0.
+  static const CustomOp* AtWidth(int weight_bits) {
+    static const std::array<WidthOp, kWidths> ops = [] {
+      std::array<WidthOp, kWidths> made = {};
+      for (int bits = 0; bits < kWidths; ++bits) {
+        static_cast<CustomOp&>(made[bits]) = Make();
+        made[bits].CreateKernelV2 = CreateAtWidth;
+        made[bits].weight_bits = bits;
+      }
+      return made;
+    }();
+    return &ops[weight_bits];
   }
 };
 

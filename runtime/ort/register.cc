@@ -5,27 +5,48 @@
 namespace edgefold::ort {
 
 #define EF_OPERATOR(name) const CustomOp* name();
+#define EF_WEIGHTED_OPERATOR(name) const CustomOp* name(int weight_bits);
 #include "ort/operators.inc"
 #undef EF_OPERATOR
+#undef EF_WEIGHTED_OPERATOR
 
 namespace {
 
 const void* g_table = nullptr;
 
 // Domain and operators live as long as the process: ONNX Runtime keeps pointers to them.
-OrtStatus* MakeDomain(const Api& api, OrtCustomOpDomain** domain) {
+OrtStatus* MakeDomain(const Api& api, int weight_bits, OrtCustomOpDomain** domain) {
   OrtStatus* status = api.CreateCustomOpDomain("ai.edgefold", domain);
 #define EF_OPERATOR(name) \
   if (status == nullptr) status = api.CustomOpDomain_Add(*domain, name());
+#define EF_WEIGHTED_OPERATOR(name) \
+  if (status == nullptr) status = api.CustomOpDomain_Add(*domain, name(weight_bits));
 #include "ort/operators.inc"
 #undef EF_OPERATOR
+#undef EF_WEIGHTED_OPERATOR
   return status;
 }
 
-struct Domain {
-  OrtCustomOpDomain* domain = nullptr;
+// One for every width that a session may ask for.
+struct Domains {
+  OrtCustomOpDomain* domain[kWidths] = {};
   OrtStatus* status = nullptr;
 };
+
+constexpr const char* kWeightBits = "edgefold.weight_bits";
+
+// The width that the session options ask for, or 0; -1 where the entry is no width.
+int WeightBits(const Api& api, const OrtSessionOptions* options) {
+  int present = 0;
+  char value[16] = {};
+  size_t size = sizeof value;
+  Error error;
+  error.Take(api, api.HasSessionConfigEntry(options, kWeightBits, &present), "look up an option");
+  if (error.failed() || present == 0) return 0;
+  error.Take(api, api.GetSessionConfigEntry(options, kWeightBits, value, &size), "read an option");
+  const bool right = !error.failed() && value[0] >= '2' && value[0] <= '8' && value[1] == '\0';
+  return right ? value[0] - '0' : -1;
+}
 
 }  // namespace
 
@@ -47,13 +68,20 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(
   }
   if (g_table == nullptr) g_table = table;
   const Api& api = RegisteredApi();
-  static const Domain made = [&api] {
-    Domain d;
-    d.status = MakeDomain(api, &d.domain);
+  static const Domains made = [&api] {
+    Domains d;
+    for (int bits = 0; bits < kWidths && d.status == nullptr; ++bits) {
+      d.status = MakeDomain(api, bits, &d.domain[bits]);
+    }
     return d;
   }();
   if (made.status != nullptr) {
     return api.CreateStatus(kFail, "EdgeFold: the operator domain could not be created");
   }
-  return api.AddCustomOpDomain(options, made.domain);
+  const int weight_bits = WeightBits(api, options);
+  if (weight_bits < 0) {
+    return api.CreateStatus(kInvalidArgument,
+                            "EdgeFold: session option edgefold.weight_bits: expected 2 to 8");
+  }
+  return api.AddCustomOpDomain(options, made.domain[weight_bits]);
 }

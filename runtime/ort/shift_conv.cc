@@ -2,6 +2,7 @@
 // ShiftConv(x, codes, selectors, table, scales, bias, x_scale, x_shifts) -> y
 #include <cmath>
 #include <cstdio>
+#include <utility>
 
 #include "ops/conv.h"
 #include "ort/operator.h"
@@ -109,11 +110,15 @@ class ShiftConv {
                                         kFloat,   kFloat, kFloat, kUint8};
   enum Input { kX, kCodes, kSelectors, kTable, kScales, kBias, kXScale, kXShifts };
 
-  ShiftConv(const Conv& conv, int rank) : conv_(conv), rank_(rank) {}
+  ShiftConv(Weights weights, const ConvAttributes& attributes, const ActivationRange& range,
+            int rank)
+      : weights_(std::move(weights)),
+        conv_(weights_.matrix, weights_.scales, attributes, range),
+        rank_(rank) {}
 
   static ShiftConv* Create(const Node& node) {
-    const float* scales = nullptr;
-    const PackedMatrix matrix = node.Weights(kCodes, &scales);
+    Weights weights = node.ReadWeights(kCodes);
+    const PackedMatrix& matrix = weights.matrix;
     Error* error = node.error();
     if (error->failed()) return nullptr;
     int rank = 0;
@@ -124,7 +129,7 @@ class ShiftConv {
                  static_cast<long long>(matrix.k), static_cast<long long>(kMaxIntegerDepth));
     }
     if (error->failed()) return nullptr;
-    return new ShiftConv(Conv(matrix, scales, attributes, range), rank);
+    return new ShiftConv(std::move(weights), attributes, range, rank);
   }
 
   void Compute(const Context& context, Error* error) const {
@@ -229,15 +234,15 @@ class ShiftConv {
     return scale;
   }
 
+  Weights weights_;
   Conv conv_;
   int rank_;
 };
 
 }  // namespace
 
-const CustomOp* ShiftConvOperator() {
-  static const CustomOp op = Operator<ShiftConv>::Make();
-  return &op;
+const CustomOp* ShiftConvOperator(int weight_bits) {
+  return Operator<ShiftConv>::AtWidth(weight_bits);
 }
 
 }  // namespace edgefold::ort

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // ShiftGather(ids, codes, selectors, table, scales) -> y: row v of an embedding is column v of W.
 #include <algorithm>
+#include <utility>
 
 #include "kernels/column/column.h"
 #include "ort/operator.h"
@@ -14,12 +15,11 @@ class ShiftGather {
   static constexpr int kInputTypes[] = {kAnyType, kUint8, kUint8, kInt8, kFloat};
   enum Input { kIds, kCodes, kSelectors, kTable, kScales };
 
-  ShiftGather(const PackedMatrix& matrix, const float* scales) : matrix_(matrix), scales_(scales) {}
+  explicit ShiftGather(Weights weights) : weights_(std::move(weights)) {}
 
   static ShiftGather* Create(const Node& node) {
-    const float* scales = nullptr;
-    const PackedMatrix matrix = node.Weights(kCodes, &scales);
-    return node.error()->failed() ? nullptr : new ShiftGather(matrix, scales);
+    Weights weights = node.ReadWeights(kCodes);
+    return node.error()->failed() ? nullptr : new ShiftGather(std::move(weights));
   }
 
   void Compute(const Context& context, Error* error) const {
@@ -36,7 +36,7 @@ class ShiftGather {
     const int64_t count = ids.shape.Elements();
     CheckRange(ids, count, error);
     Shape shape = ids.shape;
-    shape.dims[shape.rank++] = matrix_.k;
+    shape.dims[shape.rank++] = weights_.matrix.k;
     float* y = static_cast<float*>(context.Output(shape, error));
     if (error->failed()) return;
     constexpr int64_t kIdsPerTask = 16;
@@ -44,8 +44,8 @@ class ShiftGather {
       const int64_t first = static_cast<int64_t>(index) * kIdsPerTask;
       for (int64_t i = first; i < std::min(first + kIdsPerTask, count); ++i) {
         const int64_t id = Id(ids, i);
-        const int64_t column = id < 0 ? id + matrix_.n : id;
-        DecodeColumn(matrix_, column, scales_[column], y + i * matrix_.k);
+        const int64_t column = id < 0 ? id + weights_.matrix.n : id;
+        DecodeColumn(weights_.matrix, column, weights_.scales[column], y + i * weights_.matrix.k);
       }
     });
   }
@@ -67,22 +67,20 @@ class ShiftGather {
   void CheckRange(const Tensor& ids, int64_t count, Error* error) const {
     for (int64_t i = 0; i < count; ++i) {
       const int64_t id = Id(ids, i);
-      if (id >= -matrix_.n && id < matrix_.n) continue;
+      if (id >= -weights_.matrix.n && id < weights_.matrix.n) continue;
       error->Set("%s: id %lld is outside the table of %lld rows", kName, static_cast<long long>(id),
-                 static_cast<long long>(matrix_.n));
+                 static_cast<long long>(weights_.matrix.n));
       return;
     }
   }
 
-  PackedMatrix matrix_;
-  const float* scales_;
+  Weights weights_;
 };
 
 }  // namespace
 
-const CustomOp* ShiftGatherOperator() {
-  static const CustomOp op = Operator<ShiftGather>::Make();
-  return &op;
+const CustomOp* ShiftGatherOperator(int weight_bits) {
+  return Operator<ShiftGather>::AtWidth(weight_bits);
 }
 
 }  // namespace edgefold::ort

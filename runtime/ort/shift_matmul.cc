@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // ShiftMatMul(x, codes, selectors, table, scales, bias, x_scale, x_shifts) -> y
 #include <cmath>
+#include <utility>
 
 #include "ops/linear.h"
 #include "ort/operator.h"
@@ -18,11 +19,12 @@ class ShiftMatMul {
                                         kFloat,   kFloat, kFloat, kUint8};
   enum Input { kX, kCodes, kSelectors, kTable, kScales, kBias, kXScale, kXShifts };
 
-  explicit ShiftMatMul(const Linear& linear) : linear_(linear) {}
+  ShiftMatMul(Weights weights, const ActivationRange& range)
+      : weights_(std::move(weights)), linear_(weights_.matrix, weights_.scales, range) {}
 
   static ShiftMatMul* Create(const Node& node) {
-    const float* scales = nullptr;
-    const PackedMatrix matrix = node.Weights(kCodes, &scales);
+    Weights weights = node.ReadWeights(kCodes);
+    const PackedMatrix& matrix = weights.matrix;
     const ActivationRange range = node.Activations(kXShifts, matrix.k);
     Error* error = node.error();
     if (!range.is_float() && matrix.k > kMaxIntegerDepth) {
@@ -30,7 +32,7 @@ class ShiftMatMul {
                  static_cast<long long>(matrix.k), static_cast<long long>(kMaxIntegerDepth));
     }
     if (error->failed()) return nullptr;
-    return new ShiftMatMul(Linear(matrix, scales, range));
+    return new ShiftMatMul(std::move(weights), range);
   }
 
   void Compute(const Context& context, Error* error) const {
@@ -97,14 +99,14 @@ class ShiftMatMul {
     return scale;
   }
 
+  Weights weights_;
   Linear linear_;
 };
 
 }  // namespace
 
-const CustomOp* ShiftMatMulOperator() {
-  static const CustomOp op = Operator<ShiftMatMul>::Make();
-  return &op;
+const CustomOp* ShiftMatMulOperator(int weight_bits) {
+  return Operator<ShiftMatMul>::AtWidth(weight_bits);
 }
 
 }  // namespace edgefold::ort

@@ -18,6 +18,8 @@ from edgefold.heal.packed_weights import DOMAIN, QUANTIZED_LAYERS, packed_weight
 from edgefold.heal.program import Compiler, Program
 from edgefold.heal.weights import stored_floats, weights
 
+SPACINGS = 14.0  # at a learning rate of 1e-3 a latent weight needs some 70 steps to the next level
+
 
 class GraphModule(torch.nn.Module):  # type: ignore[misc]  # torch has no types here
     """A model that torch can run and differentiate, its parameters under the names of the model's initializers.
@@ -33,6 +35,11 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]  # torch has no types 
         gradient_bits: 2 to 8 rounds the gradients of quantized layers to codes of so many bits (8 in layers of 8-bit
             weights), so that the backward products multiply integers too: see `edgefold.heal.integer`. None leaves them
             float.
+
+    Attributes:
+        least_steps: for some parameters, by name, the smallest magnitude that a relative step is taken of. Latent
+            weights must come to the middle between two levels before anything happens, so their steps are shares of
+            that distance where it is large.
 
     Raises:
         ModelError: an operator has no trainable form; the message names the node. See `supports`.
@@ -53,6 +60,7 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]  # torch has no types 
             self._parameters[name] = torch.nn.Parameter(torch_tensor(tensor))
         for name, matrix in packed.items():
             self._parameters[name] = torch.nn.Parameter(torch.from_numpy(matrix.latent()))
+        self.least_steps = {name: SPACINGS * matrix.spacing for name, matrix in packed.items()}
         self._inputs = _fed(model)
         self._outputs = tuple(str(value.name) for value in model.graph.outputs)
 

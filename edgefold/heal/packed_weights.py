@@ -42,6 +42,13 @@ class PackedWeights:
         """Where training starts: the weights that the codes stand for, float32 [K, N]."""
         return self.matrix.dequantize()
 
+    @property
+    def spacing(self) -> float:
+        """Distance from a level to the next, the root mean square over all weights."""
+        matrix = self.matrix
+        of_table = np.array([np.diff(np.unique(levels)).mean() for levels in matrix.table.astype(np.float64)])
+        return float(np.sqrt(np.square(of_table[matrix.selectors] * matrix.scales).mean()))
+
     def store(self, latent: Float) -> None:
         """Rounds latent weights [K, N] to codes and keeps them; a code whose level is the nearest stays as it is."""
         matrix = self.matrix

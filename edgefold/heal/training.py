@@ -20,6 +20,7 @@ from torch import Tensor
 
 from edgefold.errors import UsageError
 from edgefold.heal.augmentation import Draw, augmented, mixed
+from edgefold.heal.graph_module import GraphModule
 from edgefold.heal.objective import Objective
 from edgefold.heal.processes import Processes
 from edgefold.heal.progress import Epoch, Progress, TrainingFile
@@ -54,7 +55,7 @@ class Training:
 
     def __init__(
         self,
-        student: torch.nn.Module,
+        student: GraphModule,
         objective: Objective,
         samples: Samples,
         teacher: Teacher,
@@ -67,7 +68,7 @@ class Training:
         self._student = student.to(processes.device, memory_format=torch.channels_last)
         self._weights = [weight for weight in student.parameters() if weight.requires_grad]
         self._best = [weight.detach().clone() for weight in self._weights]
-        self._optimizer = _optimizer(self._weights, options)
+        self._optimizer = _optimizer(student, options)
         self._objective, self._samples, self._teacher = objective, samples, teacher
         self._options, self._seed, self._processes, self._saved = options, seed, processes, saved
         self._batch = _batch_size(options.batch, samples, processes)
@@ -237,17 +238,22 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def _optimizer(weights: list[Tensor], options: Heal) -> torch.optim.Optimizer:
+def _optimizer(student: GraphModule, options: Heal) -> torch.optim.Optimizer:
     """AdamW with steps relative to the size of each tensor (Shazeer and Stern 2018, section 8); SGD with absolute ones.
 
     Adam moves every weight by about the learning rate. Relative to its tensor, one rate suits folded convolutions,
     transformers and the small scales of quantized weights.
     """
+    weights = {name: weight for name, weight in student.named_parameters() if weight.requires_grad}
     if options.optimizer == "adamw":
-        groups = [{"params": [weight], "scale": _root_mean_square(weight)} for weight in weights]
+        steps = student.least_steps
+        groups = [
+            {"params": [weight], "scale": max(_root_mean_square(weight), steps.get(name, 0.0))}
+            for name, weight in weights.items()
+        ]
         return torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=options.weight_decay)
     return torch.optim.SGD(
-        [{"params": weights, "scale": 1.0}],
+        [{"params": list(weights.values()), "scale": 1.0}],
         lr=options.learning_rate,
         momentum=0.9,
         nesterov=True,

@@ -19,10 +19,11 @@ from torch_graphs import assert_same, in_ort, in_torch, weights  # noqa: E402
 
 from edgefold.errors import ModelError  # noqa: E402
 from edgefold.files.serialization import serialize  # noqa: E402
-from edgefold.heal.graph_module import GraphModule  # noqa: E402
+from edgefold.heal.graph_module import SPACINGS, GraphModule  # noqa: E402
 from edgefold.heal.hidden import common_hidden  # noqa: E402
 from edgefold.heal.operators.learned_step import Levels, activation_codes  # noqa: E402
-from edgefold.passes import Context, Quantize  # noqa: E402
+from edgefold.heal.training import _optimizer  # noqa: E402
+from edgefold.passes import Context, Heal, Quantize  # noqa: E402
 
 EXACT = {"rtol": 1e-6, "atol": 1e-6}
 
@@ -109,12 +110,22 @@ def test_training_moves_codes_but_not_the_choice_of_tables() -> None:
     model = original()
     Quantize(weights=2, method="rtn", first_last=3).rewrite(model, Context())
     before = weights_of(model)
-    done = healed(model, steps=8, learning_rate=0.1, batch=32)
+    done = healed(model, steps=12, learning_rate=0.01, batch=32)
     assert done.history[-1].held_out < done.history[0].held_out
     codes = [name for name in before if name.endswith(".codes")]
     assert any(before[name].tobytes() != weights_of(model)[name].tobytes() for name in codes)
     for name in (name for name in before if name.endswith((".selectors", ".table"))):
         assert before[name].tobytes() == weights_of(model)[name].tobytes()
+
+
+@pytest.mark.parametrize(("bits", "by_levels"), [(2, True), (8, False)])
+def test_latent_weights_step_by_their_levels_where_these_lie_far_apart(bits: int, by_levels: bool) -> None:
+    weight = matrix(40, 8, bits, "rtn")
+    module = GraphModule(linear(weight))
+    latent = dict(module.named_parameters())["w_codes"]
+    (step,) = [group["scale"] for group in _optimizer(module, Heal()).param_groups if group["params"][0] is latent]
+    of_levels, of_weights = (np.sqrt(np.square(x).mean()) for x in (SPACINGS * weight.scales, weight.dequantize()))
+    assert step == pytest.approx(of_levels if by_levels else of_weights)
 
 
 def test_layers_of_original_and_quantized_model_are_taught_by_the_same_hidden_tensors() -> None:

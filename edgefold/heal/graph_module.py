@@ -18,7 +18,7 @@ from edgefold.heal.packed_weights import DOMAIN, QUANTIZED_LAYERS, packed_weight
 from edgefold.heal.program import Compiler, Program
 from edgefold.heal.weights import stored_floats, weights
 
-SPACINGS = 14.0  # at a learning rate of 1e-3 a latent weight needs some 70 steps to the next level
+SPACINGS = 5.0  # at a learning rate of 1e-3 a latent weight needs 200 steps from one level to the next
 
 
 class GraphModule(torch.nn.Module):  # type: ignore[misc]  # torch has no types here
@@ -37,9 +37,9 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]  # torch has no types 
             float.
 
     Attributes:
-        least_steps: for some parameters, by name, the smallest magnitude that a relative step is taken of. Latent
-            weights must come to the middle between two levels before anything happens, so their steps are shares of
-            that distance where it is large.
+        least_steps: for some parameters, by name, the smallest magnitude that a relative step is taken of. A
+            latent weight acts only when it gets past the middle between two levels, so it takes steps by the distance
+            of the levels where that is large.
 
     Raises:
         ModelError: an operator has no trainable form; the message names the node. See `supports`.

@@ -3,6 +3,9 @@
 
 A latent weight is the float that is moved by the gradient; what a node computes with is the nearest level of the
 table that the weight's group of 32 chose (Hubara et al., 1609.07061, section 2). The choice of tables stays.
+
+Training starts at random places that round to the codes, not at the levels: from there all weights of one direction
+would reach the next level in the same step, each having moved by the learning rate at every one before.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ DOMAIN = "ai.edgefold"
 QUANTIZED_LAYERS = ("ShiftMatMul", "ShiftConv", "ShiftGather")
 CODES, SELECTORS, TABLE, SCALES = 1, 2, 3, 4  # operands of each of them
 
+SPREAD = 0.9  # share of the way to the middle between two levels; what lies in the middle rounds to either
+
 Float = NDArray[np.float32]
 
 
@@ -39,15 +44,18 @@ class PackedWeights:
     matrix: QuantizedMatrix
 
     def latent(self) -> Float:
-        """Where training starts: the weights that the codes stand for, float32 [K, N]."""
-        return self.matrix.dequantize()
+        """Where training starts: weights float32 [K, N] that round to the codes, spread over what does (seeded)."""
+        matrix = self.matrix
+        place = np.random.default_rng(0).uniform(-SPREAD, SPREAD, matrix.codes.shape).astype(np.float32)
+        reach = _half_gaps(matrix.table)[(place > 0).astype(np.intp), _tables(matrix), matrix.codes]
+        return (matrix.integers() + place * reach) * matrix.scales
 
     @property
     def spacing(self) -> float:
         """Distance from a level to the next, the root mean square over all weights."""
         matrix = self.matrix
-        of_table = np.array([np.diff(np.unique(levels)).mean() for levels in matrix.table.astype(np.float64)])
-        return float(np.sqrt(np.square(of_table[matrix.selectors] * matrix.scales).mean()))
+        gaps = 2 * _half_gaps(matrix.table).mean(axis=(0, 2))
+        return float(np.sqrt(np.square(gaps[matrix.selectors] * matrix.scales).mean()))
 
     def store(self, latent: Float) -> None:
         """Rounds latent weights [K, N] to codes and keeps them; a code whose level is the nearest stays as it is."""
@@ -104,3 +112,22 @@ def _array(node: ir.Node, position: int) -> NDArray[Any]:
     assert value is not None, "packed_weights looked"
     assert value.const_value is not None, "packed_weights looked"
     return value.const_value.numpy()
+
+
+def _half_gaps(table: NDArray[np.int8]) -> Float:
+    """From each level half the way to the one below, and to the one above: float32 [2, T, 2**bits].
+
+    Beyond the last level it is as far as on its other side.
+    """
+    halves = np.empty((2, *table.shape), np.float32)
+    for number, levels in enumerate(table.astype(np.float32)):
+        distinct, positions = np.unique(levels, return_inverse=True)
+        gaps = np.diff(distinct) / 2
+        halves[0, number] = np.concatenate([gaps[:1], gaps])[positions]
+        halves[1, number] = np.concatenate([gaps, gaps[-1:]])[positions]
+    return halves
+
+
+def _tables(matrix: QuantizedMatrix) -> NDArray[np.intp]:
+    """The number of the table of each weight [K, N]."""
+    return np.repeat(matrix.selectors.astype(np.intp), GROUP_DEPTH, axis=0)[: len(matrix.codes)]

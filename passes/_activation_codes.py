@@ -18,9 +18,9 @@ from edgefold.passes._shift_nodes import FLOAT_ACTIVATION, Activation
 from edgefold.passes._weighted_nodes import WeightedNode
 from edgefold.passes.base import Calibrates, Skip, SkipReason
 
-_SAMPLED = 1 << 21  # elements of a layer's input by which narrow codes are chosen
+_SAMPLED = 1 << 19  # elements of a layer's input by which narrow codes are chosen
 MOST_GROUPS = 8
-_FEWEST_ROWS, _MOST_ROWS = 1024, 8192
+_FEWEST_ROWS, _MOST_ROWS = 512, 8192
 
 
 @dataclasses.dataclass(frozen=True)

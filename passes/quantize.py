@@ -225,7 +225,7 @@ def _described(activation: Activation) -> str:
     bits = (activation.high - activation.low).bit_length()
     if bits in (0, 8):
         return ""
-    groups = max(activation.shifts, default=0) - min(activation.shifts, default=0) + 1
+    groups = len(set(activation.shifts))
     return f"; activations {bits} bits" + (f" in {groups} groups" if groups > 1 else "")
 
 

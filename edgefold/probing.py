@@ -2,14 +2,14 @@
 """Two runs of a model in ONNX Runtime that show the shape of every value, and what depends on dynamic sizes.
 
 Shape inference cannot follow every exporter's arithmetic; a run can. Activations are seen through Shape nodes, so that
-none outlives its readers.
+none outlives its readers; what happens inside If, Loop and Scan, through `probing_bodies`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ from onnx_ir.passes import common
 
 from edgefold.errors import ModelError
 from edgefold.interface import ModelInterface
-from edgefold.passes.pruning.groups import Trace
+from edgefold.passes.pruning.bodies import bodies
+from edgefold.passes.pruning.groups import AxisKey, Trace, runs_of
+from edgefold.probing_bodies import BodyObserver, Inside, flippable
 from edgefold.probing_feeds import Sizes, first_sizes, make_feeds, other_sizes
 from edgefold.session import LITTLE_MEMORY, make_session, run
 
@@ -34,6 +36,8 @@ _SEQUENCES = frozenset(
     ("Optional", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap",
      "SplitToSequence", "ZipMap")
 )  # fmt: skip
+_DECISIONS = frozenset(("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor"))
+TURNED = "turned:edgefold"
 _INDEX_TYPES = frozenset((ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL))
 
 
@@ -58,29 +62,33 @@ def probe(
     observer = _Observer(model)
     sizes, seen = observer.first_run(first_sizes(observer.interface, feeds, shapes or {}), feeds, seed)
     other, all_changed = observer.second_run(sizes, feeds, seed + 1)
-    found = {name: array for name, array in seen.values.items() if array.size <= MAX_ELEMENTS}
+    shapes_seen = {name: shape for name, shape in seen.shapes.items() if name in other.shapes}  # in both runs
+    found = {name: array for name, array in seen.values.items() if array.size <= MAX_ELEMENTS and name in shapes_seen}
     # What depends on a size that could not be changed is not known to be static.
-    varying = {name for name in found if not all_changed or not np.array_equal(found[name], other.values[name])}
+    varying = {name for name in found if not all_changed or not np.array_equal(found[name], other.values.get(name, ()))}
     dynamic = {
         (name, axis)
-        for name, shape in seen.shapes.items()
+        for name, shape in shapes_seen.items()
         for axis, (size, changed) in enumerate(zip(shape, other.shapes[name], strict=False))
         if size != changed
     }
+    varying |= seen.varying | other.varying
     return Trace(
-        shapes={**observer.stored_shapes, **seen.shapes},
+        shapes={**observer.stored_shapes, **shapes_seen},
         values={**observer.stored_values, **found},
-        varying=frozenset(varying),
-        dynamic=frozenset(dynamic),
+        varying=frozenset(varying | _decided(model, varying)),
+        dynamic=frozenset(dynamic | seen.dynamic | other.dynamic),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Seen:
-    """Shapes and values of one run."""
+    """Shapes and values of one run, and in bodies what was not the same each time."""
 
     shapes: dict[str, tuple[int, ...]]
     values: dict[str, Array]
+    varying: set[str]
+    dynamic: set[AxisKey]
 
 
 class _Observer:
@@ -97,16 +105,16 @@ class _Observer:
         common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(copy)
         _forget_sequences(copy.graph)
         self.data, from_shapes = _origins(copy.graph)
+
+        def is_wanted(value: ir.Value) -> bool:
+            known = value.dtype in _INDEX_TYPES or (value.name in from_shapes and _is_float(value))
+            return known and value.name not in self.data
+
         inputs = {id(value) for value in copy.graph.inputs if not value.is_initializer()}
         produced = [value for node in copy.graph for value in node.outputs if value.name and _is_tensor(value)]
         values = [value for value in copy.graph.inputs if id(value) in inputs and _is_tensor(value)] + produced
         self._names = [str(value.name) for value in values]
-        self._exposed = [
-            value
-            for value in produced
-            if value.name not in self.data
-            and (value.dtype in _INDEX_TYPES or (value.name in from_shapes and _is_float(value)))
-        ]
+        self._exposed = [value for value in produced if is_wanted(value)]
         stored = {name: value.const_value for name, value in copy.graph.initializers.items() if value.const_value}
         self.stored_shapes = {name: tuple(tensor.shape.numpy()) for name, tensor in stored.items()}
         self.stored_values = {
@@ -114,15 +122,42 @@ class _Observer:
             for name, tensor in stored.items()
             if tensor.size <= MAX_ELEMENTS and tensor.dtype != ir.DataType.STRING
         }
-        _expose(copy.graph, values, self._exposed)
+        self._branches = [str(node.name) for node in flippable(copy)]
+        _turn(copy.graph, self._branches)
+        self._bodies = BodyObserver(copy, _is_tensor, is_wanted)
+        _expose(copy.graph, values, [*self._exposed, *self._bodies.outputs])
         self._session = make_session(copy, threads=1, optimize=False, config=LITTLE_MEMORY)
-        self.interface = ModelInterface.of(self._session)
+        whole = ModelInterface.of(self._session)
+        self.interface = dataclasses.replace(whole, inputs=tuple(one for one in whole.inputs if one.name != TURNED))
 
     def run(self, feeds: Mapping[str, Array]) -> _Seen:
-        outputs = run(self._session, None, feeds)
+        outputs, inside = self._once(feeds, frozenset())
         shapes = dict(zip(self._names, (tuple(map(int, shape)) for shape in outputs), strict=False))
-        exposed = outputs[len(self._names) :]
-        return _Seen(shapes, {str(value.name): array for value, array in zip(self._exposed, exposed, strict=True)})
+        values = {
+            str(value.name): array for value, array in zip(self._exposed, outputs[len(self._names) :], strict=False)
+        }
+        self._see_other_branches(feeds, inside)
+        return _Seen({**shapes, **inside.shapes}, {**values, **inside.values}, inside.varying, inside.dynamic)
+
+    def _once(self, feeds: Mapping[str, Array], turned: frozenset[str]) -> tuple[list[Array], Inside]:
+        """Outputs of one run, with some conditions turned round, and what the tables among them say."""
+        turns = {TURNED: np.array([name in turned for name in self._branches])} if self._branches else {}
+        outputs = run(self._session, None, {**feeds, **turns})
+        return outputs, self._bodies.read(outputs[len(self._names) + len(self._exposed) :])
+
+    def _see_other_branches(self, feeds: Mapping[str, Array], inside: Inside) -> None:
+        """Runs again where one branch of an If has not run, with the conditions turned round, of all or one by one."""
+        turned: frozenset[str] = frozenset()
+        while more := frozenset(name for name in self._branches if _is_half_seen(name, inside)) - turned:
+            for trial in (more, *(frozenset([name]) for name in sorted(more) if len(more) > 1)):
+                try:
+                    inside.add(self._once(feeds, turned | trial)[1])
+                except ModelError as error:
+                    log.debug("probe: not with turned conditions of %s: %s", ", ".join(trial), error)
+                    continue
+                if trial == more:
+                    break
+            turned |= more
 
     def first_run(self, trials: Iterator[Sizes], feeds: Mapping[str, Array] | None, seed: int) -> tuple[Sizes, _Seen]:
         """The first sizes at which the model runs.
@@ -150,12 +185,46 @@ class _Observer:
         return self.run(make_feeds(self.interface, sizes, feeds, seed, shift=1)), not sizes.of
 
 
+def _is_half_seen(node: str, inside: Inside) -> bool:
+    return sum(runs_of(node, branch) in inside.shapes for branch in ("then_branch", "else_branch")) == 1
+
+
+def _turn(graph: ir.Graph, branches: Sequence[str]) -> None:
+    """Puts an input in front of the conditions of If nodes that says which of them to turn round."""
+    if not branches:
+        return
+    turned = ir.Value(name=TURNED, shape=ir.Shape([len(branches)]), type=ir.TensorType(ir.DataType.BOOL))
+    graph.inputs.append(turned)
+    for node in [node for node in graph.all_nodes() if str(node.name) in branches]:
+        position = ir.tensor(np.array(branches.index(str(node.name))), name=f"{node.name}:edgefold-position")
+        index = ir.Value(name=position.name, const_value=position)
+        graph.register_initializer(index)
+        turn = ir.node("Gather", [turned, index], {"axis": 0}, name=f"{node.name}:edgefold-turn")
+        condition = ir.node("Xor", [node.inputs[0], turn.outputs[0]], name=f"{node.name}:edgefold-condition")
+        for one in (turn, condition):
+            one.outputs[0].name = one.name
+        assert node.graph is not None
+        node.graph.insert_before(node, [turn, condition])
+        node.replace_input_with(0, condition.outputs[0])
+
+
+def _decided(model: ir.Model, varying: set[str]) -> set[str]:
+    """What was decided by something that varies: equal in both runs or not, it is another elsewhere."""
+    decided: set[str] = set()
+    for node in _inner_first(model.graph):
+        if (node.op_type in _DECISIONS or bodies(node)) and not _sources(node).isdisjoint(varying | decided):
+            decided.update(str(value.name) for value in node.outputs)
+    return decided
+
+
 def _origins(graph: ir.Graph) -> tuple[set[str], set[str]]:
     """Names of the values that depend on data, and of those that depend on shapes alone."""
     data = {str(value.name) for value in graph.inputs if not value.is_initializer()}
     shapes: set[str] = set()
-    for node in graph:
-        read = _read_names(node)
+    # A state may be another in the next iteration, so that it counts as data.
+    data.update(str(value.name) for body in graph.subgraphs() for value in body.inputs)
+    for node in _inner_first(graph):
+        read = _sources(node)
         outputs = {str(value.name) for value in node.outputs}
         if node.op_type in _SHAPE_OPS and node.domain == "":
             shapes |= outputs
@@ -166,23 +235,25 @@ def _origins(graph: ir.Graph) -> tuple[set[str], set[str]]:
     return data, shapes
 
 
-def _read_names(node: ir.Node) -> set[str]:
-    """Names of the inputs of a node and of its subgraphs' nodes."""
+def _inner_first(graph: ir.Graph) -> Iterator[ir.Node]:
+    """All nodes, those of bodies before the node that has the bodies."""
+    for node in graph:
+        for body in bodies(node):
+            yield from _inner_first(body)
+        yield node
+
+
+def _sources(node: ir.Node) -> set[str]:
+    """Names of what a node's outputs are made of: its inputs and what its bodies give."""
     # Of the second input of CastLike only the type matters.
+    given = (value for body in bodies(node) for value in body.outputs)
     read = node.inputs[:1] if node.op_type == "CastLike" else node.inputs
-    names = {str(value.name) for value in read if value is not None}
-    for attribute in node.attributes.values():
-        if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
-            bodies = [attribute.value] if attribute.type == ir.AttributeType.GRAPH else attribute.value
-            for body in bodies:
-                names.update(*(_read_names(inner) for inner in body))
-                names.update(str(value.name) for value in body.outputs)
-    return names
+    return {str(value.name) for value in (*read, *given) if value is not None}
 
 
 def _forget_sequences(graph: ir.Graph) -> None:
     """onnx_ir takes what shape inference says of a sequence for the type of a tensor."""
-    for node in graph:
+    for node in graph.all_nodes():
         if node.op_type in _SEQUENCES:
             for value in node.outputs:
                 value.type, value.shape = None, None

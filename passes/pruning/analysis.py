@@ -50,8 +50,8 @@ class Analysis:
 
     @property
     def op_types(self) -> Mapping[str, str]:
-        """Operator of each node of the main graph by the node's name."""
-        return {str(node.name): node.op_type for node in self.model.graph}
+        """Operator of each node by the node's name."""
+        return {str(node.name): node.op_type for node in self.model.graph.all_nodes()}
 
     @property
     def parameters(self) -> list[str]:

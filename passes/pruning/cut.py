@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -43,7 +43,7 @@ def cut(model: ir.Model, dependencies: Dependencies, trace: Trace, pruned: Prune
         return []
     _freeze_static(model.graph, trace)
     surgery = Surgery(model, trace, kept, _inexact(dependencies, pruned))
-    nodes = list(model.graph)
+    nodes = list(model.graph.all_nodes())
     for node in nodes:
         _cut_parameters(surgery, node, kept)
     for node in nodes:
@@ -51,7 +51,9 @@ def cut(model: ir.Model, dependencies: Dependencies, trace: Trace, pruned: Prune
         rewrite = _REWRITES.get(node.op_type)
         if rewrite is not None and node.domain in ("", "ai.onnx") and surgery.concerns(node):
             rewrite(surgery, node)
-    _refresh_shapes(model.graph, kept)
+    for body in model.graph.subgraphs():
+        size_vectors.settle(surgery, body)
+    _refresh_shapes(model, kept)
     common.RemoveUnusedNodesPass()(model)
     return surgery.edits
 
@@ -61,13 +63,14 @@ def _freeze_static(graph: ir.Graph, trace: Trace) -> None:
 
     A size that shapes an axis is rewritten afterwards like any literal; a float keeps the value that it had.
     """
-    for node in list(graph):
+    for node in list(graph.all_nodes()):
         arrays = [trace.static(str(output.name)) for output in node.outputs]
         if any(array is None or output.is_graph_output() for array, output in zip(arrays, node.outputs, strict=True)):
             continue
         for output, array in zip(node.outputs, arrays, strict=True):
             store_output(graph, output, np.asarray(array))
-        graph.remove(node, safe=True)
+        assert node.graph is not None
+        node.graph.remove(node, safe=True)
 
 
 def _inexact(dependencies: Dependencies, pruned: Pruned) -> frozenset[AxisKey]:
@@ -93,20 +96,21 @@ def _cut_parameters(surgery: Surgery, node: ir.Node, kept: Mapping[AxisKey, IntA
         surgery.note(node, f"{value.name} {_text(before)} -> {_text(array.shape)}")
 
 
-def _refresh_shapes(graph: ir.Graph, kept: Mapping[AxisKey, IntArray]) -> None:
+def _refresh_shapes(model: ir.Model, kept: Mapping[AxisKey, IntArray]) -> None:
     """Stored shapes of activations follow; dimensions with a name keep it."""
-    for node in graph:
-        for output in node.outputs:
-            shape = output.shape
-            if shape is None:
-                continue
-            sizes = [
-                len(kept[str(output.name), axis])
-                if isinstance(size, int) and (str(output.name), axis) in kept
-                else size
-                for axis, size in enumerate(shape)
-            ]
-            output.shape = ir.Shape(sizes)
+    for value in (*_activations(model), *(value for body in model.graph.subgraphs() for value in body.inputs)):
+        shape = value.shape
+        if shape is None:
+            continue
+        sizes = [
+            len(kept[str(value.name), axis]) if isinstance(size, int) and (str(value.name), axis) in kept else size
+            for axis, size in enumerate(shape)
+        ]
+        value.shape = ir.Shape(sizes)
+
+
+def _activations(model: ir.Model) -> Iterator[ir.Value]:
+    return (value for node in model.graph.all_nodes() for value in node.outputs)
 
 
 def _text(shape: Iterable[int]) -> str:

@@ -8,14 +8,15 @@ offsets, tied weights and the products that a reshape makes fall out of one unio
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
+from edgefold.passes.pruning.bodies import body_reads, reads
 from edgefold.passes.pruning.classes import NEVER, Classes
 from edgefold.passes.pruning.grouping import group_units, kept_by
-from edgefold.passes.pruning.groups import Barrier, Contraction, Dependencies, Role, Trace
+from edgefold.passes.pruning.groups import AxisKey, Barrier, Contraction, Dependencies, Role, Trace, runs_of
 from edgefold.passes.pruning.labels import SINGLE, Labels
 from edgefold.passes.pruning.rules import RULES, Axes, Findings, OpaqueError, Site
 from edgefold.passes.pruning.rules.quantization import INTEGER_OPERATORS, QUANTIZED
@@ -50,13 +51,11 @@ def analyse(model: ir.Model, trace: Trace, ties: Sequence[tuple[str, ...]] = ())
 def _advice(node: ir.Node) -> str:
     if node.op_type in INTEGER_OPERATORS:
         return QUANTIZED
-    if node.op_type in ("If", "Loop", "Scan"):
-        return "its subgraph is not looked into, and whatever that reads stays as it is"
     return _ADVICE.get(node.domain, "there is no rule for this operator")
 
 
 class _Walk:
-    """The labels of every value of the main graph, from one pass over its nodes."""
+    """The labels of every value, from one pass over the nodes, of bodies too."""
 
     def __init__(self, graph: ir.Graph, trace: Trace, opset: int) -> None:
         self.graph = graph
@@ -66,6 +65,7 @@ class _Walk:
         self.findings = Findings()
         self.values: dict[str, Axes] = {}
         self.readers: dict[str, str] = {}  # float parameters in the order of their first use, and the node
+        self.runs: tuple[AxisKey, ...] = ()
 
     def run(self, ties: Sequence[tuple[str, ...]]) -> None:
         for value in self.graph.inputs:
@@ -82,6 +82,23 @@ class _Walk:
             reason = self._reason(str(value.name), "graph output", _INTERFACE)
             for labels in self.values.get(str(value.name), ()):
                 self.labels.freeze(labels, reason)
+
+    def body(
+        self, node: ir.Node, attribute: str, inputs: Sequence[Axes | None], unseen: int
+    ) -> Sequence[Axes | None] | None:
+        """Visits the nodes of a body; where it never ran, freezes what they read."""
+        graph, runs = node.attributes[attribute].as_graph(), runs_of(str(node.name), attribute)
+        if runs not in self.trace.shapes:
+            self._freeze((self._axes(value, node) for value in body_reads(graph)), unseen)
+            return None
+        for value, axes in zip(graph.inputs, inputs, strict=True):
+            if axes is not None:
+                self.values[str(value.name)] = axes
+        outside, self.runs = self.runs, ((runs, 0),)
+        for inner in graph:
+            self._visit(inner)
+        self.runs = outside
+        return [self._axes(value, node) for value in graph.outputs]
 
     def _visit(self, node: ir.Node) -> None:
         inputs = [self._axes(value, node) for value in node.inputs]
@@ -110,7 +127,7 @@ class _Walk:
             axes is None and value is not None and value.name for value, axes in zip(node.inputs, inputs, strict=True)
         ):
             raise OpaqueError("one of its inputs is not a tensor, or was not seen in the run")
-        outputs = rule(Site(node, inputs, self.labels, self.trace, self.findings, self.opset))
+        outputs = rule(Site(node, inputs, self))
         for value, axes in zip(node.outputs, outputs, strict=False):
             shape = self.trace.shapes.get(value.name or "")
             if axes is not None and shape is not None and tuple(map(len, axes)) != shape:
@@ -120,7 +137,7 @@ class _Walk:
     def _axes(self, value: ir.Value | None, node: ir.Node) -> Axes | None:
         if value is None or not value.name:
             return None
-        if value.name not in self.values and value.is_initializer() and value.graph is self.graph:
+        if value.name not in self.values and value.is_initializer():
             self.values[value.name] = self._parameter(value)
             if value.const_value is not None and value.const_value.dtype.is_floating_point():
                 self.readers[value.name] = str(node.name)
@@ -134,12 +151,15 @@ class _Walk:
     def _freeze_around(self, node: ir.Node, inputs: Sequence[Axes | None], why: str) -> None:
         """What is not understood keeps everything it touches as it is, seen from its subgraphs too."""
         reason = self._reason(str(node.name), node.op_type, why)
-        for axes in (*inputs, *(self._axes(value, node) for value in _captured(node))):
-            for labels in axes or ():
-                self.labels.freeze(labels, reason)
+        self._freeze((*inputs, *(self._axes(value, node) for value in reads(node))), reason)
         for value in node.outputs:
             if (shape := self.trace.shapes.get(value.name or "")) is not None:
                 self.values[str(value.name)] = self._frozen(shape, reason)
+
+    def _freeze(self, values: Iterable[Axes | None], reason: int) -> None:
+        for axes in values:
+            for labels in axes or ():
+                self.labels.freeze(labels, reason)
 
     def _frozen(self, shape: Sequence[int], reason: int) -> Axes:
         return tuple(self.labels.frozen(length, reason) for length in shape)
@@ -147,17 +167,6 @@ class _Walk:
     def _reason(self, node: str, op_type: str, why: str) -> int:
         self.findings.reasons.append((node, op_type, why))
         return len(self.findings.reasons) - 1
-
-
-def _captured(node: ir.Node) -> Iterator[ir.Value]:
-    """Values that the subgraphs of a node read from outside of them, among others."""
-    for attribute in node.attributes.values():
-        bodies = {ir.AttributeType.GRAPH: [attribute.value], ir.AttributeType.GRAPHS: attribute.value}
-        for body in bodies.get(attribute.type, ()):
-            yield from body.outputs
-            for inner in body:
-                yield from (value for value in inner.inputs if value is not None)
-                yield from _captured(inner)
 
 
 def _barriers(values: Mapping[str, Axes], classes: Classes, findings: Findings) -> tuple[Barrier, ...]:

@@ -37,9 +37,9 @@ def element_types(model: ir.Model) -> dict[str, ir.DataType]:
     """The element types of the outputs of all nodes, as far as they can be inferred; the model is not changed."""
     copy = model.clone()
     common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(copy)
-    for node in copy.graph:
+    for node in copy.graph.all_nodes():
         _types_by_schema(node, copy.graph.opset_imports.get(node.domain, 1))
-    values = (value for node in copy.graph for value in node.outputs)
+    values = (value for node in copy.graph.all_nodes() for value in node.outputs)
     return {str(value.name): value.dtype for value in values if value.dtype is not None}
 
 

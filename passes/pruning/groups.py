@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 IntArray = NDArray[np.intp]
 AxisKey = tuple[str, int]
-"""A value of the main graph by name, and one of its axes, counted from 0."""
+"""A value by name, in the main graph or in the body of an If, Loop or Scan, and one of its axes, counted from 0."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,11 +26,13 @@ class Trace:
     """What two runs of a model showed: the second had other sizes for its dynamic dimensions, and other data.
 
     Attributes:
-        shapes: of every value of the main graph (initializers too) in the first run.
+        shapes: of every value (initializers too) in the first run; in a body, where it first ran. Bodies that never ran
+            have none. Under the name `runs_of`, one axis of as many entries as a body ran.
         values: in the first run, of small tensors (at most 4096 elements) that do not depend on data: integers and
             booleans, floats computed from shapes, initializers.
-        varying: names in `values` whose elements were not the same in the second run.
-        dynamic: axes whose length was not the same in the second run.
+        varying: names in `values` whose elements were not the same in the second run, or each time that the body ran,
+            and truth values computed from such.
+        dynamic: axes whose length was not the same in the second run, or each time that the body ran.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -41,6 +43,11 @@ class Trace:
     def static(self, name: str) -> NDArray[Any] | None:
         """The value of a small tensor that does not depend on the data or on dynamic sizes, else None."""
         return None if name in self.varying else self.values.get(name)
+
+
+def runs_of(node: str, attribute: str) -> str:
+    """The name under which a trace holds how often the body of a node ran, as a vector of that length."""
+    return f"{node}:{attribute}:runs"
 
 
 class Role(enum.StrEnum):
@@ -119,7 +126,8 @@ class Contraction:
     Attributes:
         node: its name.
         op_type: Conv, MatMul, Gemm, ...
-        axes: whose lengths multiply to the MACs: all of the output's, then the ones summed over.
+        axes: whose lengths multiply to the MACs: all of the output's, then the ones summed over, then, in a body, how
+            often it ran.
     """
 
     node: str
@@ -139,8 +147,8 @@ class Dependencies:
         groups: in the order of the graph.
         barriers: nodes that froze channels, most channels first.
         contractions: in the order of the graph.
-        kept: the indices, ascending, that stay on every axis that changes when units are removed. Values of the main
-            graph by name, activations and parameters alike.
+        kept: the indices, ascending, that stay on every axis that changes when units are removed, of activations and
+            parameters alike.
     """
 
     groups: tuple[Group, ...]

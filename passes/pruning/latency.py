@@ -17,6 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgefold.passes.pruning.analysis import Analysis
+from edgefold.passes.pruning.bodies import runs_inside
 from edgefold.passes.pruning.budget import Kept
 from edgefold.passes.pruning.groups import AxisKey, Group, Pruned, Trace
 
@@ -84,8 +85,8 @@ def latency(known: Analysis, groups: Sequence[Group], times: Times) -> Latency:
     """
     model, dependencies, trace = known.model, known.dependencies, known.trace
     work_axes = {one.node: one.axes for one in dependencies.contractions}
-    nodes = [node for node in model.graph if _measurable(node, trace)]
-    opset = model.graph.opset_imports.get("", 1)
+    nodes = [node for node in model.graph.all_nodes() if _measurable(node, trace)]
+    opset, runs = model.graph.opset_imports.get("", 1), runs_inside(model, trace)
     kept = [dependencies.kept(_narrowed(groups, width)) for width in WIDTHS]
     variants = [[_operation(node, opset, trace, one) for one in kept] for node in nodes]
     seconds = times(list(dict.fromkeys(one for listed in variants for one in listed)))
@@ -97,9 +98,10 @@ def latency(known: Analysis, groups: Sequence[Group], times: Times) -> Latency:
         own = {(name, axis): trace.shapes[name][axis] for name, axis in axes}
         work = [math.prod(len(one[key]) if key in one else own[key] for key in axes) for one in kept]
         if len(set(work)) == 1:
-            rest += seconds[listed[0]]
+            rest += seconds[listed[0]] * runs.get(str(node.name), 1)
             continue
-        points = dict(sorted(zip(work, (seconds[one] for one in listed), strict=True)))
+        times_run = (seconds[one] * runs.get(str(node.name), 1) for one in listed)
+        points = dict(sorted(zip(work, times_run, strict=True)))
         # A narrower operator that measured slower than a wider one is noise to a search that relies on order.
         curve = np.maximum.accumulate(np.array(list(points.values())))
         curves.append((axes, np.array(list(points), dtype=np.float64), curve))

@@ -35,7 +35,7 @@ def masked(model: ir.Model, dependencies: Dependencies, trace: Trace, pruned: Pr
         if name in dead and value.const_value is not None and value.const_value.dtype.is_floating_point():
             array = np.where(dead[name], np.zeros((), value.const_value.numpy().dtype), value.const_value.numpy())
             value.const_value = ir.tensor(array, dtype=value.const_value.dtype, name=name)
-    for node in list(copy.graph):
+    for node in list(copy.graph.all_nodes()):
         for output in node.outputs:
             dtype = types.get(str(output.name))
             if output.name in dead and dtype is not None and dtype.is_floating_point():
@@ -54,9 +54,10 @@ def _mask(graph: ir.Graph, node: ir.Node, output: ir.Value, dead: Array, dtype: 
         chosen = ir.node("Where", [gone, zero, output], name=f"{output.name}:masked")
     result = chosen.outputs[0]
     result.name = f"{output.name}:masked"
-    output.replace_all_uses_with(result)
+    output.replace_all_uses_with(result, replace_graph_outputs=True)  # of a body: the interface keeps its channels
     chosen.replace_input_with(len(chosen.inputs) - 1, output)
-    graph.insert_after(node, chosen)
+    assert node.graph is not None
+    node.graph.insert_after(node, chosen)
 
 
 def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from edgefold.passes.pruning.bodies import give_by_nodes, open_bodies
 from edgefold.passes.pruning.evaluation import evaluate, store_output
 
 Ties = tuple[tuple[str, ...], ...]
@@ -32,7 +33,8 @@ def prepare(model: ir.Model) -> Ties:
     """Rewrite a model in place without changing what it computes.
 
     Functions are inlined; every node and value has a unique name, those of the interface as before; constants are
-    initializers and no inputs; nodes that move stored elements are folded; each use has its own initializer.
+    initializers of the main graph and no inputs; nodes that move stored elements are folded; each use has its own
+    initializer, in bodies of If, Loop and Scan too.
 
     Args:
         model: the caller's own; its tensors are shared with the result and never written to.
@@ -44,11 +46,16 @@ def prepare(model: ir.Model) -> Ties:
         common.InlinePass(criteria=lambda function: function.domain != _EDGEFOLD),
         common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
         common.RemoveInitializersFromInputsPass(),
+    )(model)
+    give_by_nodes(model)
+    ir.passes.Sequential(
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.NameFixPass(),
     )(model)
+    open_bodies(model)
     model.ir_version = max(model.ir_version, 4)  # older ones want every initializer to be an input as well
-    _fold(model.graph)
+    for graph in list(model.graphs()):
+        _fold(graph, model.graph)
     return _one_a_use(model.graph)
 
 
@@ -68,18 +75,18 @@ def share(model: ir.Model) -> None:
         model.graph.initializers.pop(name)
 
 
-def _fold(graph: ir.Graph) -> None:
-    opset = graph.opset_imports.get("", 1)
+def _fold(graph: ir.Graph, main: ir.Graph) -> None:
+    opset = main.opset_imports.get("", 1)
     for node in list(graph):
         if node.domain == "" and node.op_type in _MOVES and _may_fold(node):
             arrays = [None if value is None else _tensor(value).numpy() for value in node.inputs]
             for output, array in zip(node.outputs, evaluate(node, arrays, opset), strict=True):
-                store_output(graph, output, np.asarray(array))
+                store_output(main, output, np.asarray(array))
             read = {value for value in node.inputs if value is not None}
             graph.remove(node, safe=True)
             for value in read:
                 if not value.uses() and not value.is_graph_output():
-                    graph.initializers.pop(str(value.name))
+                    main.initializers.pop(str(value.name))
 
 
 def _may_fold(node: ir.Node) -> bool:
@@ -96,21 +103,19 @@ def _may_fold(node: ir.Node) -> bool:
 def _one_a_use(graph: ir.Graph) -> Ties:
     ties: list[tuple[str, ...]] = []
     taken = set(graph.initializers) | {str(value.name) for node in graph.all_nodes() for value in node.outputs}
-    taken |= {str(value.name) for value in graph.inputs}
+    taken |= {str(value.name) for one in (graph, *graph.subgraphs()) for value in one.inputs}
     for name, value in list(graph.initializers.items()):
         if value.const_value is None:
             continue
-        uses = [use for use in value.uses() if use.node.graph is graph]
-        # Subgraphs and outputs know the value by its name, which therefore stays theirs.
-        others = len(uses) < len(value.uses()) or value.is_graph_output()
-        copies = [name] if uses and not others else []
+        uses, given = list(value.uses()), value.is_graph_output()  # under its name, which therefore stays its own
+        copies = [name] if uses and not given else []
         numbered = (f"{name}_{number}" for number in itertools.count(2))
-        for use in uses if others else uses[1:]:
+        for use in uses if given else uses[1:]:
             fresh = next(one for one in numbered if one not in taken)
             taken.add(fresh)
             use.node.replace_input_with(use.idx, _copy(graph, value, fresh))
             copies.append(fresh)
-        if len(copies) > 1 or others:
+        if len(copies) > 1 or given:
             value.meta[_ORIGIN] = name
         if len(copies) > 1 and _is_matrix(value.const_value):
             ties.append(tuple(copies))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -18,6 +18,7 @@ from edgefold.passes._layer_inputs import Inputs, Targets
 from edgefold.passes._quantize_weights import layer_inputs
 from edgefold.passes._weighted_nodes import WeightedNode, node_label, weighted_node
 from edgefold.passes.base import Skip, SkipReason
+from edgefold.passes.pruning.bodies import bodies, reads
 from edgefold.passes.pruning.groups import AxisKey, IntArray, Trace
 
 Matrix = NDArray[np.float64]
@@ -83,8 +84,13 @@ def refittable(
     layers: list[Layer] = []
     skips: list[Skip] = []
     for node in model.graph:
-        before = max((latest.get(value, 0) for value in _operands(node)), default=0)
-        if any(str(value.name) in changed for value in _operands(node) if not value.is_initializer()):
+        before = max((latest.get(value, 0) for value in reads(node)), default=0)
+        if bodies(node):
+            unseen = _in_bodies(node, changed)
+            skips.extend(unseen)
+            if unseen or any(str(value.name) in changed for value in reads(node)):
+                changed.update(str(value.name) for value in node.outputs)
+        elif any(str(value.name) in changed for value in reads(node) if not value.is_initializer()):
             found = _found(node, kept, tied, exclude)
             if isinstance(found, Layer):
                 known = {value: number for value, number in latest.items() if str(value.name) in changed}
@@ -98,6 +104,20 @@ def refittable(
     for value in unknown:
         value.shape = None
     return layers, skips
+
+
+def _in_bodies(node: ir.Node, changed: set[str]) -> list[Skip]:
+    """A Skip for each layer in the bodies of a node whose inputs have changed: calibration cannot see these."""
+    skips = []
+    for body in bodies(node):
+        for inner in body:
+            skips.extend(_in_bodies(inner, changed))
+            if not any(str(value.name) in changed for value in reads(inner) if not value.is_initializer()):
+                continue
+            changed.update(str(value.name) for value in inner.outputs)
+            if isinstance(site := weighted_node(inner), WeightedNode) and site.kind != "gather":
+                skips.append(Skip(site.label, SkipReason.SUBGRAPH, "calibration sees nothing in there; no refit"))
+    return skips
 
 
 def _found(node: ir.Node, kept: Kept, tied: set[str], exclude: Callable[[str], bool]) -> Layer | Skip | None:
@@ -148,7 +168,9 @@ def _with_sum(layer: Layer, trace: Trace, changed: Mapping[ir.Value, int]) -> La
     """
     output = layer.site.output
     uses = list(output.uses())
-    if len(uses) != 1 or uses[0].node.op_type != "Add" or uses[0].node.domain not in ("", "ai.onnx"):
+    if len(uses) != 1 or uses[0].node.graph is not output.graph:
+        return layer
+    if uses[0].node.op_type != "Add" or uses[0].node.domain not in ("", "ai.onnx"):
         return layer
     total, other = uses[0].node.outputs[0], uses[0].node.inputs[1 - uses[0].idx]
     shape = trace.shapes.get(str(output.name))
@@ -160,15 +182,11 @@ def _with_sum(layer: Layer, trace: Trace, changed: Mapping[ir.Value, int]) -> La
 
 def _fill_ranks(model: ir.Model, trace: Trace) -> list[ir.Value]:
     """Gives values of which the graph says nothing the rank that they had in the trace."""
-    unknown = [value for node in model.graph for value in node.outputs if value.shape is None]
+    unknown = [value for node in model.graph.all_nodes() for value in node.outputs if value.shape is None]
     known = [value for value in unknown if str(value.name) in trace.shapes]
     for value in known:
         value.shape = ir.Shape([None] * len(trace.shapes[str(value.name)]))
     return known
-
-
-def _operands(node: ir.Node) -> Iterator[ir.Value]:
-    return (value for value in node.inputs if value is not None)
 
 
 def _write_matrix(site: WeightedNode, matrix: Matrix) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgefold.errors import UsageError
 from edgefold.passes.base import Calibrates, Context, Skip, SkipReason
 from edgefold.passes.pruning.gradient_scores import NEEDS_CURVATURE, GradientCriterion, gradient_score
-from edgefold.passes.pruning.groups import Group
+from edgefold.passes.pruning.groups import Group, Role
 from edgefold.passes.pruning.importance import Aggregate, Normalize, Vector, combined, group_scores, normalized
 from edgefold.passes.pruning.reader_scores import activation_scores, second_order_scores
 from edgefold.passes.pruning.weight_scores import energy, l1, l2, random
@@ -86,7 +86,8 @@ class Scorer:
         if self.criterion == "obs":
             assert calibration is not None
             errors = second_order_scores(groups, model, calibration, weights, most)
-            return Scored({name: normalized(error, normalize) for name, error in errors.items()}, self.criterion)
+            scores = {name: normalized(error, normalize) for name, error in errors.items()}
+            return Scored(scores, self.criterion, _unseen(groups, model))
         if self.criterion == "activation":
             assert calibration is not None
             told = activation_scores(groups, model, calibration, weights)
@@ -116,6 +117,14 @@ class Scorer:
             for group in mute
         ]
         return Scored({**unknown, **stand_in, **scores}, self.criterion, tuple(fallbacks))
+
+
+def _unseen(groups: Sequence[Group], model: ir.Model) -> tuple[Skip, ...]:
+    """A Skip for each reader of a group that is in a body, where calibration sees nothing."""
+    main = {str(node.name) for node in model.graph}
+    readers = dict.fromkeys(one.node for group in groups for one in group.on(Role.READER) if one.node not in main)
+    why = "importance by its weights alone; calibration sees nothing in there"
+    return tuple(Skip(node, SkipReason.SUBGRAPH, why) for node in readers)
 
 
 class _Weights(Mapping[str, NDArray[np.floating]]):

@@ -15,6 +15,7 @@ from fractions import Fraction
 import numpy as np
 import onnx_ir as ir
 
+from edgefold.passes.pruning.bodies import bodies
 from edgefold.passes.pruning.evaluation import evaluate
 from edgefold.passes.pruning.surgery import Array, Surgery
 
@@ -69,6 +70,18 @@ def follow(surgery: Surgery, node: ir.Node) -> None:
             _restore(surgery, node, position)
 
 
+def settle(surgery: Surgery, body: ir.Graph) -> None:
+    """What a body gives out is read as the size that it was."""
+    for position, value in enumerate(body.outputs):
+        if value.name in surgery.resized:
+            given = ir.node("Identity", [value])
+            surgery.name(given, f"{value.name}_given")
+            given.outputs[0].type, given.outputs[0].shape = value.type, value.shape
+            body.append(given)
+            body.outputs[position] = given.outputs[0]
+            _restore(surgery, given, 0)
+
+
 def rewrite(surgery: Surgery, node: ir.Node, position: int, changes: Sequence[Change]) -> None:
     """Give a node a vector of sizes of its own, with every element changed."""
     value = node.inputs[position]
@@ -92,7 +105,7 @@ def _evaluated(surgery: Surgery, node: ir.Node) -> list[Array] | None:
         arrays[1] = surgery.known(node.outputs[0])  # of its second input, which may be data, only the type matters
     if any(value is not None and array is None for array, value in zip(arrays, node.inputs, strict=True)):
         return None
-    if node.domain != "" or any(surgery.known(output) is None for output in node.outputs):
+    if node.domain != "" or bodies(node) or any(surgery.known(output) is None for output in node.outputs):
         return None
     outputs = evaluate(node, arrays, surgery.opset)
     fits = all(array.shape == surgery.after(value) for array, value in zip(outputs, node.outputs, strict=True))

@@ -58,6 +58,7 @@ class Surgery:
         self._changed = frozenset(name for name, _ in kept)
         self._store = InitializerStore(model.graph)
         self._names = {str(value.name) for node in model.graph.all_nodes() for value in node.outputs}
+        self._names |= {str(value.name) for graph in model.graphs() for value in graph.inputs}
         self._dtypes: dict[str, ir.DataType] | None = None
 
     def before(self, value: ir.Value) -> tuple[int, ...]:
@@ -115,8 +116,9 @@ class Surgery:
     def insert(self, before: ir.Node, op_type: str, inputs: Sequence[ir.Value], **attributes: Any) -> ir.Value:
         """A new node of one output in front of another."""
         node = ir.node(op_type, inputs, attributes)
-        self._name(node, f"{before.name}_{op_type.lower()}")
-        self.graph.insert_before(before, node)
+        self.name(node, f"{before.name}_{op_type.lower()}")
+        assert before.graph is not None
+        before.graph.insert_before(before, node)
         return node.outputs[0]
 
     def append_to(self, node: ir.Node, op_type: str, operands: Sequence[ir.Value], **attributes: Any) -> None:
@@ -125,12 +127,13 @@ class Surgery:
         added = ir.node(op_type, [output, *operands], attributes)
         result = added.outputs[0]
         result.shape, result.type = output.shape, output.type
-        self._name(added, f"{node.name}_{op_type.lower()}")
+        self.name(added, f"{node.name}_{op_type.lower()}")
         # First all readers, the new node among them; then the new node gets its input back.
         output.replace_all_uses_with(result, replace_graph_outputs=True)
         added.replace_input_with(0, output)
         result.name, output.name = output.name, result.name
-        self.graph.insert_after(node, added)
+        assert node.graph is not None
+        node.graph.insert_after(node, added)
 
     def dtype(self, value: ir.Value) -> ir.DataType:
         """Element type, inferred where the graph does not say it.
@@ -150,7 +153,8 @@ class Surgery:
         """Record a change."""
         self.edits.append(Edit(str(node.name), what))
 
-    def _name(self, node: ir.Node, wanted: str) -> None:
+    def name(self, node: ir.Node, wanted: str) -> None:
+        """Gives a new node of one output a name that nothing has yet."""
         name, number = wanted, 1
         while name in self._names:
             name, number = f"{wanted}_{number}", number + 1

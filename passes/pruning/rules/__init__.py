@@ -3,6 +3,7 @@
 
 from edgefold.passes.pruning.rules.attention import ATTENTION
 from edgefold.passes.pruning.rules.contraction import CONTRACTION
+from edgefold.passes.pruning.rules.control_flow import CONTROL_FLOW
 from edgefold.passes.pruning.rules.creation import CREATION
 from edgefold.passes.pruning.rules.einsum import EINSUM
 from edgefold.passes.pruning.rules.elementwise import ELEMENTWISE
@@ -19,6 +20,7 @@ from edgefold.passes.pruning.rules.spatial import SPATIAL
 RULES: dict[str, Rule] = {
     **ATTENTION,
     **CONTRACTION,
+    **CONTROL_FLOW,
     **CREATION,
     **EINSUM,
     **ELEMENTWISE,

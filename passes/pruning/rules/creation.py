@@ -18,11 +18,13 @@ def shape_of(site: Site) -> Sequence[Axes]:
 
 def filled(site: Site) -> Sequence[Axes]:
     """ConstantOfShape: every element alike."""
+    site.sizes(0)
     return [tuple(site.fresh(axis) for axis in range(len(site.shape())))]
 
 
 def expand(site: Site) -> Sequence[Axes]:
     """Axes of length 1 become longer, in both directions of broadcasting."""
+    site.sizes(1)
     x, shape = site.axes(0), site.shape()
     missing = len(shape) - len(x)
     return [tuple(_repeated(site, x[axis - missing] if axis >= missing else None, axis) for axis in range(len(shape)))]
@@ -30,6 +32,7 @@ def expand(site: Site) -> Sequence[Axes]:
 
 def tile(site: Site) -> Sequence[Axes]:
     """An axis of length 1 becomes longer; a longer one is repeated, and an index goes with its repetitions."""
+    site.sizes(1)
     return [tuple(_repeated(site, labels, axis) for axis, labels in enumerate(site.axes(0)))]
 
 

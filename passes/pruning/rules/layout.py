@@ -23,6 +23,7 @@ def transpose(site: Site) -> Sequence[Axes]:
 
 def reshape(site: Site) -> Sequence[Axes]:
     """Also Flatten, Squeeze and Unsqueeze: only the traced lengths matter, whatever the shape was computed from."""
+    site.sizes(1)
     return [reshaped(site, site.axes(0), site.shape())]
 
 

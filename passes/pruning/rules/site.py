@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -43,18 +43,38 @@ class Findings:
     contractions: list[tuple[str, str, tuple[AxisKey, ...]]] = dataclasses.field(default_factory=list)
 
 
+class Surroundings(Protocol):
+    """What a site needs of the walk that visits it.
+
+    Attributes:
+        labels, findings: what is stated goes there.
+        trace: of the model.
+        opset: of the model.
+        runs: how often the body around the node runs; nothing in the main graph.
+    """
+
+    labels: Labels
+    findings: Findings
+    trace: Trace
+    opset: int
+    runs: tuple[AxisKey, ...]
+
+    def body(
+        self, node: ir.Node, attribute: str, inputs: Sequence[Axes | None], unseen: int
+    ) -> Sequence[Axes | None] | None: ...
+
+
 class Site:
     """One node under analysis."""
 
-    def __init__(
-        self, node: ir.Node, inputs: Sequence[Axes | None], labels: Labels, trace: Trace, findings: Findings, opset: int
-    ) -> None:
+    def __init__(self, node: ir.Node, inputs: Sequence[Axes | None], walk: Surroundings) -> None:
         self.node = node
         self.inputs = inputs
-        self.labels = labels
-        self.trace = trace
-        self.findings = findings
-        self.opset = opset
+        self.labels = walk.labels
+        self.trace = walk.trace
+        self.findings = walk.findings
+        self.opset = walk.opset
+        self._walk = walk
         self._reasons: dict[str, int] = {}
 
     # What the node is.
@@ -101,6 +121,16 @@ class Site:
         if array is None:
             raise OpaqueError(f"input {index} is missing")
         return array
+
+    def sizes(self, index: int) -> None:
+        """An input that holds sizes of axes, which the cut will have to rewrite.
+
+        Raises:
+            OpaqueError: the runs showed nothing of it.
+        """
+        value = self.node.inputs[index] if index < len(self.node.inputs) else None
+        if value is not None and value.name not in self.trace.values:
+            raise OpaqueError(f"the sizes in {value.name} are computed from data")
 
     def integer(self, name: str, default: int) -> int:
         """An integer attribute."""
@@ -177,8 +207,12 @@ class Site:
             self.findings.roles.setdefault((str(value.name), axis), role)
 
     def contraction(self, axes: Sequence[AxisKey]) -> None:
-        """The node's multiply-accumulates are the product of the lengths of these axes."""
-        self.findings.contractions.append((str(self.node.name), self.node.op_type, tuple(axes)))
+        """The node's multiply-accumulates are the product of the lengths of these axes, each time that it runs."""
+        self.findings.contractions.append((str(self.node.name), self.node.op_type, (*axes, *self._walk.runs)))
+
+    def body(self, attribute: str, inputs: Sequence[Axes | None], unseen: str) -> Sequence[Axes | None] | None:
+        """Labels of what a body gives, from those of its inputs; None, for the reason given, where it never ran."""
+        return self._walk.body(self.node, attribute, inputs, self._reason(unseen))
 
     def keys(self, index: int, *axes: int, output: bool = False) -> tuple[AxisKey, ...]:
         """Names of axes of an input (or output); all of them where none is given. Negative axes count from the end."""

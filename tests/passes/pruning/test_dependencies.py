@@ -221,7 +221,7 @@ def test_what_is_not_understood_is_frozen_and_named() -> None:
     assert "before its optimizer" in found.barriers[0].why
 
 
-def test_what_a_subgraph_reads_is_frozen() -> None:
+def test_branches_give_and_read_what_the_main_graph_does() -> None:
     model = graph(
         """g (float[N, 4] x, bool c) => (float[N, 2] y) {
             a = MatMul (x, w)
@@ -231,9 +231,8 @@ def test_what_a_subgraph_reads_is_frozen() -> None:
         }""",
         {"w": weights(4, 6), "v": weights(6, 2)},
     )
-    found = analysed(model)
-    assert found.groups == ()
-    assert (found.barriers[0].op_type, found.barriers[0].channels) == ("If", 6)
+    (group,) = analysed(model).groups
+    assert [(one.parameter, one.axis) for one in group.slices] == [("w", 1), ("v", 0)]
 
 
 def test_an_inner_value_that_is_an_output_is_frozen() -> None:

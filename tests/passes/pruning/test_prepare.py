@@ -128,7 +128,7 @@ def test_the_interface_keeps_its_names_and_nodes_get_some() -> None:
 
 
 @pytest.mark.parametrize("position", ["then", "else"])
-def test_what_a_subgraph_reads_keeps_its_name(position: str) -> None:
+def test_what_a_body_reads_is_a_use_like_any_other(position: str) -> None:
     branches = {"then": "x", "else": "x", position: "c"}
     text = f"""
     g (float[2,6] x, bool choice) => (float[2,6] y) {{

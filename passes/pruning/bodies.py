@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bodies of If, Loop and Scan brought into the form that lets every other module take their nodes for the main graph's.
+
+Names are unique throughout the model, stored tensors lie in the main graph, from where bodies read them like any outer
+value, and what a Loop hands on unchanged (Keras does so with its weights) is read from outside as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from edgefold.passes.pruning.groups import Trace, runs_of
+
+
+def bodies(node: ir.Node) -> list[ir.Graph]:
+    """The graphs among a node's attributes."""
+    graphs = [attr.as_graph() for attr in node.attributes.values() if attr.type == ir.AttributeType.GRAPH]
+    lists = [attr.as_graphs() for attr in node.attributes.values() if attr.type == ir.AttributeType.GRAPHS]
+    return [*graphs, *(graph for several in lists for graph in several)]
+
+
+def reads(node: ir.Node) -> Iterator[ir.Value]:
+    """What a node needs: its inputs, and all that its bodies' nodes read and its bodies give."""
+    yield from (value for value in node.inputs if value is not None)
+    for body in bodies(node):
+        yield from body_reads(body)
+
+
+def body_reads(body: ir.Graph) -> Iterator[ir.Value]:
+    """All that the nodes of a body read, from outside and from each other, and what the body gives."""
+    yield from body.outputs
+    for inner in body:
+        yield from reads(inner)
+
+
+def runs_inside(model: ir.Model, trace: Trace) -> dict[str, int]:
+    """How often each node in a body ran in the traced run."""
+    counted = (
+        (inner, trace.shapes.get(runs_of(str(node.name), attribute.name), (0,)))
+        for node in model.graph.all_nodes()
+        for attribute in node.attributes.values()
+        if attribute.type == ir.AttributeType.GRAPH
+        for inner in attribute.as_graph()
+    )
+    return {str(inner.name): runs[0] for inner, runs in counted}
+
+
+def give_by_nodes(model: ir.Model) -> None:
+    """Puts an Identity where a body gives a stored tensor: what lies in the main graph cannot be given directly."""
+    for graph in model.graphs():
+        for position, value in enumerate(graph.outputs):
+            producer = value.producer()
+            stored = value.is_initializer() or (producer is not None and producer.op_type == "Constant")
+            if graph is not model.graph and stored:
+                graph.append(node := ir.node("Identity", [value]))
+                node.outputs[0].name, node.outputs[0].type = f"{value.name}_given", value.type
+                graph.outputs[position] = node.outputs[0]
+
+
+def open_bodies(model: ir.Model) -> None:
+    """Makes names unique, moves stored tensors out of bodies, and takes unchanging states out of Loops; in place."""
+    _name_apart(model)
+    common.LiftSubgraphInitializersToMainGraphPass()(model)
+    for node in reversed(list(model.graph.all_nodes())):  # the innermost first
+        if node.op_type == "Loop" and node.domain == "":
+            _drop_constant_states(node, model.graph)
+
+
+def _name_apart(model: ir.Model) -> None:
+    """Bodies side by side may use one name for two values; the main graph keeps its own."""
+    values, nodes = set[str](), set[str]()
+    for graph in model.graphs():
+        own = [*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+        for value in dict.fromkeys(own):
+            if value.name:
+                value.name = _unique(value.name, values)
+        for node in graph:
+            node.name = _unique(str(node.name), nodes)
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    fresh, number = name, 1
+    while fresh in taken:
+        fresh, number = f"{name}_{number}", number + 1
+    taken.add(fresh)
+    return fresh
+
+
+def _drop_constant_states(node: ir.Node, main: ir.Graph) -> None:
+    """States that the body gives as it got them are read from outside instead; the rest makes up the Loop."""
+    body = node.attributes["body"].as_graph()
+    constant = [state for state in range(len(node.inputs) - 2) if _is_constant(node, body, state, main)]
+    inside = [body.inputs[2 + state] for state in constant]
+    for state in reversed(constant):
+        body.outputs.pop(1 + state)
+        body.inputs.pop(2 + state)
+    for state, value in zip(constant, inside, strict=True):
+        outside = node.inputs[2 + state]
+        assert outside is not None
+        value.replace_all_uses_with(outside)
+        node.outputs[state].replace_all_uses_with(outside, replace_graph_outputs=True)
+    if constant:
+        inputs = [value for position, value in enumerate(node.inputs) if position - 2 not in constant]
+        _replace(node, inputs, [value for state, value in enumerate(node.outputs) if state not in constant])
+
+
+def _is_constant(node: ir.Node, body: ir.Graph, state: int, main: ir.Graph) -> bool:
+    inside, given, outside = body.inputs[2 + state], body.outputs[1 + state], node.inputs[2 + state]
+    if given is not inside or sum(value is inside for value in body.outputs) > 1 or outside is None:
+        return False
+    # A body may give what it got, but no value from further outside.
+    handed_on = node.graph is not main and outside.is_graph_input() and outside.graph is node.graph
+    return handed_on or not node.outputs[state].is_graph_output()
+
+
+def _replace(node: ir.Node, inputs: Sequence[ir.Value | None], outputs: Sequence[ir.Value]) -> None:
+    """The node with some of its inputs and outputs only."""
+    graph = node.graph
+    assert graph is not None
+    attributes = list(node.attributes.values())
+    smaller = ir.Node(node.domain, node.op_type, inputs, attributes, num_outputs=len(outputs), name=node.name)
+    for new, old in zip(smaller.outputs, outputs, strict=True):
+        new.name, new.type, new.shape = old.name, old.type, old.shape
+        old.name = None
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+    graph.insert_before(node, smaller)
+    graph.remove(node, safe=True)

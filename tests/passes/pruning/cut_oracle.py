@@ -54,13 +54,15 @@ def examine(model: ir.Model) -> Examined:
 
 
 def some_units(dependencies: Dependencies, share_removed: float, seed: int = 0) -> Pruned:
-    """A random share of the units of every exact group, but never all."""
+    """A random share of the units of every exact group, but never all, nor all of an axis (as of a part of a Split)."""
     random = np.random.default_rng(seed)
     chosen = {}
     for group in dependencies.groups:
         if group.exactness == Exactness.EXACT and group.size > 1:
             count = min(group.size - 1, round(group.size * share_removed))
             chosen[group.name] = np.sort(random.permutation(group.size)[:count])
+    while any(len(stays) == 0 for stays in dependencies.kept(chosen).values()):
+        chosen = {name: units[: len(units) // 2] for name, units in chosen.items()}
     return chosen
 
 

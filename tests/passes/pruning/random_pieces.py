@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 from hypothesis import strategies as st
+from random_bodies import branched, looped
 from random_graphs import SIDE, Builder, Draw
 
 
@@ -266,7 +267,7 @@ def across(b: Builder) -> None:
 PIECES = [
     convolution, activation, elementwise, concat, split, grouped, normalization, pool, scale, piece, pad, shuffle, gate,
     mean, linear, layer_norm, rms_norm, attention, perceptron, tied, blocks, transposed, gated, group_norm,
-    computed_shape, recurrent, grouped_queries, choice, across,
+    computed_shape, recurrent, grouped_queries, choice, across, looped, branched,
 ]  # fmt: skip
 
 

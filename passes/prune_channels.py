@@ -59,7 +59,8 @@ class PruneChannels(Pass, frozen=True, kw_only=True):
     constants. Then the layers after them are refitted, by least squares, to give their original outputs on the
     calibration data.
 
-    When it fires: on float models of any exporter, before training, after it, or before healing.
+    When it fires: on float models of any exporter, before training, after it, or before healing; in the bodies of If,
+    Loop and Scan too, whose layers are judged by their weights and not refitted.
 
     When it does not: on graphs that ONNX Runtime has fused or that hold quantized nodes, which are refused with advice.
     Channels of graph inputs and outputs stay, and those of operators without a rule; each operator that holds channels

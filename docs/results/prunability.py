@@ -29,7 +29,6 @@ REACHED = 0.505  # of the multiply-accumulates: units are whole
 NOTHING = ("random_forest", "gradient_boosting", "svm_rbf", "lightgbm", "xgboost", "pca_logistic")
 """Models without a hidden layer, which must come back as they were."""
 REASONS = {
-    "keras gru": "tf2onnx writes the GRU as a Loop; what a subgraph reads is not pruned",
     "ondisk data_dtln_model_1": "the recurrent states are inputs and outputs, whose sizes stay",
     "ondisk data_dtln_model_2": "the recurrent states are inputs and outputs, whose sizes stay",
     "torch-legacy gmlp_s16": "all hidden channels are gated by ones that a LayerNormalization averages over",

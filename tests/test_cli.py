@@ -45,7 +45,7 @@ def test_recipes_lists_recipes_and_passes(edgefold: Command) -> None:
     document = json.loads(edgefold("recipes", "list", "--format", "json").out)
     for name in (*document["recipes"], *document["passes"]):
         assert name in text
-    assert {"w4", "w8"} <= set(document["recipes"])
+    assert {"w4", "w8", "w4a4", "w6a6"} <= set(document["recipes"])
     assert document["passes"]["quantize"]["weights"] == 4
 
 

@@ -13,8 +13,8 @@ from graphs import Array, graph, run, weights
 
 from edgefold.calibration import Calibration
 from edgefold.errors import ModelError
-from edgefold.passes import Context, Notes, SkipReason
-from edgefold.passes._codes import quantize_matrix
+from edgefold.passes import Context, Notes, SkipReason, _quantize_weights
+from edgefold.passes._codes import QuantizedMatrix, quantize_matrix
 from edgefold.passes.pruning.groups import Trace
 from edgefold.passes.quantize import Override, Quantize
 from edgefold.probing import probe
@@ -86,6 +86,20 @@ def test_later_layers_make_up_for_earlier_ones() -> None:
 def _centred(x: Array) -> np.ndarray:
     moved = (x - x.mean(axis=0)).astype(np.float64)
     return moved.T @ moved
+
+
+def test_refits_are_rounded_beside_the_original_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Array, Array]] = []
+
+    def record(weight: Array, *args: object, original: Array, **options: object) -> QuantizedMatrix:
+        seen.append((weight, original))
+        return quantize_matrix(weight, *args, original=original, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(_quantize_weights, "quantize_matrix", record)
+    quantize(ALL_NARROW(activations="float", weights=4), batches(2))
+    for (fitted, original), matrix in zip(seen, MATRICES.values(), strict=True):
+        np.testing.assert_array_equal(original, matrix)
+        assert np.abs(fitted - original).max() > 0
 
 
 def test_activations_of_the_ends_keep_eight_bits() -> None:

@@ -235,7 +235,7 @@ def test_a_recipe_heals_what_it_damaged(tmp_path: Path, edgefold: Command) -> No
 def test_every_built_in_recipe_takes_the_suffix() -> None:
     plain, with_healing = load_recipe("w4"), load_recipe("w4-heal", ["heal.epochs=3"])
     assert with_healing.steps == (*plain.steps, Heal(epochs=3))
-    with pytest.raises(UsageError, match=r"w4, w8.*with -heal appended"):
+    with pytest.raises(UsageError, match=r"w4, w4a4, w6a6, w8.*with -heal appended"):
         load_recipe("w5-heal")
 
 

@@ -78,6 +78,7 @@ def _show(result: Any, form: str) -> None:
 @click.option("--target", default="cpu", show_default=True)
 @click.option("--max-drop", metavar="1%|1pt", help="Largest loss of the metric: of the original's value, or points.")
 @click.option("--max-size", metavar="4MB", help="Largest size of the artefact.")
+@click.option("--bits", type=click.FloatRange(2, 8), help="Bits a weight on average, each layer a width of its own.")
 @click.option("--seed", type=int, default=None, help="Of every random choice (default 0).")
 @click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE", help="Change an option of the recipe.")
 @click.option("--exclude", multiple=True, metavar="NODE-OR-GLOB", help="Nodes that no lossy pass may touch.")

@@ -43,6 +43,7 @@ def compress(
     target: str = "cpu",
     max_drop: str | None = None,
     max_size: str | None = None,
+    bits: float | None = None,
     seed: int | None = None,
     settings: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -62,6 +63,7 @@ def compress(
         target: kind of runtime to emit for.
         max_drop: ``1%`` of the original's metric or ``1pt`` absolute; needs ``task``.
         max_size: as in ``4MB``.
+        bits: of a weight on average; a short form of the setting ``quantize.bits``.
         seed: of every random choice; None takes the recipe's.
         settings: ``PASS.OPTION=VALUE`` changes of the recipe.
         exclude: node names or globs that no lossy pass may touch.
@@ -78,6 +80,7 @@ def compress(
     """
     if resume and force:
         raise UsageError("--resume goes on with a run, --force starts it over; give one of them")
+    settings = settings if bits is None else (*settings, f"quantize.bits={bits:g}")
     plan = make_plan(
         model, recipe, task, settings=settings, exclude=exclude, max_drop=max_drop, max_size=max_size, seed=seed
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from edgefold.heal.step import healer
 from edgefold.measuring.figures import measured_figures
 from edgefold.measuring.measure import model_size
 from edgefold.nodewise import NodeError, custom_nodes, node_errors, prove_portable
+from edgefold.passes._mixed_precision import widths_for
+from edgefold.passes.quantize import Override, Quantize
 from edgefold.pipeline import Inputs, StepRecord, raise_to_minimum_opset, run_recipe
 from edgefold.plan import Plan
 from edgefold.provenance import versions
@@ -173,28 +175,32 @@ class Run:
             self.ranking = node_errors(self.loaded.model, model, self.inputs.probe)
 
     def _search_goals(self, first: ir.Model) -> ir.Model:
-        """Change per-node widths until the goals hold on the calibration split; see ``edgefold.goals``."""
-        index = max((i for i, s in enumerate(self.recipe.steps) if "overrides" in s.__struct_fields__), default=-1)
+        """Spend more or fewer bits until the goals hold on the calibration split; see ``edgefold.goals``."""
+        steps = enumerate(self.recipe.steps)
+        # A file of several widths has the bits of all of them.
+        index = max((i for i, step in steps if isinstance(step, Quantize) and not step.widths), default=-1)
         if index not in self._before_step:
             return first
         base, done = self._before_step[index], self.records[: len(self.records) - (len(self.recipe.steps) - index)]
         drop = self.plan.max_drop
         original = self._calibration_score(self.loaded.model) if drop else None
-        widths = {str(node.name): int(node.attributes["bits"].as_int()) for node in custom_nodes(first)}
+        step: Any = self.recipe.steps[index]
+        table: Sequence[Mapping[str, Any]] = self.records[len(done)]["table"]
 
-        def judged(changed: Mapping[str, int], model: ir.Model, recipe: Recipe) -> Attempt:
+        def judged(bits: float, model: ir.Model, recipe: Recipe) -> Attempt:
             loss = drop.loss_of(original, self._calibration_score(model)) if drop and original else None
-            return Attempt(changed, model_size(model), loss, (model, recipe, self.records))
+            return Attempt(bits, model_size(model), loss, (model, recipe, self.records))
 
-        def build(changed: Mapping[str, int]) -> Attempt:
-            recipe = _with_widths(self.recipe, index, changed)
+        def build(bits: float) -> Attempt:
+            nonlocal table
+            recipe = with_bits(self.recipe, index, bits, table)
             self.records = list(done)
-            return judged(changed, self._steps(base, recipe, index), recipe)
+            model = self._steps(base, recipe, index)
+            table = table or self.records[len(done)]["table"]
+            return judged(bits, model, recipe)
 
         best, attempts = search(
-            judged({}, first, self.recipe),
-            widths,
-            [error.node for error in self.ranking],
+            judged(step.bits or step.weights, first, self.recipe),
             build,
             max_loss=drop.amount if drop else None,
             max_bytes=self.plan.max_bytes,
@@ -219,13 +225,21 @@ class Run:
         return goals
 
 
-def _with_widths(recipe: Recipe, index: int, widths: Mapping[str, int]) -> Recipe:
-    """The recipe with the widths as overrides of its step ``index``, after which those the user gave still win."""
+def with_bits(recipe: Recipe, index: int, bits: float, table: Sequence[Mapping[str, Any]]) -> Recipe:
+    """The recipe with so many bits a weight in its step ``index``, which measures where they go, or knows it.
+
+    Args:
+        recipe: its overrides go before those that a table gives, and their widths are in it.
+        index: of a step ``quantize``.
+        bits: on average.
+        table: what the step measured before, whose widths are then given node by node; empty if it has not.
+    """
     step = recipe.steps[index]
-    plain = msgspec.to_builtins(step)
-    plain["overrides"] = [
-        *({"match": name, "weights": bits} for name, bits in sorted(widths.items())),
-        *plain.get("overrides", []),
-    ]
-    changed = msgspec.convert(plain, type(step))
+    assert isinstance(step, Quantize)
+    if table:
+        found = widths_for(table, bits, step.bits_weighting)
+        given = tuple(Override(match=name, weights=width) for name, width in sorted(found.items()))
+        changed = msgspec.structs.replace(step, bits=None, overrides=(*given, *step.overrides))
+    else:
+        changed = msgspec.structs.replace(step, bits=bits)
     return msgspec.structs.replace(recipe, steps=(*recipe.steps[:index], changed, *recipe.steps[index + 1 :]))

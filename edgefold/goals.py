@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two goals a user can state, and the search over per-node bit widths that tries to meet them.
+"""The two goals a user can state, and the search for the bits that meet them.
 
 Judged on the calibration split only; the evaluation set is scored once before and once after, by the caller.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgefold.errors import UsageError
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("edgefold")
 
 UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
-WIDER = {2: 3, 3: 4, 4: 6, 5: 8, 6: 8, 7: 8}
-NARROWER = {8: 6, 7: 6, 6: 4, 5: 4, 4: 3, 3: 2}
+FEWEST, MOST = 2.0, 8.0  # bits that a weight can have
+RESOLUTION = 0.25  # bits; a finer search would follow the noise of the calibration score
 ENDS_AT_ONE = ("cosine", "spearman_cosine")
 ROUNDS = 8  # compressions that a search may cost
 
@@ -78,58 +78,47 @@ def parse_size(text: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """One compression tried by the search: per-node widths, what came of it, and the artefact itself."""
+    """One compression tried by the search: bits a weight on average, what came of it, and the artefact itself."""
 
-    widths: Mapping[str, int]
+    bits: float
     bytes: int
     loss: float | None
     payload: Any
 
 
 def search(
-    first: Attempt,
-    widths: Mapping[str, int],
-    ranking: Sequence[str],
-    build: Callable[[Mapping[str, int]], Attempt],
-    *,
-    max_loss: float | None,
-    max_bytes: int | None,
+    first: Attempt, build: Callable[[float], Attempt], *, max_loss: float | None, max_bytes: int | None
 ) -> tuple[Attempt, list[Attempt]]:
-    """Change per-node widths until the goals hold, in at most eight further compressions; deterministic.
+    """Halve the range of bits between what is too few and what is too many, in at most eight further compressions.
 
-    While the loss is too large the nodes that add the most error are widened, twice as many each round; while the
-    file is too large the nodes that add the least are narrowed.
+    Bits go to the layers that need them most (``edgefold.passes`` measures which), so that there is one number to look
+    for: above it the file is too large, below it the loss.
 
     Args:
         first: the compression as the recipe has it.
-        widths: width of every node that may change, by node name.
-        ranking: node names by the error each adds, largest first.
-        build: compresses with the given widths.
+        build: compresses with so many bits a weight on average.
         max_loss: in the unit of the goal; None when the user stated none.
         max_bytes: likewise.
 
     Returns:
-        The best attempt (meets both goals; else the drop; else the smallest loss), and all of them.
+        The best attempt (the smallest that meets both goals; without a limit of the loss the largest; failing these,
+        the one that misses the loss the least), and all of them.
     """
-    attempts, current, share = [first], dict(widths), 0.1
-    order = [name for name in ranking if name in current]
-    for _ in range(ROUNDS):
+    attempts = [first]
+    if meets(first, max_loss, max_bytes):
+        return first, attempts
+    low, high = FEWEST, MOST
+    while len(attempts) <= ROUNDS and high - low > RESOLUTION:
         last = attempts[-1]
-        if meets(last, max_loss, max_bytes) or not order:
-            break
-        count = max(1, round(share * len(order)))
-        if max_loss is not None and last.loss is not None and last.loss > max_loss:
-            changed = _shift_widths(current, order[:count], WIDER)
-        else:
-            changed = _shift_widths(current, order[::-1][:count], NARROWER)
-        if changed == current:
-            if count == len(order):
-                break
-            share = min(1.0, share * 2)
-            continue
-        current, share = changed, min(1.0, share * 2)
-        log.info("goal missed: trying again with %d node widths changed", sum(current[n] != widths[n] for n in widths))
-        attempts.append(build({name: bits for name, bits in current.items() if bits != widths[name]}))
+        too_large = max_bytes is not None and last.bytes > max_bytes
+        # Without a limit of the loss a model is worse than it need be as long as the size allows more bits.
+        too_bad = not too_large if max_loss is None else last.loss is not None and last.loss > max_loss
+        if too_large and too_bad:
+            break  # more bits make it larger, fewer make it worse
+        low, high = (last.bits, high) if too_bad else (low, last.bits)
+        bits = round((low + high) / 2, 3)
+        log.info("goals: trying %g bits a weight on average", bits)
+        attempts.append(build(bits))
     return best_attempt(attempts, max_loss, max_bytes), attempts
 
 
@@ -141,14 +130,12 @@ def meets(attempt: Attempt, max_loss: float | None, max_bytes: int | None) -> bo
 
 
 def best_attempt(attempts: Sequence[Attempt], max_loss: float | None, max_bytes: int | None) -> Attempt:
-    """The smallest attempt that meets all goals; failing that, the one that misses the loss the least."""
+    """The smallest attempt that meets all goals, the largest if size is the only one; else the least loss in excess."""
     good = [a for a in attempts if meets(a, max_loss, max_bytes)]
+    if good and max_loss is None:
+        return max(good, key=lambda a: a.bits)
     if good:
         return min(good, key=lambda a: (a.bytes, a.loss or 0.0))
     if max_loss is not None:
         return min(attempts, key=lambda a: (max((a.loss or 0.0) - max_loss, 0.0), a.bytes))
     return min(attempts, key=lambda a: (a.bytes, a.loss or 0.0))
-
-
-def _shift_widths(widths: Mapping[str, int], names: Sequence[str], table: Mapping[int, int]) -> dict[str, int]:
-    return {name: table.get(bits, bits) if name in names else bits for name, bits in widths.items()}

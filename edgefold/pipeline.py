@@ -26,6 +26,7 @@ from edgefold.heal.step import Healer
 from edgefold.measuring.measure import model_macs, model_size
 from edgefold.measuring.operator_times import operator_times
 from edgefold.passes import Context, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
+from edgefold.perturbing import perturb
 from edgefold.probing import probe
 from edgefold.synthetic import synthetic_feeds, wide_batch
 from edgefold.verification import Difference, check_numerics, check_structure
@@ -56,6 +57,7 @@ class StepRecord:
             "edited": [dataclasses.asdict(edit) for edit in self.notes.edits],
             "skips": [dataclasses.asdict(skip) for skip in self.notes.skips],
             "stats": dict(self.notes.stats),
+            "table": [dict(row) for row in self.notes.table],
             "seconds": round(self.seconds, 3),
             "bytes": self.bytes,
             "macs": self.macs,
@@ -141,6 +143,7 @@ def run_recipe(
             heal=inputs.heal,
             synthetic=functools.partial(_made_up, model, inputs, seed) if inputs.probe else None,
             operator_times=operator_times,
+            perturb=functools.partial(perturb, feeds=inputs.calibration) if inputs.calibration else None,
         )
         model, record = run_step(model, step, inputs, context)
         log.info(

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 LISTED_SKIPS = 12  # more of them are in report.json
+LISTED_LAYERS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Report:
         if self.portability:
             lines.append(_portability_text(self.portability))
         lines += [f"\n{finding}" for finding in self.findings]
+        lines += _widths_text(self.steps)
         lines += _skips_text(self.steps)
         return "\n".join(lines)
 
@@ -118,6 +120,20 @@ def _portability_text(portability: Mapping[str, Any]) -> str:
         f"Stock ONNX Runtime and the EdgeFold library agree on {portability['nodes']} nodes "
         f"(largest difference {portability['worst']:.1e}{ties})."
     )
+
+
+def _widths_text(steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where the bits of mixed precision went: how many layers and weights have each width."""
+    rows = [row for step in steps for row in step.get("table", ()) if "bits" in row]
+    if not rows:
+        return []
+    lines = ["\nBits a weight, by what each layer alone does to the outputs (report.json has the table):"]
+    for bits in sorted({row["bits"] for row in rows}):
+        chosen = [row for row in rows if row["bits"] == bits]
+        nodes = ", ".join(row["nodes"][0] for row in chosen[:LISTED_LAYERS])
+        more = f" and {len(chosen) - LISTED_LAYERS} more" if len(chosen) > LISTED_LAYERS else ""
+        lines.append(f"  {bits} bits: {_count(sum(row['weights'] for row in chosen))} weights: {nodes}{more}")
+    return lines
 
 
 def _skips_text(steps: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -59,7 +59,7 @@ def group_by_content(
     groups = []
     for members in by_digest.values():
         widest = max(members, key=lambda site: bits[site.node])
-        group = WeightGroup(tuple(members), bits[widest.node], _method(methods[widest.node], bits[widest.node]))
+        group = WeightGroup(tuple(members), bits[widest.node], method_at(methods[widest.node], bits[widest.node]))
         stored = sum({site.weight.root: site.weight.nbytes for site in members}.values())
         packed = packed_bytes(widest.k, widest.n, group.bits, _tables(group.method, group.bits))
         if packed >= stored:
@@ -70,7 +70,8 @@ def group_by_content(
     return groups, skips
 
 
-def _method(method: Method, bits: int) -> Method:
+def method_at(method: Method, bits: int) -> Method:
+    """The method that a width has: `shift` where `shift-lut` has none."""
     return "shift" if method == "shift-lut" and bits not in LUT_TABLES else method
 
 

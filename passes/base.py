@@ -11,7 +11,7 @@ import dataclasses
 import enum
 import fnmatch
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import msgspec
@@ -77,11 +77,17 @@ class Edit:
 
 @dataclasses.dataclass(frozen=True)
 class Notes:
-    """What a pass did. ``bool(notes.edits)`` is its claim of having changed the model; the pipeline checks it."""
+    """What a pass did. ``bool(notes.edits)`` is its claim of having changed the model; the pipeline checks it.
+
+    Attributes:
+        stats: figures for the report.
+        table: rows with the same keys, where there is more to show than figures.
+    """
 
     edits: tuple[Edit, ...] = ()
     skips: tuple[Skip, ...] = ()
     stats: Mapping[str, float | int | str] = dataclasses.field(default_factory=dict)
+    table: tuple[Mapping[str, Any], ...] = ()
 
 
 class Calibrates(Protocol):
@@ -102,6 +108,10 @@ class Calibrates(Protocol):
     def through(self, model: ir.Model, *, max_rows: int | None = None) -> Calibrates: ...
 
 
+Perturb = Callable[[ir.Model, Iterable[Mapping[str, Any]]], Iterable[float]]
+"""From a model some of whose inputs have defaults, and from other values for those, to the errors of its outputs."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Context:
     """What the pipeline hands to a pass beside the model.
@@ -117,6 +127,7 @@ class Context:
             calibration data.
         synthetic: statistics on made-up inputs: `noise` with the moments of the calibration data, `none` without.
         operator_times: seconds of single operators; see ``edgefold.measuring.operator_times``.
+        perturb: how far outputs move with other weights, on calibration data; see ``edgefold.perturbing``.
     """
 
     calibration: Calibrates | None = None
@@ -127,6 +138,7 @@ class Context:
     heal: Callable[[ir.Model, Any], Mapping[str, float | int | str]] | None = None
     synthetic: Callable[[Literal["noise", "none"]], Calibrates] | None = None
     operator_times: Callable[[Sequence[Any]], Mapping[Any, float]] | None = None
+    perturb: Perturb | None = None
 
     def excludes(self, node_name: str) -> bool:
         """Whether the user asked to leave the node of that name alone."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
@@ -18,6 +18,7 @@ from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipR
 from edgefold.passes.equalization.classes import ScaleClass, scale_classes
 from edgefold.passes.equalization.constants import Array, BarrierError, WorkingConstants
 from edgefold.passes.equalization.factors import Strength, migrate
+from edgefold.passes.equalization.relations import Shapes
 
 
 class EqualizeChannels(Pass, frozen=True, kw_only=True):
@@ -57,8 +58,10 @@ class EqualizeChannels(Pass, frozen=True, kw_only=True):
         graph = model.graph
         constants = WorkingConstants(graph)
         excluded = [node for node in graph if context.excludes(node_label(node))]
-        found = list(scale_classes(graph, _shapes(model, context), constants, excluded))
-        observed, skips = _observe([one for one in found if one.readers], context)
+        shape_of, skips = _shapes(model, context)
+        found = list(scale_classes(graph, shape_of, constants, excluded))
+        observed, unobserved = _observe([one for one in found if one.readers], context)
+        skips += unobserved
         chosen = [one for one in found if one.stopped is None or self._insertable(one, observed, skips)]
         strength = Strength(self.alpha, powers_of_two=self.method == "power-of-two")
         factors = migrate(chosen, observed, strength, constants)
@@ -86,9 +89,14 @@ class EqualizeChannels(Pass, frozen=True, kw_only=True):
         return False
 
 
-def _shapes(model: ir.Model, context: Context) -> Callable[[ir.Value], tuple[int, ...]]:
+def _shapes(model: ir.Model, context: Context) -> tuple[Shapes, list[Skip]]:
     """Extents of tensors: as seen in a run where there is one, else as the model states them."""
-    seen = context.probe(model).shapes if context.probe else {}
+    seen: Mapping[str, tuple[int, ...]] = {}
+    skips = []
+    try:
+        seen = context.probe(model).shapes if context.probe else {}
+    except ModelError as error:
+        skips.append(Skip("model", SkipReason.FALLBACK, f"{error}: shapes as the model states them"))
 
     def shape_of(value: ir.Value) -> tuple[int, ...]:
         if str(value.name) in seen:
@@ -97,7 +105,7 @@ def _shapes(model: ir.Model, context: Context) -> Callable[[ir.Value], tuple[int
             raise BarrierError(SkipReason.DYNAMIC_SHAPE, f"tensor {value.name}")
         return tuple(value.shape.numpy())
 
-    return shape_of
+    return shape_of, skips
 
 
 def _observe(classes: Sequence[ScaleClass], context: Context) -> tuple[dict[ScaleClass, Array], list[Skip]]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 from collections.abc import Iterator, Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import onnx_ir as ir
@@ -16,6 +16,7 @@ from edgefold.passes._activation_codes import MOST_GROUPS, Wanted, choose_activa
 from edgefold.passes._constants import remove_if_unread
 from edgefold.passes._initializers import InitializerStore
 from edgefold.passes._layer_position import LayerPositions, layer_positions
+from edgefold.passes._mixed_precision import Weighting, mix_widths
 from edgefold.passes._narrow_widths import ONE_WIDTH, narrow_widths
 from edgefold.passes._quantize_order import Stage, in_stages
 from edgefold.passes._quantize_weights import Quantized, round_stage
@@ -55,6 +56,7 @@ class Plan(msgspec.Struct, frozen=True):
     activations: Wanted
     why_wider: str = ""
     narrow: tuple[int, ...] = ()
+    fixed: bool = False
 
 
 class Quantize(Pass, frozen=True, kw_only=True):
@@ -76,6 +78,10 @@ class Quantize(Pass, frozen=True, kw_only=True):
 
     Attributes:
         weights: bits of a weight code.
+        bits: bits of a weight code on average, in place of ``weights``: every layer but embeddings, the first and the
+            last ones too, gets the width (2 to 6, or 8) with which the outputs, by a measurement of each layer alone,
+            move least together. Layers whose width an override gives keep it.
+        bits_weighting: what the average is over: `size`, weights; `macs`, multiply-accumulates.
         method: `rtn`, one table; `shift`, a power of two for 32 weights; `shift-lut`, learnt levels and finer steps
             (up to 6 bits; wider layers use `shift`).
         rounding: `nearest`, or `gptq` where there is calibration data.
@@ -93,6 +99,8 @@ class Quantize(Pass, frozen=True, kw_only=True):
     effect: ClassVar[Effect] = Effect.LOSSY
 
     weights: Bits = 4
+    bits: Annotated[float, msgspec.Meta(ge=2, le=8)] | None = None
+    bits_weighting: Weighting = "size"
     method: Method = "shift-lut"
     rounding: Rounding = "nearest"
     activations: Activations = 8
@@ -107,6 +115,8 @@ class Quantize(Pass, frozen=True, kw_only=True):
             raise ValueError(f"method shift-lut ends at 6 bits; take method shift for {self.weights}")
         if self.widths and (self.weights != 8 or self.method == "shift-lut"):
             raise ValueError("widths rounds codes of 8 bits: set weights to 8 and method to shift or rtn")
+        if self.widths and self.bits is not None:
+            raise ValueError("widths rounds codes of 8 bits and bits chooses other ones: leave out one of them")
 
     def rewrite(self, model: ir.Model, context: Context) -> Notes:
         from edgefold.ops import add_functions  # onnxscript takes a second to import
@@ -115,10 +125,8 @@ class Quantize(Pass, frozen=True, kw_only=True):
         sites, skips = _find(model, context)
         positions = layer_positions(graph)
         plans = {site.node: self._plan(site, positions) for site in sites}
-        widths = {node: plan.bits for node, plan in plans.items()}
-        groups, refused = group_by_content(sites, widths, {node: plan.method for node, plan in plans.items()})
-        skips += refused
-        skips += [skip for group in groups for skip in _wider(group, plans)]
+        groups, table, told = self._groups(model, sites, plans, context)
+        skips += told
         store = InitializerStore(graph)
         edits: list[Edit] = []
         tally = _Tally()
@@ -135,7 +143,20 @@ class Quantize(Pass, frozen=True, kw_only=True):
                 edits += _replace(graph, store, rounded, plans, activations)
                 tally.count(rounded)
             add_functions(model)
-        return Notes(tuple(edits), tuple(skips), tally.stats())
+        return Notes(tuple(edits), tuple(skips), tally.stats(), table)
+
+    def _groups(
+        self, model: ir.Model, sites: list[WeightedNode], plans: Mapping[ir.Node, Plan], context: Context
+    ) -> tuple[list[WeightGroup], tuple[Mapping[str, Any], ...], list[Skip]]:
+        """The matrices with their widths; where a budget of bits decides on these, the table behind it."""
+        methods = {node: plan.method for node, plan in plans.items()}
+        groups, skips = group_by_content(sites, {node: plan.bits for node, plan in plans.items()}, methods)
+        skips += [skip for group in groups for skip in _wider(group, plans)]
+        if self.bits is None:
+            return groups, (), skips
+        fixed = frozenset(node for node, plan in plans.items() if plan.fixed)
+        mixed = mix_widths(model, groups, self.bits, self.bits_weighting, context, methods=methods, fixed=fixed)
+        return mixed.groups, mixed.table, [*skips, *mixed.skips]
 
     def _stages(self, model: ir.Model, groups: list[WeightGroup], context: Context) -> tuple[list[Stage], list[Skip]]:
         """All at once where the rounding of one matrix does not depend on that of others."""
@@ -157,24 +178,25 @@ class Quantize(Pass, frozen=True, kw_only=True):
         bits, why, activations = self.weights, "", Wanted.of(self.activations, self.groups)
         if site.kind == "gather":
             bits, why = self.embeddings, "embedding"
-        elif site.node in positions.first:
+        elif self.bits is None and site.node in positions.first:
             bits, why = self.first_last, "first layer"
-        elif site.node in positions.last:
+        elif self.bits is None and site.node in positions.last:
             bits, why = self.first_last, "last layer"
         if site.node in positions.first or site.node in positions.last:
             activations = dataclasses.replace(activations, bits=max(activations.bits, self.first_last))
-        method = self.method
+        method, fixed = self.method, False
         for override in self.overrides:
             if fnmatch.fnmatchcase(site.label, override.match) or fnmatch.fnmatchcase(
                 str(site.output.name), override.match
             ):
                 bits, why = (bits, why) if override.weights is None else (override.weights, "override")
+                fixed = fixed or override.weights is not None
                 method = override.method or method
                 activations = (
                     activations if override.activations is None else Wanted.of(override.activations, self.groups)
                 )
         narrow = () if why else tuple(sorted({width for width in self.widths if width < 8}, reverse=True))
-        return Plan(bits, method, activations, why if bits > self.weights else "", narrow)
+        return Plan(bits, method, activations, why if bits > self.weights else "", narrow, fixed)
 
 
 def _find(model: ir.Model, context: Context) -> tuple[list[WeightedNode], list[Skip]]:

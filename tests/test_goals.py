@@ -1,27 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgefold.errors import UsageError
-from edgefold.goals import ROUNDS, Attempt, Drop, meets, parse_drop, parse_size, search
-
-NODES = [f"node{i}" for i in range(10)]
+from edgefold.goals import RESOLUTION, ROUNDS, Attempt, Drop, meets, parse_drop, parse_size, search
 
 
-def build(widths: Mapping[str, int]) -> Attempt:
-    """A model whose early nodes cost accuracy and whose every node costs bytes, by width."""
-    full = dict.fromkeys(NODES, 4) | dict(widths)
-    loss = sum((8 - bits) / (1 + 2 * i) for i, bits in enumerate(full.values()))
-    return Attempt(widths, sum(full.values()) * 100, loss, payload=full)
+def build(bits: float) -> Attempt:
+    """A model whose every bit costs bytes and takes away a part of the loss."""
+    return Attempt(bits, round(1000 * bits), 32 * 2.0 ** -(2 * bits - 4), payload=bits)
 
 
 def run(max_loss: float | None, max_bytes: int | None) -> tuple[Attempt, list[Attempt]]:
-    return search(build({}), dict.fromkeys(NODES, 4), NODES, build, max_loss=max_loss, max_bytes=max_bytes)
+    return search(build(4.0), build, max_loss=max_loss, max_bytes=max_bytes)
 
 
 def test_a_goal_already_met_costs_nothing() -> None:
@@ -30,16 +24,23 @@ def test_a_goal_already_met_costs_nothing() -> None:
     assert len(attempts) == 1
 
 
-def test_a_loss_too_large_widens_the_worst_nodes_first() -> None:
-    best, _ = run(5.0, None)
-    assert meets(best, 5.0, None)
-    assert best.payload["node0"] > best.payload["node9"]
+def test_a_loss_too_large_gets_as_many_bits_as_it_needs() -> None:
+    best, attempts = run(0.1, None)
+    assert meets(best, 0.1, None)
+    assert build(best.bits - RESOLUTION).loss > 0.1  # type: ignore[operator]
+    assert len(attempts) <= 6
 
 
-def test_a_file_too_large_narrows_the_least_harmful_first() -> None:
+def test_a_file_too_large_loses_no_more_bits_than_it_must() -> None:
     best, _ = run(None, 3700)
     assert meets(best, None, 3700)
-    assert best.payload["node9"] < best.payload["node0"]
+    assert best.bytes > 3700 - 1000 * RESOLUTION
+
+
+def test_goals_that_exclude_each_other_end_at_once() -> None:
+    best, attempts = run(1.0, 3000)
+    assert len(attempts) == 1
+    assert best is attempts[0]
 
 
 def test_an_impossible_goal_ends_and_returns_the_nearest() -> None:

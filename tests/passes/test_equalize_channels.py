@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from graphs import Array, graph, nodes, run, weights
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgefold.calibration import Calibration
@@ -74,6 +74,15 @@ FIRES = {
         },
         IMAGE,
     ),
+    "batch normalization reads it too": (
+        "t (float[2, 3, 9, 9] x) => (float[2, 4, 5, 5] y, float[2, 8, 7, 7] n) { a = Conv(x, w)\n r = Relu(a)\n"
+        " n = BatchNormalization(r, g, o, m, s)\n [two] y = Conv(r, v) }",
+        {
+            "w": WIDE, "g": weights(8), "o": weights(8, seed=3), "m": weights(8, seed=4), "s": np.ones(8, np.float32),
+            "v": NARROW,
+        },
+        IMAGE,
+    ),
     "gemm with a scalar bias": (
         "t (float[2, 6] x) => (float[2, 4] y) { a = Gemm(x, w, b)\n r = Relu(a)\n [two] y = Gemm(r, v) }",
         {"w": weights(6, 8) * SPREAD, "b": np.array([0.3], np.float32), "v": weights(8, 4)},
@@ -115,7 +124,8 @@ def test_powers_of_two_change_no_bit(case: str) -> None:
     assert [edit.node for edit in notes.edits if edit.what.startswith("folded, over 1")] == ["two"]
     assert len(nodes(after)) == len(nodes(before))
     feeds = FIRES[case][2]
-    np.testing.assert_array_equal(run(before, feeds)[0], run(after, feeds)[0])
+    for wanted, got in zip(run(before, feeds), run(after, feeds), strict=True):
+        np.testing.assert_array_equal(wanted, got)
 
 
 @pytest.mark.parametrize("case", FIRES)
@@ -160,6 +170,10 @@ STAYS = {
         "t (float[2, 3, 9, 9] x, float[2, 8, 7, 7] z) => (float[2, 4, 5, 5] y)"
         "{ a = Conv(x, w)\n r = Add(a, z)\n [two] y = Conv(r, v) }",
         TWO, {**IMAGE, "z": weights(2, 8, 7, 7)}, SkipReason.BARRIER, "z is an input"),
+    "a sum with its own transpose": (
+        "t (float[2, 5, 6] x) => (float[2, 5, 4] y) { p = MatMul(x, w)\n"
+        " q = Transpose<perm = [0, 2, 1]>(p)\n m = Add(p, q)\n [two] y = MatMul(m, v) }",
+        {"w": weights(6, 5) * SPREAD[:5], "v": weights(5, 4)}, ROWS, SkipReason.BARRIER, "in two ways"),
     "rows of attention are mixed, not columns": (
         "t (float[2, 5, 6] x) => (float[2, 5, 4] y) { p = MatMul(x, w)\n"
         " q = Transpose<perm = [0, 2, 1]>(p)\n m = MatMul(x, q)\n [two] y = MatMul(m, v) }",
@@ -198,9 +212,10 @@ def test_without_data_ranges_of_weights_are_levelled() -> None:
     np.testing.assert_allclose(ratios, ratios[0], rtol=0.02)
 
 
-positive = st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=6)
+positive = st.lists(st.floats(0.1, 10), min_size=2, max_size=6)  # factors beyond 2 ** 12 are cut off
 
 
+@settings(deadline=None)
 @given(positive, st.floats(0, 1))
 def test_factors_keep_the_magnitude_and_are_powers_of_two_when_asked(peaks: list[float], alpha: float) -> None:
     activations, ones = np.array(peaks), np.ones(len(peaks))

@@ -138,6 +138,16 @@ def test_a_size_that_needs_fewer_bits_is_searched_and_met(tmp_path: Path, output
     assert "match" in (tmp_path / "out" / "recipe.yaml").read_text()
 
 
+def test_bits_are_spent_layer_by_layer(tmp_path: Path, edgefold: Command) -> None:
+    flags = ["--bits", "4.5", "--set", "quantize.rounding=nearest", "--format", "json"]
+    outcome = edgefold("compress", "-m", MODEL, "-d", TASK, "-o", tmp_path / "out", *flags)
+    assert outcome.code == 0, outcome.error_line
+    [table] = [step["table"] for step in json.loads(outcome.out)["steps"] if step["pass"] == "quantize"]
+    spent = sum(row["bits"] * row["weights"] for row in table)
+    assert 4 * sum(row["weights"] for row in table) < spent <= 4.5 * sum(row["weights"] for row in table)
+    assert len({row["bits"] for row in table}) > 1
+
+
 def test_an_impossible_goal_is_exit_code_1_and_the_best_is_kept(tmp_path: Path, edgefold: Command) -> None:
     flags = ["--max-size", "1kB", "--set", "quantize.rounding=nearest"]
     outcome = edgefold("compress", "-m", MODEL, "-o", tmp_path / "out", *flags)

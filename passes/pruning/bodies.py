@@ -95,7 +95,7 @@ def _drop_constant_states(node: ir.Node, main: ir.Graph) -> None:
     constant = [state for state in range(len(node.inputs) - 2) if _is_constant(node, body, state, main)]
     inside = [body.inputs[2 + state] for state in constant]
     for state in reversed(constant):
-        body.outputs.pop(1 + state)
+        _remove_unread(body.outputs.pop(1 + state).producer())
         body.inputs.pop(2 + state)
     for state, value in zip(constant, inside, strict=True):
         outside = node.inputs[2 + state]
@@ -109,11 +109,30 @@ def _drop_constant_states(node: ir.Node, main: ir.Graph) -> None:
 
 def _is_constant(node: ir.Node, body: ir.Graph, state: int, main: ir.Graph) -> bool:
     inside, given, outside = body.inputs[2 + state], body.outputs[1 + state], node.inputs[2 + state]
-    if given is not inside or sum(value is inside for value in body.outputs) > 1 or outside is None:
+    if _source(given) is not inside or outside is None:
+        return False
+    if any(value is inside for value in body.outputs if value is not given):
         return False
     # A body may give what it got, but no value from further outside.
     handed_on = node.graph is not main and outside.is_graph_input() and outside.graph is node.graph
     return handed_on or not node.outputs[state].is_graph_output()
+
+
+def _source(value: ir.Value) -> ir.Value:
+    """The value that is handed on under this name."""
+    producer = value.producer()
+    if producer is None or producer.op_type != "Identity" or producer.domain != "" or producer.inputs[0] is None:
+        return value
+    return _source(producer.inputs[0])
+
+
+def _remove_unread(node: ir.Node | None) -> None:
+    """Takes an Identity away that nothing reads, and those before it."""
+    while node is not None and not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
+        before = node.inputs[0]
+        assert node.graph is not None
+        node.graph.remove(node, safe=True)
+        node = None if before is None else before.producer()
 
 
 def _replace(node: ir.Node, inputs: Sequence[ir.Value | None], outputs: Sequence[ir.Value]) -> None:

@@ -279,16 +279,17 @@ def test_a_state_that_changed_its_length_once() -> None:
     assert examined(text, w1=W1, w2=W2, once=np.array(1)).places() == []
 
 
-def test_unchanging_states_are_read_from_outside() -> None:
+@pytest.mark.parametrize("through", ["", "k2 = Identity (k) k3 = Identity (k2)"])
+def test_unchanging_states_are_read_from_outside(through: str) -> None:
     """As Keras hands its weights through."""
-    text = """
-    g (float[N,6] x) => (float[N,5] y) {
+    text = f"""
+    g (float[N,6] x) => (float[N,5] y) {{
         h = MatMul (x, w1)
         same, last = Loop (five, yes, r, h) <
-            body = b (int64 i, bool c, float[8,8] k, float[N,8] s) => (bool c2, float[8,8] k, float[N,8] s2) {
-                c2 = Identity (c) a = MatMul (s, k) s2 = Tanh (a) }>
+            body = b (int64 i, bool c, float[8,8] k, float[N,8] s) => (bool c2, float[8,8] GIVEN, float[N,8] s2) {{
+                c2 = Identity (c) a = MatMul (s, k) s2 = Tanh (a) {through} }}>
         y = MatMul (last, w2)
-    }"""
+    }}""".replace("GIVEN", "k3" if through else "k")
     found = examined(text, w1=W1, w2=W2, r=weights(8, 8, seed=2) / 3)
     (loop,) = [node for node in found.model.graph if node.op_type == "Loop"]
     assert (len(loop.inputs), len(loop.outputs)) == (3, 1)

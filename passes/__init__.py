@@ -8,6 +8,7 @@ from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Preconditio
 from edgefold.passes.equalize_channels import EqualizeChannels
 from edgefold.passes.fold_batchnorm import FoldBatchnorm
 from edgefold.passes.heal import Heal
+from edgefold.passes.l1_normalization import L1Normalization
 from edgefold.passes.prune_channels import PruneChannels
 from edgefold.passes.quantize import Quantize
 from edgefold.passes.simplify import Simplify
@@ -25,4 +26,12 @@ __all__ = [
     "SkipReason",
 ]
 
-PASSES: tuple[type[Pass], ...] = (Simplify, FoldBatchnorm, PruneChannels, EqualizeChannels, Quantize, Heal)
+PASSES: tuple[type[Pass], ...] = (
+    Simplify,
+    FoldBatchnorm,
+    PruneChannels,
+    EqualizeChannels,
+    L1Normalization,
+    Quantize,
+    Heal,
+)

@@ -22,10 +22,16 @@ class InitializerStore:
         self._names.update(str(value.name) for node in graph.all_nodes() for value in node.outputs)
 
     def add(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
-        """Keeps an array under the name, or under a variation of it if that is taken."""
+        """Keeps an array under the name, or under a variation of it if that is taken; or returns an equal one."""
         content = (array.dtype.str, array.shape, array.tobytes() if array.nbytes <= _COMPARED_BYTES else b"")
         if content[2] and content in self._known:
             return self._known[content]
+        value = self.add_own(name, array)
+        self._known[content] = value
+        return value
+
+    def add_own(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
+        """Keeps an array that nothing else will share, so that it may be exchanged later."""
         unique, number = name, 1
         while unique in self._names:
             unique, number = f"{name}_{number}", number + 1
@@ -34,5 +40,4 @@ class InitializerStore:
         value.shape = ir.Shape(array.shape)
         value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
         self._graph.register_initializer(value)
-        self._known[content] = value
         return value

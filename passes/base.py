@@ -53,6 +53,7 @@ class SkipReason(enum.StrEnum):
     BARRIER = "its channels have to stay"
     STATISTICS = "a normalization averages over its channels"
     OTHER_FACTOR = "its units lie across those that are pruned"
+    NOTHING_TO_GAIN = "nothing to gain"
 
 
 @dataclasses.dataclass(frozen=True)

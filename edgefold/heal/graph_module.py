@@ -13,8 +13,9 @@ from onnx_ir.passes.common import InlinePass
 from torch import Tensor
 
 from edgefold.errors import ModelError
+from edgefold.heal.operators import OPERATORS
 from edgefold.heal.operators.node import torch_tensor
-from edgefold.heal.packed_weights import DOMAIN, QUANTIZED_LAYERS, packed_weights
+from edgefold.heal.packed_weights import packed_weights
 from edgefold.heal.program import Compiler, Program
 from edgefold.heal.weights import stored_floats, weights
 
@@ -145,8 +146,8 @@ def supports(model: ir.Model) -> list[str]:
 
 def _compile(model: ir.Model, gradient_bits: int | None = None) -> tuple[Program, list[str]]:
     inlined = model.clone()
-    for key in [key for key in inlined.functions if key[0] == DOMAIN and key[1] in QUANTIZED_LAYERS]:
-        del inlined.functions[key]  # trained in its integers; its body knows only codes
+    for key in [key for key in inlined.functions if key[:2] in OPERATORS]:
+        del inlined.functions[key]  # trained in its integers, through which its body passes no gradient
     if inlined.functions:
         InlinePass()(inlined)
     refused: list[tuple[str, str, str]] = []

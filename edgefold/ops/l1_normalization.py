@@ -32,7 +32,7 @@ def L1LayerNormalization(
     activation_high: int,
     y_dtype: int,
 ) -> TensorType:
-    """Rows divided by their mean absolute deviation, in integers: ``(x - mean) / (mean|x - mean| + epsilon)``.
+    """Rows divided by their mean absolute deviation, in integers: ``(x - mean) / max(mean|x - mean|, epsilon)``.
 
     That quotient, times gamma, plus beta, is the output y, or its codes. The scale of x has no influence (but through
     epsilon): a row becomes integers t, ``round_half_even(x * 16383 / max|x|)`` for float32 and ``128 * x`` for codes;
@@ -49,8 +49,8 @@ def L1LayerNormalization(
       shifts: uint8 [D], or [1] for all.
 
     Attributes:
-      epsilon: added to the mean absolute deviation, in units of x; at least 0.
-      centred: 0 leaves the mean in: ``x / (mean|x| + epsilon)``, the L1 form of RMSNormalization.
+      epsilon: the least mean absolute deviation to divide by, in units of x; at least 0.
+      centred: 0 leaves the mean in: ``x / max(mean|x|, epsilon)``, the L1 form of RMSNormalization.
       x_codes: 1 where x holds codes.
       activation_high: the largest code, 1 to 127; 0: y is float32.
       y_dtype: 3 (int8) where y holds codes, else 1 (float32).
@@ -73,7 +73,7 @@ def L1LayerNormalization(
     mean = op.Cast(op.Round(op.Div(total, columns)), to=TensorProto.INT64)
     differences = op.Sub(levels, op.Mul(mean, op.Constant(value_int=centred)))
     deviation = op.Cast(op.ReduceSum(op.Abs(differences), last, keepdims=1), to=TensorProto.FLOAT)
-    divisor = op.Add(deviation, op.Mul(columns, op.Mul(op.Constant(value_float=epsilon), factor)))
+    divisor = op.Max(deviation, op.Mul(columns, op.Mul(op.Constant(value_float=epsilon), factor)))
     scale = op.Where(op.Greater(divisor, nought), op.Div(columns, divisor), nought)
     y = op.Add(op.Mul(op.Cast(differences, to=TensorProto.FLOAT), op.Mul(scale, gamma)), beta)
 

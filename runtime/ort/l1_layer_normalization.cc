@@ -12,7 +12,7 @@
 namespace edgefold::ort {
 namespace {
 
-constexpr int64_t kElementsPerTask = 1 << 15;
+constexpr int64_t kElementsPerTask = 1 << 16;
 constexpr int kMaxCode = 127;
 
 class L1Norm {

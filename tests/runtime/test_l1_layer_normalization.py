@@ -37,7 +37,7 @@ def oracle(
     differences = levels - mean * centred
     deviation = np.abs(differences).sum(axis=-1, keepdims=True)
     assert deviation.max(initial=0) < 2**31
-    divisor = deviation.astype(np.float32) + columns * (np.float32(epsilon) * factor)
+    divisor = np.maximum(deviation.astype(np.float32), columns * (np.float32(epsilon) * factor))
     scale = np.where(divisor > 0, columns / np.where(divisor > 0, divisor, one), 0 * one)
     y: Array = differences.astype(np.float32) * (scale * gamma) + beta
     return y if high == 0 else (np.clip(np.rint(y), -high, high).astype(np.int8) << shifts).astype(np.int8)
@@ -92,7 +92,7 @@ def rows(columns: int, dtype: type) -> Array:
 FORMS = [
     pytest.param({"high": 0}, id="float"),
     pytest.param({"high": 0, "centred": 0}, id="float, not centred"),
-    pytest.param({"high": 127, "epsilon": 0.1}, id="codes, epsilon"),
+    pytest.param({"high": 127, "epsilon": 5.0}, id="codes, epsilon"),
     pytest.param({"high": 127, "centred": 0}, id="codes, not centred"),
     pytest.param({"high": 7}, id="4-bit codes, shifted"),
 ]

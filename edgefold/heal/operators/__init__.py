@@ -18,6 +18,7 @@ from edgefold.heal.operators import (
     elementwise,
     generators,
     indexing,
+    l1_normalization,
     layout,
     normalization,
     pooling,
@@ -51,6 +52,7 @@ _STANDARD: Mapping[str, Binding] = {
 OPERATORS: Mapping[tuple[str, str], Binding] = {
     **{("", name): binding for name, binding in _STANDARD.items()},
     **{("ai.edgefold", name): binding for name, binding in shift.OPERATORS.items()},
+    **{("ai.edgefold", name): binding for name, binding in l1_normalization.OPERATORS.items()},
     **{("ai.onnx.ml", name): binding for name, binding in indexing.ML_OPERATORS.items()},
 }
 """(domain, operator) -> its binding; the standard domain is ''."""

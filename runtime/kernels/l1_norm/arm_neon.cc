@@ -24,7 +24,7 @@ float AbsMax(const float* x, int64_t columns) {
 
 inline int16x4_t FourLevels(const float* x, float factor) {
   const float32x4_t scaled = vmulq_n_f32(vld1q_f32(x), factor);
-  return vmovn_s32(vcvtnq_s32_f32(Larger(scaled, vdupq_n_f32(-kL1NormLevels))));
+  return vmovn_s32(vcvtnq_s32_f32(scaled));  // NaN becomes 0
 }
 
 inline int16x8_t Levels(const L1NormArguments& n, int64_t at, float factor) {

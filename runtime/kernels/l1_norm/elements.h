@@ -15,8 +15,7 @@ inline float LargerMagnitude(float x, float most) {
 }
 
 inline int16_t Level(float scaled) {
-  if (!(scaled > -kL1NormLevels)) return static_cast<int16_t>(-kL1NormLevels);  // NaN too
-  return static_cast<int16_t>(std::nearbyintf(scaled));
+  return std::isnan(scaled) ? int16_t{0} : static_cast<int16_t>(std::nearbyintf(scaled));
 }
 
 // t * factor of row m at column i.
@@ -36,8 +35,8 @@ inline int32_t Mean(const L1NormArguments& n, int32_t sum) {
 
 inline float Scale(const L1NormArguments& n, int32_t deviation, float factor) {
   const float columns = static_cast<float>(n.columns);
-  const float sum = static_cast<float>(deviation) + columns * (n.epsilon * factor);
-  return sum > 0.0f ? columns / sum : 0.0f;
+  const float divisor = std::fmax(static_cast<float>(deviation), columns * (n.epsilon * factor));
+  return divisor > 0.0f ? columns / divisor : 0.0f;
 }
 
 inline void Store(const L1NormArguments& n, int64_t m, int64_t i, int32_t difference, float scale) {

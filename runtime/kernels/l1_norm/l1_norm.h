@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rows divided by their mean absolute deviation, in integers, with the quantization of the result.
 //
-//   t[i]   = max(round_half_even(x[i] * factor), -16383), factor = 16383 / max |x|    (float x)
-//          = x[i] * 128,                                  factor = 128                (int8 x)
+//   t[i]   = round_half_even(x[i] * factor), factor = 16383 / max |x|    (float x)
+//          = x[i] * 128,                   factor = 128                (int8 x)
 //   mean   = round_half_even(float(sum t) / float(columns)), or 0 where rows are not centred
 //   d[i]   = t[i] - mean
-//   scale  = float(columns) / (float(sum |d|) + float(columns) * (epsilon * factor))
+//   scale  = float(columns) / max(float(sum |d|), float(columns) * (epsilon * factor))
 //   y[i]   = float(d[i]) * (scale * gamma[i]) + beta[i]
 //   code   = clip(round_half_even(y[i]), -high, high) * steps[i]                      (int8 y)
 //
 // The sums are of integers, so they are the same in any order; float operations are rounded once
-// each. A row with max |x| <= 1e-30 has t = 0; a denominator of 0 gives scale = 0, so a constant
-// row gives beta. NaN counts as 0 in max |x| and becomes t = -16383. For codes, y must stay within
-// int32: it does where columns * max |gamma| + max |beta| is below 2^31, for |d| is at most sum
-// |d|. Levels of 15 bits leave room for the difference of two in 16.
+// each. A row with max |x| <= 1e-30 has t = 0; a divisor of 0 gives scale = 0, so a constant row
+// gives beta. NaN counts as 0, and a row with infinity as one of zeros.
+// For codes, y must stay within int32: it does where columns * max |gamma| + max |beta| is below
+// 2^31, for |d| is at most sum |d|. Levels of 15 bits leave room for the difference of two in 16.
 #pragma once
 
 #include <cstdint>

@@ -8,10 +8,10 @@
 namespace edgefold {
 namespace {
 
-// Sixteen columns a step. In memory the levels of a step keep the order in which packs leaves two
-// vectors of eight, (0..3, 8..11, 4..7, 12..15), for unpack takes them apart in the same order.
+// Sixteen columns a step. The levels of a step lie in pairs, (0, 8), (1, 9) ... (7, 15), so that
+// the two halves of a 32-bit lane belong to two vectors of eight: no shuffle takes them apart.
 constexpr int64_t kStep = 16;
-constexpr int kPackedOrder = 0xd8;
+constexpr int kPackedOrder = 0xd8;  // of packs: 0..3, 8..11, 4..7, 12..15
 
 inline __m256i LoadLevels(const int16_t* levels) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(levels));
@@ -52,9 +52,8 @@ struct FloatLevels {
   __m256i At(int64_t i) const {
     const __m256i first = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), factor));
     const __m256i second = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i + 8), factor));
-    // NaN has become the least int32, and now the least int16.
-    const __m256i least = _mm256_set1_epi16(static_cast<int16_t>(-kL1NormLevels));
-    return _mm256_max_epi16(_mm256_packs_epi32(first, second), least);
+    // NaN has become the least int32, whose lower half is 0.
+    return _mm256_blend_epi16(first, _mm256_slli_epi32(second, 16), 0xaa);
   }
 };
 
@@ -63,8 +62,8 @@ struct ByteLevels {
 
   __m256i At(int64_t i) const {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i));
-    const __m256i words = _mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7);
-    return _mm256_permute4x64_epi64(words, kPackedOrder);
+    const __m128i pairs = _mm_unpacklo_epi8(bytes, _mm_srli_si128(bytes, 8));
+    return _mm256_slli_epi16(_mm256_cvtepi8_epi16(pairs), 7);
   }
 };
 
@@ -111,11 +110,11 @@ struct Affine {
     return _mm256_add_ps(product, _mm256_loadu_ps(beta + i));
   }
 
-  // Sixteen, from levels in packed order.
+  // Sixteen, from levels in pairs.
   void Sixteen(const int16_t* levels, int64_t i, __m256* first, __m256* second) const {
     const __m256i d = _mm256_sub_epi16(LoadLevels(levels + i), centre);
-    *first = Eight(_mm256_srai_epi32(_mm256_unpacklo_epi16(d, d), 16), i);
-    *second = Eight(_mm256_srai_epi32(_mm256_unpackhi_epi16(d, d), 16), i + 8);
+    *first = Eight(_mm256_madd_epi16(d, _mm256_set1_epi32(1)), i);
+    *second = Eight(_mm256_srai_epi32(d, 16), i + 8);
   }
 };
 
@@ -167,7 +166,7 @@ void WriteCodes(const L1NormArguments& n, Affine affine, int64_t whole, int8_t* 
   }
 }
 
-// The scratch row holds levels in packed order up to `whole`, a multiple of 32, then in order.
+// The scratch row holds levels in pairs up to `whole`, a multiple of 32, then in order.
 void Write(const L1NormArguments& n, int64_t m, int64_t whole, int32_t mean, float scale) {
   const Affine affine = {n.gamma, n.beta, _mm256_set1_ps(scale),
                          _mm256_set1_epi16(static_cast<int16_t>(mean))};
@@ -179,22 +178,27 @@ void Write(const L1NormArguments& n, int64_t m, int64_t whole, int32_t mean, flo
   for (int64_t i = whole; i < n.columns; ++i) Store(n, m, i, n.scratch[i] - mean, scale);
 }
 
+// The factor of row m; beyond the last row, any.
+float RowFactor(const L1NormArguments& n, int64_t m) {
+  if (n.x == nullptr || m == n.rows) return kL1NormByteFactor;
+  return Factor(AbsMax(n.x + m * n.columns, n.columns));
+}
+
 }  // namespace
 
 void l1_norm_x86_avx2(const L1NormArguments& n) {
   const int64_t whole = n.columns / (2 * kStep) * (2 * kStep);
+  float factor = RowFactor(n, 0);
   for (int64_t m = 0; m < n.rows; ++m) {
-    float factor = kL1NormByteFactor;
-    int32_t sum = 0;
-    if (n.x != nullptr) {
-      const float* x = n.x + m * n.columns;
-      factor = Factor(AbsMax(x, n.columns));
-      sum = Fill(n, m, whole, FloatLevels{x, _mm256_set1_ps(factor)}, factor);
-    } else {
-      sum = Fill(n, m, whole, ByteLevels{n.x_codes + m * n.columns}, factor);
-    }
+    const int64_t at = m * n.columns;
+    const int32_t sum =
+        n.x == nullptr ? Fill(n, m, whole, ByteLevels{n.x_codes + at}, factor)
+                       : Fill(n, m, whole, FloatLevels{n.x + at, _mm256_set1_ps(factor)}, factor);
     const int32_t mean = Mean(n, sum);
-    Write(n, m, whole, mean, Scale(n, Deviation(n, whole, mean), factor));
+    const float scale = Scale(n, Deviation(n, whole, mean), factor);
+    // The next row's largest value is sought while the divisions of this row's scale are under way.
+    factor = RowFactor(n, m + 1);
+    Write(n, m, whole, mean, scale);
   }
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -151,12 +151,12 @@ class Quantize(Pass, frozen=True, kw_only=True):
         """The matrices with their widths; where a budget of bits decides on these, the table behind it."""
         methods = {node: plan.method for node, plan in plans.items()}
         groups, skips = group_by_content(sites, {node: plan.bits for node, plan in plans.items()}, methods)
-        skips += [skip for group in groups for skip in _wider(group, plans)]
         if self.bits is None:
-            return groups, (), skips
+            return groups, (), [*skips, *_wider(groups, plans)]
         fixed = frozenset(node for node, plan in plans.items() if plan.fixed)
         mixed = mix_widths(model, groups, self.bits, self.bits_weighting, context, methods=methods, fixed=fixed)
-        return mixed.groups, mixed.table, [*skips, *mixed.skips]
+        tables = [group for group in mixed.groups if all(site.kind == "gather" for site in group.sites)]
+        return mixed.groups, mixed.table, [*skips, *mixed.skips, *_wider(tables, plans)]
 
     def _stages(self, model: ir.Model, groups: list[WeightGroup], context: Context) -> tuple[list[Stage], list[Skip]]:
         """All at once where the rounding of one matrix does not depend on that of others."""
@@ -255,13 +255,14 @@ def _excluded(site: WeightedNode, context: Context) -> bool:
     return context.excludes(site.label) or context.excludes(str(site.output.name))
 
 
-def _wider(group: WeightGroup, plans: Mapping[ir.Node, Plan]) -> Iterator[Skip]:
-    """A Skip for each node of a group that is kept wider than the pass's own width, and why."""
-    for site in group.sites:
-        plan = plans[site.node]
-        why = plan.why_wider if plan.bits == group.bits else "shares its matrix with a wider node"
-        if why:
-            yield Skip(site.label, SkipReason.KEPT_WIDER, f"{why}, {group.bits} bits")
+def _wider(groups: Iterable[WeightGroup], plans: Mapping[ir.Node, Plan]) -> Iterator[Skip]:
+    """A Skip for each node that is kept wider than the pass's own width, and why."""
+    for group in groups:
+        for site in group.sites:
+            plan = plans[site.node]
+            why = plan.why_wider if plan.bits == group.bits else "shares its matrix with a wider node"
+            if why:
+                yield Skip(site.label, SkipReason.KEPT_WIDER, f"{why}, {group.bits} bits")
 
 
 class _Tally:

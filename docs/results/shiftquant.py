@@ -38,8 +38,8 @@ SETTINGS = {"W4A4": (4, 4), "W4A6": (4, 6), "W6A6": (6, 6), "W4A8": (4, 8)}
 def before_quantization(method: str) -> tuple[Pass, ...]:
     """The pass that a rival of the shifts needs."""
     rivals: Mapping[str, Pass] = {
-        "power-of-two equalization": EqualizeChannels(method="power-of-two"),
-        "SmoothQuant": EqualizeChannels(method="smoothquant"),
+        "power-of-two equalization": EqualizeChannels(method="power-of-two", alpha=1.0, insert=True),
+        "SmoothQuant": EqualizeChannels(method="smoothquant", alpha=0.5, insert=True),
     }
     return (rivals[method],) if method in rivals else ()
 

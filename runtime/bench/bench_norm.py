@@ -4,7 +4,7 @@
     python runtime/bench/bench_norm.py [--json FILE] [--seconds 2] [--shapes 128x384,128x768]
 
 Prints the least and the median microseconds of a call and the ratio of the least of ONNX Runtime's to it: above 1 is
-faster. The kernels alone, and an L2 form beside them, are in build/bench_norms.
+faster.
 """
 
 from __future__ import annotations

@@ -58,6 +58,21 @@ def test_the_budget_holds_and_goes_to_what_the_outputs_depend_on(bits: float) ->
     assert {row["nodes"][0]: row["bits"] for row in notes.table} == found
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_table_keeps_its_width_and_says_so_unless_a_head_shares_it(tied: bool) -> None:
+    text = """t (int64[8] i) => (float[8, 32] y) {
+        [look] e = Gather(t, i)\n [mid] h = MatMul(e, u)\n [head] y = MatMul(h, w) }"""
+    table = weights(32, 16)
+    arrays = {"t": table, "u": weights(16, 16, seed=1), "w": table.T.copy() if tied else weights(16, 32, seed=2)}
+    feeds = {"i": np.arange(8)}
+    perturbs = functools.partial(perturb, feeds=lambda: [feeds])
+    given = Context(probe=functools.partial(probe, feeds=feeds), perturb=perturbs)
+    found, notes = quantized(graph(text, arrays), given, bits=4.0)
+    wider = [skip.node for skip in notes.skips if skip.reason == SkipReason.KEPT_WIDER]
+    assert wider == ([] if tied else ["look"])
+    assert (widths(found)["look"] == 8) is not tied
+
+
 def test_equal_budgets_leave_less_error_than_one_width_for_all() -> None:
     model = graph(TEXT, ARRAYS)
     wanted = run(model, FEEDS)[0]

@@ -26,7 +26,8 @@ TEXT = """g (float[2, 16, 6, 6] x, int64[2] ids) => (float[2, 32] y) {
     [id] i = Identity(e)
     [sum] s = Add(f, i)
     [fc] q = MatMul(s, u)
-    [bias] y = Add(q, b)
+    [bias] a = Add(q, b)
+    [ln] y = LayerNormalization(a, g, o)
 }"""
 
 

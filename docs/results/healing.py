@@ -36,7 +36,7 @@ COLUMNS = (
     *("model", "student", "seed", "metric", "original", "before", "after", "to the original", "95 % interval"),
     *("steps", "CPU minutes"),
 )
-IMAGES = {"learning_rate": 0.0015, "patience": 0, "augment": ["flip", "crop", "mix"]}
+BLOCKWISE = {"patience": 0, "loss": ["output", "blockwise"]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +56,25 @@ class Case:
 
 CASES = {
     "cifar_resnet56.pruned": Case(
-        "cifar_resnet56", "prune", ["prune-channels.flops=0.47"], {"epochs": 60, **IMAGES}, (0, 1, 2)
+        "cifar_resnet56",
+        "prune",
+        ["prune-channels.flops=0.47"],
+        {"epochs": 30, "learning_rate": 0.005, "augment": ["flip", "crop", "mix"], **BLOCKWISE},
+        (0, 1, 2),
     ),
     "minilm.pruned": Case(
-        "minilm", "prune", ["prune-channels.flops=0.7"], {"epochs": 10, "learning_rate": 0.001, "batch": 32}, (0, 1, 2)
+        "minilm",
+        "prune",
+        ["prune-channels.flops=0.7"],
+        {"epochs": 5, "learning_rate": 0.003, "batch": 32, "patience": 0},
+        (0, 1, 2),
+    ),
+    "cifar_resnet20.w4a4": Case(
+        "cifar_resnet20",
+        "w4a4",
+        [],
+        {"epochs": 4, "learning_rate": 0.0002, "batch": 32, "augment": ["flip", "crop"], **BLOCKWISE},
+        (0, 1, 2),
     ),
 }
 

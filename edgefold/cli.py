@@ -112,7 +112,7 @@ def compress(form: str, log_level: str, **options: Any) -> None:
 @click.option("--epochs", type=int, help="Passes over the training part (default 10).")
 @click.option("--steps", type=int, help="Instead: steps of the optimizer.")
 @click.option("--minutes", type=float, help="Instead: minutes of training.")
-@click.option("--learning-rate", type=float, help="At its highest, relative to each tensor (default 0.003).")
+@click.option("--learning-rate", type=float, help="At its highest, relative to each tensor; default by the model.")
 @click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), help="Default adamw.")
 @click.option("--gradient-bits", type=int, help="Integer training: of gradients of quantized layers; default float.")
 @click.option("--batch", type=int, help="Samples a step, over all processes.")

@@ -16,6 +16,8 @@ LossName = Literal["output", "tail", "blockwise", "labels"]
 Augmentation = Literal["flip", "crop", "mix"]
 
 DEFAULT_EPOCHS = 10
+DEFAULT_RATE = 3e-3
+DEFAULT_RATE_OF_QUANTIZED = 2e-4
 
 
 class Heal(Pass, frozen=True, kw_only=True):
@@ -45,7 +47,8 @@ class Heal(Pass, frozen=True, kw_only=True):
         steps: instead, steps of the optimizer.
         minutes: instead, minutes of training.
         learning_rate: at its highest, after a linear warm-up; it then falls to 0 along a cosine. `adamw` takes it
-            relative to the root mean square of each tensor.
+            relative to the root mean square of each tensor. 0.003 where it is not given, or 0.0002 for a model with
+            quantized layers: at more, codes that were rounded with care flip faster than the loss can tell them apart.
         optimizer: `adamw`, or `sgd` with Nesterov momentum 0.9.
         weight_decay: decoupled for `adamw`.
         gradient_bits: integer training (arXiv 2411.10948): the backward products of quantized layers multiply integers
@@ -69,7 +72,7 @@ class Heal(Pass, frozen=True, kw_only=True):
     epochs: Count | None = None
     steps: Count | None = None
     minutes: Positive | None = None
-    learning_rate: Positive = 3e-3
+    learning_rate: Positive | None = None
     optimizer: Literal["adamw", "sgd"] = "adamw"
     weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     gradient_bits: Annotated[int, msgspec.Meta(ge=2, le=8)] | None = None

@@ -27,7 +27,7 @@ from edgefold.heal.progress import Epoch, Progress, TrainingFile
 from edgefold.heal.samples import Samples
 from edgefold.heal.schedule import learning_rate_factor
 from edgefold.heal.teacher import Teacher
-from edgefold.passes.heal import DEFAULT_EPOCHS, Heal
+from edgefold.passes.heal import DEFAULT_EPOCHS, DEFAULT_RATE, DEFAULT_RATE_OF_QUANTIZED, Heal
 
 log = logging.getLogger("edgefold")
 SAVE_SECONDS = 60.0
@@ -68,7 +68,8 @@ class Training:
         self._student = student.to(processes.device, memory_format=torch.channels_last)
         self._weights = [weight for weight in student.parameters() if weight.requires_grad]
         self._best = [weight.detach().clone() for weight in self._weights]
-        self._optimizer = _optimizer(student, options)
+        self._rate = options.learning_rate or (DEFAULT_RATE_OF_QUANTIZED if student.least_steps else DEFAULT_RATE)
+        self._optimizer = _optimizer(student, options, self._rate)
         self._objective, self._samples, self._teacher = objective, samples, teacher
         self._options, self._seed, self._processes, self._saved = options, seed, processes, saved
         self._batch = _batch_size(options.batch, samples, processes)
@@ -99,7 +100,7 @@ class Training:
         progress, options = self.progress, self._options
         epoch, position = divmod(progress.step, self._epoch_steps)
         batch = self._samples.batches(self._batch, self._seed, epoch)[position]
-        rate = options.learning_rate * learning_rate_factor(self._share_done(ahead=1))
+        rate = self._rate * learning_rate_factor(self._share_done(ahead=1))
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         self._optimizer.zero_grad(set_to_none=True)
@@ -238,7 +239,7 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def _optimizer(student: GraphModule, options: Heal) -> torch.optim.Optimizer:
+def _optimizer(student: GraphModule, options: Heal, rate: float) -> torch.optim.Optimizer:
     """AdamW with steps relative to the size of each tensor (Shazeer and Stern 2018, section 8); SGD with absolute ones.
 
     Adam moves every weight by about the learning rate. Relative to its tensor, one rate suits folded convolutions,
@@ -251,10 +252,10 @@ def _optimizer(student: GraphModule, options: Heal) -> torch.optim.Optimizer:
             {"params": [weight], "scale": max(_root_mean_square(weight), steps.get(name, 0.0))}
             for name, weight in weights.items()
         ]
-        return torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=options.weight_decay)
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=options.weight_decay)
     return torch.optim.SGD(
         [{"params": list(weights.values()), "scale": 1.0}],
-        lr=options.learning_rate,
+        lr=rate,
         momentum=0.9,
         nesterov=True,
         weight_decay=options.weight_decay,

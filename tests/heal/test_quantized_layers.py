@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="healing needs torch: pip install 'edgefold[heal]'")
 
-from damaged import healed, original, weights_of  # noqa: E402
+from damaged import damaged, healed, original, training, weights_of  # noqa: E402
 from packed_layers import FLOAT, SIGNED, UNSIGNED, convolution, layers, linear, lookup, matrix, packed  # noqa: E402
 from torch_graphs import assert_same, in_ort, in_torch, weights  # noqa: E402
 
@@ -25,6 +25,7 @@ from edgefold.heal.operators.learned_step import Levels, activation_codes  # noq
 from edgefold.heal.packed_weights import PackedWeights, packed_weights  # noqa: E402
 from edgefold.heal.training import _optimizer  # noqa: E402
 from edgefold.passes import Context, Heal, Quantize  # noqa: E402
+from edgefold.passes.heal import DEFAULT_RATE, DEFAULT_RATE_OF_QUANTIZED  # noqa: E402
 
 EXACT = {"rtol": 1e-6, "atol": 1e-6}
 
@@ -139,10 +140,21 @@ def test_latent_weights_step_by_their_levels_where_these_lie_far_apart(bits: int
     weight = matrix(40, 8, bits, "rtn")
     module = GraphModule(linear(weight))
     latent = dict(module.named_parameters())["w_codes"]
-    (step,) = [group["scale"] for group in _optimizer(module, Heal()).param_groups if group["params"][0] is latent]
+    groups = _optimizer(module, Heal(), 3e-3).param_groups
+    (step,) = [group["scale"] for group in groups if group["params"][0] is latent]
     of_levels = SPACINGS * np.sqrt(np.square(weight.scales).mean())
     of_weights = float(latent.detach().square().mean().sqrt())
     assert step == pytest.approx(of_levels if by_levels else of_weights)
+
+
+@pytest.mark.parametrize("asked", [None, 0.01])
+def test_quantized_layers_are_trained_at_a_lower_rate_unless_one_is_given(asked: float | None) -> None:
+    rates = []
+    for student in (damaged(), original()):
+        if rates:
+            Quantize().rewrite(student, Context())
+        rates.append(training(student, Heal(learning_rate=asked, threads=1))._rate)
+    assert rates == ([0.01, 0.01] if asked else [DEFAULT_RATE, DEFAULT_RATE_OF_QUANTIZED])
 
 
 def test_layers_of_original_and_quantized_model_are_taught_by_the_same_hidden_tensors() -> None:

@@ -80,7 +80,7 @@ def test_a_healing_in_integers_learns_and_repeats() -> None:
     for bits in (4, 4, None):
         model = original()
         Quantize(weights=2, method="rtn").rewrite(model, Context())
-        found = healed(model, steps=12, patience=0, gradient_bits=bits)
+        found = healed(model, steps=12, patience=0, learning_rate=3e-3, gradient_bits=bits)
         assert found.best_step
         assert found.stats()["held_out_loss_after"] < 0.9 * found.stats()["held_out_loss_before"]
         models.append(model)

@@ -22,7 +22,7 @@ from edgefold.heal.step import healer
 from edgefold.measuring.figures import measured_figures
 from edgefold.measuring.measure import model_size
 from edgefold.nodewise import NodeError, custom_nodes, node_errors, prove_portable
-from edgefold.passes._mixed_precision import widths_for
+from edgefold.passes.quantization.mixed_precision import widths_for
 from edgefold.passes.quantize import Override, Quantize
 from edgefold.pipeline import Inputs, StepRecord, raise_to_minimum_opset, run_recipe
 from edgefold.plan import Plan

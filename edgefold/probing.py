@@ -18,7 +18,7 @@ from onnx_ir.passes import common
 
 from edgefold.errors import ModelError
 from edgefold.interface import ModelInterface
-from edgefold.passes.pruning.bodies import bodies
+from edgefold.passes._subgraphs import bodies
 from edgefold.passes.pruning.groups import AxisKey, Trace, runs_of
 from edgefold.probing_bodies import BodyObserver, Inside, flippable
 from edgefold.probing_feeds import Sizes, first_sizes, make_feeds, other_sizes

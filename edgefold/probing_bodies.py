@@ -26,7 +26,6 @@ MAX_ELEMENTS = 64
 """Values of larger tensors are not kept: every one of a body takes so many columns."""
 
 _OWN = ":edgefold"  # the end of names of what is added
-_OWN = ":edgefold"  # the end of names of what is added
 _NEUTRAL = np.array([-np.inf, np.inf, -np.inf, 0.0])
 _OPSET = 11  # that brought GatherElements; the pipeline raises older models
 _REDUCE_SUM_AXES, _REDUCE_AXES = 13, 18  # the opsets that made axes an input

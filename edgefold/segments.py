@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgefold.errors import ModelError
+from edgefold.passes._subgraphs import reads_of_own_graph
 from edgefold.session import make_session, run
 
 Array = np.ndarray[Any, Any]
@@ -126,7 +127,7 @@ class Segments:
                 self._seen[id(value.const_value)] = value.const_value
             states[value] = hash((value.name, id(value.const_value)))
         for node in self._model.graph:
-            read = hash(tuple(states.get(value, 0) for value in _reads(node) if value is not None))
+            read = hash(tuple(states.get(value, 0) for value in reads_of_own_graph(node) if value is not None))
             states.update((output, hash((output.name, read))) for output in node.outputs)
         return states
 
@@ -152,20 +153,8 @@ def _piece(wanted: Sequence[ir.Value], held: Mapping[str, Any]) -> _Piece:
             inputs[value] = None
         elif node is not None and node not in nodes:
             nodes.add(node)
-            pending.extend(one for one in _reads(node) if one is not None)
+            pending.extend(one for one in reads_of_own_graph(node) if one is not None)
     produced = [value for node in nodes for value in node.outputs if value.name]
     read_later = [value for value in produced if any(use.node not in nodes for use in value.uses())]
     outputs = dict.fromkeys(str(value.name) for value in (*wanted, *read_later) if value.producer() in nodes)
     return _Piece([str(value.name) for value in inputs if value.producer() not in nodes], nodes, list(outputs))
-
-
-def _reads(node: ir.Node) -> Iterator[ir.Value | None]:
-    """The inputs of a node, and what its subgraphs capture."""
-    yield from node.inputs
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            bodies = [attribute.as_graph()]
-        else:
-            bodies = list(attribute.as_graphs()) if attribute.type == ir.AttributeType.GRAPHS else []
-        for inner in (inner for body in bodies for inner in ir.traversal.RecursiveGraphIterator(body)):
-            yield from (value for value in inner.inputs if value is not None and value.graph is node.graph)

@@ -12,11 +12,11 @@ import onnx_ir as ir
 
 from edgefold.passes._constants import remove_if_unread, trace_constant
 from edgefold.passes._initializers import InitializerStore
-from edgefold.passes._l1_fit import fit_layers
-from edgefold.passes._l1_nodes import L1Node, code_outputs, l1_nodes
-from edgefold.passes._normalizations import Normalization, normalization
 from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
+from edgefold.passes.normalization.l1_fit import fit_layers
+from edgefold.passes.normalization.l1_nodes import L1Node, code_outputs, l1_nodes
+from edgefold.passes.normalization.recognition import Normalization, normalization
 
 GAUSSIAN = math.sqrt(2 / math.pi)
 """Mean absolute deviation of a Gaussian by its standard deviation."""

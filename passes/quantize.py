@@ -12,18 +12,18 @@ import msgspec
 import onnx_ir as ir
 
 from edgefold.errors import ModelError
-from edgefold.passes._activation_codes import MOST_GROUPS, Wanted, choose_activations
 from edgefold.passes._constants import remove_if_unread
 from edgefold.passes._initializers import InitializerStore
-from edgefold.passes._layer_position import LayerPositions, layer_positions
-from edgefold.passes._mixed_precision import Weighting, mix_widths
-from edgefold.passes._narrow_widths import ONE_WIDTH, narrow_widths
-from edgefold.passes._quantize_order import Stage, in_stages
-from edgefold.passes._quantize_weights import Quantized, round_stage
-from edgefold.passes._shared_weights import WeightGroup, group_by_content
-from edgefold.passes._shift_nodes import Activation, replace_node, store_matrix
 from edgefold.passes._weighted_nodes import WeightedNode, node_label, weighted_node
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
+from edgefold.passes.quantization.activation_codes import MOST_GROUPS, Wanted, choose_activations
+from edgefold.passes.quantization.layer_position import LayerPositions, layer_positions
+from edgefold.passes.quantization.mixed_precision import Weighting, mix_widths
+from edgefold.passes.quantization.narrow_widths import ONE_WIDTH, narrow_widths
+from edgefold.passes.quantization.order import Stage, in_stages
+from edgefold.passes.quantization.shared_weights import WeightGroup, group_by_content
+from edgefold.passes.quantization.shift_nodes import Activation, replace_node, store_matrix
+from edgefold.passes.quantization.weights import Quantized, round_stage
 
 Bits = Annotated[int, msgspec.Meta(ge=2, le=8)]
 Groups = Annotated[int, msgspec.Meta(ge=1, le=MOST_GROUPS)]

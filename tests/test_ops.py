@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from edgefold.errors import ModelError
 from edgefold.ops import DOMAIN, add_functions, function_protos, operator_documentation
-from edgefold.passes._packing import pack_codes, pack_selectors
+from edgefold.passes.quantization.packing import pack_codes, pack_selectors
 
 Array = npt.NDArray[Any]
 OPSETS = (21, 22, 23, 24, 25, 26)

@@ -23,8 +23,8 @@ import edgefold
 from edgefold.files.loading import load_model
 from edgefold.files.saving import save_model
 from edgefold.passes import EqualizeChannels, FoldBatchnorm, Quantize, Simplify
-from edgefold.passes._activation_codes import MOST_GROUPS
 from edgefold.passes.base import Pass
+from edgefold.passes.quantization.activation_codes import MOST_GROUPS
 from edgefold.pipeline import raise_to_minimum_opset, run_recipe
 
 HERE = Path(__file__).resolve().parent

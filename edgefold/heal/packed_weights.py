@@ -18,9 +18,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgefold.passes._codes import QuantizedMatrix
-from edgefold.passes._packing import GROUP_DEPTH, pack_codes, unpack_codes, unpack_selectors
-from edgefold.passes._selection import LevelLookup, cells_of
+from edgefold.passes.quantization.codes import QuantizedMatrix
+from edgefold.passes.quantization.packing import GROUP_DEPTH, pack_codes, unpack_codes, unpack_selectors
+from edgefold.passes.quantization.selection import LevelLookup, cells_of
 
 DOMAIN = "ai.edgefold"
 QUANTIZED_LAYERS = ("ShiftMatMul", "ShiftConv", "ShiftGather")

@@ -7,33 +7,12 @@ value, and what a Loop hands on unchanged (Keras does so with its weights) is re
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from edgefold.passes.pruning.groups import Trace, runs_of
-
-
-def bodies(node: ir.Node) -> list[ir.Graph]:
-    """The graphs among a node's attributes."""
-    graphs = [attr.as_graph() for attr in node.attributes.values() if attr.type == ir.AttributeType.GRAPH]
-    lists = [attr.as_graphs() for attr in node.attributes.values() if attr.type == ir.AttributeType.GRAPHS]
-    return [*graphs, *(graph for several in lists for graph in several)]
-
-
-def reads(node: ir.Node) -> Iterator[ir.Value]:
-    """What a node needs: its inputs, and all that its bodies' nodes read and its bodies give."""
-    yield from (value for value in node.inputs if value is not None)
-    for body in bodies(node):
-        yield from body_reads(body)
-
-
-def body_reads(body: ir.Graph) -> Iterator[ir.Value]:
-    """All that the nodes of a body read, from outside and from each other, and what the body gives."""
-    yield from body.outputs
-    for inner in body:
-        yield from reads(inner)
 
 
 def runs_inside(model: ir.Model, trace: Trace) -> dict[str, int]:

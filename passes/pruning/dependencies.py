@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from edgefold.passes.pruning.bodies import body_reads, reads
+from edgefold.passes._subgraphs import body_reads, reads
 from edgefold.passes.pruning.classes import NEVER, Classes
 from edgefold.passes.pruning.grouping import group_units, kept_by
 from edgefold.passes.pruning.groups import AxisKey, Barrier, Contraction, Dependencies, Role, Trace, runs_of

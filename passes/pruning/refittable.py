@@ -15,11 +15,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgefold.passes._layer_inputs import Inputs, Targets
-from edgefold.passes._quantize_weights import layer_inputs
+from edgefold.passes._subgraphs import bodies, reads
 from edgefold.passes._weighted_nodes import WeightedNode, node_label, weighted_node
 from edgefold.passes.base import Skip, SkipReason
-from edgefold.passes.pruning.bodies import bodies, reads
 from edgefold.passes.pruning.groups import AxisKey, IntArray, Trace
+from edgefold.passes.quantization.weights import layer_inputs
 
 Matrix = NDArray[np.float64]
 Kept = Mapping[AxisKey, IntArray]

@@ -15,7 +15,7 @@ from fractions import Fraction
 import numpy as np
 import onnx_ir as ir
 
-from edgefold.passes.pruning.bodies import bodies
+from edgefold.passes._subgraphs import bodies
 from edgefold.passes.pruning.evaluation import evaluate
 from edgefold.passes.pruning.surgery import Array, Surgery
 

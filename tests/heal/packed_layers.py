@@ -11,8 +11,8 @@ import onnx_ir as ir
 from torch_graphs import graph, weights
 
 from edgefold.ops import add_functions
-from edgefold.passes._codes import Method, QuantizedMatrix, quantize_matrix
-from edgefold.passes._packing import pack_codes, pack_selectors
+from edgefold.passes.quantization.codes import Method, QuantizedMatrix, quantize_matrix
+from edgefold.passes.quantization.packing import pack_codes, pack_selectors
 
 SIGNED, UNSIGNED, FLOAT = (-127, 127), (0, 255), (0, 0)
 

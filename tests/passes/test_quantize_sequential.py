@@ -13,9 +13,10 @@ from graphs import Array, graph, run, weights
 
 from edgefold.calibration import Calibration
 from edgefold.errors import ModelError
-from edgefold.passes import Context, Notes, SkipReason, _quantize_weights
-from edgefold.passes._codes import QuantizedMatrix, quantize_matrix
+from edgefold.passes import Context, Notes, SkipReason
 from edgefold.passes.pruning.groups import Trace
+from edgefold.passes.quantization import weights as rounding
+from edgefold.passes.quantization.codes import QuantizedMatrix, quantize_matrix
 from edgefold.passes.quantize import Override, Quantize
 from edgefold.probing import probe
 
@@ -95,7 +96,7 @@ def test_refits_are_rounded_beside_the_original_weights(monkeypatch: pytest.Monk
         seen.append((weight, original))
         return quantize_matrix(weight, *args, original=original, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(_quantize_weights, "quantize_matrix", record)
+    monkeypatch.setattr(rounding, "quantize_matrix", record)
     quantize(ALL_NARROW(activations="float", weights=4), batches(2))
     for (fitted, original), matrix in zip(seen, MATRICES.values(), strict=True):
         np.testing.assert_array_equal(original, matrix)

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Weights, pack, random_weights, shift_matmul
 
-from edgefold.passes._narrow_widths import narrowed
+from edgefold.passes.quantization.narrow_widths import narrowed
 from edgefold.runtime import ops_library
 
 WIDTHS = (7, 6, 5, 4, 3, 2)

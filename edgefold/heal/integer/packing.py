@@ -18,13 +18,13 @@ from edgefold.heal.integer.codes import weight_codes
 from edgefold.heal.integer.layers import IntegerConv2d, IntegerLinear
 from edgefold.heal.integer.normalization import L1BatchNorm2d
 from edgefold.ops import add_functions
-from edgefold.passes._codebook import uniform_levels
-from edgefold.passes._codes import QuantizedMatrix
 from edgefold.passes._constants import remove_if_unread
 from edgefold.passes._initializers import InitializerStore
-from edgefold.passes._selection import GROUP
-from edgefold.passes._shift_nodes import Activation, replace_node, store_matrix
 from edgefold.passes._weighted_nodes import WeightedNode, weighted_node
+from edgefold.passes.quantization.codebook import uniform_levels
+from edgefold.passes.quantization.codes import QuantizedMatrix
+from edgefold.passes.quantization.selection import GROUP
+from edgefold.passes.quantization.shift_nodes import Activation, replace_node, store_matrix
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgefold.passes._selection import GROUP, LevelLookup
+from edgefold.passes.quantization.selection import GROUP, LevelLookup
 
 _CELLS = 512  # as LevelLookup has them
 

@@ -20,7 +20,7 @@ from edgefold.heal.operators.convolution import bind_convolution
 from edgefold.heal.operators.learned_step import Levels, activation_codes
 from edgefold.heal.operators.node import Binding, BoundNode, Kernel, UnsupportedNodeError
 from edgefold.heal.packed_weights import CODES, SCALES, SELECTORS, TABLE
-from edgefold.passes._packing import GROUP_DEPTH, unpack_selectors
+from edgefold.passes.quantization.packing import GROUP_DEPTH, unpack_selectors
 
 _X_SCALE, _X_SHIFTS = 6, 7
 _SMALLEST_ROW = 1e-30  # below it a dynamic row has codes 0

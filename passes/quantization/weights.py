@@ -17,16 +17,16 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgefold.errors import ModelError
-from edgefold.passes._coded_inputs import Coded
-from edgefold.passes._codes import QuantizedMatrix, Rounding, quantize_matrix
-from edgefold.passes._layer_evidence import Evidence, by_run, joined
 from edgefold.passes._layer_inputs import Inputs, Patches, Rows
 from edgefold.passes._least_squares import least_squares
-from edgefold.passes._quantize_order import Stage
-from edgefold.passes._shared_weights import WeightGroup
-from edgefold.passes._shift_nodes import Activation
 from edgefold.passes._weighted_nodes import Float, WeightedNode
 from edgefold.passes.base import Calibrates, Skip, SkipReason
+from edgefold.passes.quantization.coded_inputs import Coded
+from edgefold.passes.quantization.codes import QuantizedMatrix, Rounding, quantize_matrix
+from edgefold.passes.quantization.layer_evidence import Evidence, by_run, joined
+from edgefold.passes.quantization.order import Stage
+from edgefold.passes.quantization.shared_weights import WeightGroup
+from edgefold.passes.quantization.shift_nodes import Activation
 
 Double = npt.NDArray[np.float64]
 Asked = dict[Coded, list[WeightedNode]]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgefold.passes._codes import Method, QuantizedMatrix, quantize_matrix
-from edgefold.passes._selection import GROUP
+from edgefold.passes.quantization.codes import Method, QuantizedMatrix, quantize_matrix
+from edgefold.passes.quantization.selection import GROUP
 
 CASES = [
     (method, bits)

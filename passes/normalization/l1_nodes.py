@@ -12,9 +12,9 @@ import onnx_ir as ir
 
 from edgefold.passes._constants import small_constant
 from edgefold.passes._initializers import InitializerStore
-from edgefold.passes._shift_nodes import DOMAIN
 from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Edit, Skip, SkipReason
+from edgefold.passes.quantization.shift_nodes import DOMAIN
 
 Array = npt.NDArray[np.float64]
 _OP_TYPE = "L1LayerNormalization"

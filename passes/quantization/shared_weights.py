@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from edgefold.passes._codebook import LUT_TABLES
-from edgefold.passes._codes import Method
 from edgefold.passes._constants import feeds_graph_output, readers
-from edgefold.passes._packing import packed_bytes
 from edgefold.passes._weighted_nodes import WeightedNode
 from edgefold.passes.base import Skip, SkipReason
+from edgefold.passes.quantization.codebook import LUT_TABLES
+from edgefold.passes.quantization.codes import Method
+from edgefold.passes.quantization.packing import packed_bytes
 
 
 @dataclasses.dataclass(frozen=True)

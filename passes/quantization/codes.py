@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefold.passes._codebook import LUT_TABLES, Sample, learn_lut_tables, shift_tables, uniform_levels
-from edgefold.passes._gptq import round_columns
-from edgefold.passes._packing import packed_bytes
-from edgefold.passes._selection import GROUP, Float, LevelLookup, Selection, cells_of, column_blocks, search
+from edgefold.passes.quantization.codebook import LUT_TABLES, Sample, learn_lut_tables, shift_tables, uniform_levels
+from edgefold.passes.quantization.gptq import round_columns
+from edgefold.passes.quantization.packing import packed_bytes
+from edgefold.passes.quantization.selection import GROUP, Float, LevelLookup, Selection, cells_of, column_blocks, search
 
 Method = Literal["rtn", "shift", "shift-lut"]
 Rounding = Literal["nearest", "gptq"]

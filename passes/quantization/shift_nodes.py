@@ -11,12 +11,12 @@ import numpy as np
 import onnx_ir as ir
 
 from edgefold.errors import ModelError
-from edgefold.passes._codes import QuantizedMatrix
 from edgefold.passes._constants import remove_if_unread, trace_constant
 from edgefold.passes._initializers import InitializerStore
-from edgefold.passes._narrow_widths import ONE_WIDTH, NarrowWidths
-from edgefold.passes._packing import LAYOUT_VERSION, pack_codes, pack_selectors
 from edgefold.passes._weighted_nodes import Float, WeightedNode
+from edgefold.passes.quantization.codes import QuantizedMatrix
+from edgefold.passes.quantization.narrow_widths import ONE_WIDTH, NarrowWidths
+from edgefold.passes.quantization.packing import LAYOUT_VERSION, pack_codes, pack_selectors
 
 DOMAIN = "ai.edgefold"
 

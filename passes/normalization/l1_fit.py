@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from edgefold.passes._l1_nodes import L1Node
 from edgefold.passes._layer_inputs import Rows, Targets
 from edgefold.passes._moments import Array, Moments
 from edgefold.passes.base import Calibrates
+from edgefold.passes.normalization.l1_nodes import L1Node
 
 _TINY = 1e-30
 

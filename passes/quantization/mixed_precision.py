@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
-from edgefold.passes._bit_allocation import allocate
-from edgefold.passes._codes import Method
-from edgefold.passes._sensitivity import Sensitivity, sensitivities
-from edgefold.passes._shared_weights import WeightGroup, method_at
 from edgefold.passes.base import Context, Skip, SkipReason
+from edgefold.passes.quantization.bit_allocation import allocate
+from edgefold.passes.quantization.codes import Method
+from edgefold.passes.quantization.sensitivity import Sensitivity, sensitivities
+from edgefold.passes.quantization.shared_weights import WeightGroup, method_at
 
 Weighting = Literal["size", "macs"]
 

@@ -11,12 +11,12 @@ import numpy as np
 import onnx_ir as ir
 
 from edgefold.errors import ModelError
-from edgefold.passes._channel_shifts import Float, choose_dynamic, choose_static
 from edgefold.passes._layer_inputs import Rows
 from edgefold.passes._ranges import Range
-from edgefold.passes._shift_nodes import FLOAT_ACTIVATION, Activation
 from edgefold.passes._weighted_nodes import WeightedNode
 from edgefold.passes.base import Calibrates, Skip, SkipReason
+from edgefold.passes.quantization.channel_shifts import Float, choose_dynamic, choose_static
+from edgefold.passes.quantization.shift_nodes import FLOAT_ACTIVATION, Activation
 
 _SAMPLED = 1 << 19  # elements of a layer's input by which narrow codes are chosen
 MOST_GROUPS = 8

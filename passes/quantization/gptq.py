@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefold.passes._least_squares import triangular_inverse
-from edgefold.passes._selection import GROUP, Codes, Float, LevelLookup, cells_of, choose_tables
+from edgefold.passes.quantization.selection import GROUP, Codes, Float, LevelLookup, cells_of, choose_tables
 
 DAMPING = 0.01  # of the mean diagonal
 

@@ -9,8 +9,8 @@ import pytest
 
 from edgefold.errors import ModelError
 from edgefold.passes._initializers import InitializerStore
-from edgefold.passes._shift_nodes import FLOAT_ACTIVATION, MAX_DEPTH, Activation, replace_node
 from edgefold.passes._weighted_nodes import WeightedNode, weighted_node
+from edgefold.passes.quantization.shift_nodes import FLOAT_ACTIVATION, MAX_DEPTH, Activation, replace_node
 
 
 def matmul(k: int) -> tuple[ir.Graph, WeightedNode]:

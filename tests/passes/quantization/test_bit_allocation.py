@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgefold.passes._bit_allocation import allocate
+from edgefold.passes.quantization.bit_allocation import allocate
 
 WIDTHS = (2, 4, 8)
 Layers = list[tuple[dict[int, float], int]]

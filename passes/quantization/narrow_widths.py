@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgefold.passes._codebook import uniform_levels
-from edgefold.passes._codes import QuantizedMatrix
-from edgefold.passes._selection import GROUP, Float, column_blocks
+from edgefold.passes.quantization.codebook import uniform_levels
+from edgefold.passes.quantization.codes import QuantizedMatrix
+from edgefold.passes.quantization.selection import GROUP, Float, column_blocks
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,8 @@ import pytest
 from graphs import graph, nodes, run, weights
 
 from edgefold.passes import Context
-from edgefold.passes._codes import quantize_matrix
-from edgefold.passes._narrow_widths import narrow_widths, narrowed
+from edgefold.passes.quantization.codes import quantize_matrix
+from edgefold.passes.quantization.narrow_widths import narrow_widths, narrowed
 from edgefold.passes.quantize import Quantize
 
 THREE_LAYERS = """g (float[N, 64] x) => (float[N, 64] y) {

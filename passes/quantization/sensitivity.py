@@ -16,11 +16,11 @@ import numpy as np
 import onnx_ir as ir
 
 from edgefold.errors import ModelError
-from edgefold.passes._codes import Method, quantize_matrix
 from edgefold.passes._initializers import InitializerStore
-from edgefold.passes._shared_weights import WeightGroup, method_at
 from edgefold.passes._weighted_nodes import Float, WeightedNode
 from edgefold.passes.base import Context, Perturb, Skip, SkipReason
+from edgefold.passes.quantization.codes import Method, quantize_matrix
+from edgefold.passes.quantization.shared_weights import WeightGroup, method_at
 
 WIDTHS = (2, 3, 4, 5, 6, 8)
 

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from edgefold.passes._layer_inputs import Targets
-from edgefold.passes._shared_weights import WeightGroup
+from edgefold.passes._subgraphs import reads_of_own_graph
 from edgefold.passes._weighted_nodes import WeightedNode
+from edgefold.passes.quantization.shared_weights import WeightGroup
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -49,7 +50,7 @@ def in_stages(graph: ir.Graph, groups: Sequence[WeightGroup], shapes: Shapes) ->
     targets: dict[ir.Node, Targets] = {}
     order: list[WeightGroup] = []
     for node in graph:
-        after = max((latest.get(value, 0) for value in _reads(node)), default=0)
+        after = max((latest.get(value, 0) for value in reads_of_own_graph(node)), default=0)
         site = site_of.get(node)
         if site is not None:
             group = group_of[node]
@@ -91,16 +92,3 @@ def _target(site: WeightedNode, latest: Mapping[ir.Value, int], shapes: Shapes) 
     if other is None or not latest.get(other) or shape is None or shapes.get(str(total.name)) != shape:
         return own, 0
     return dataclasses.replace(own, tensor=str(total.name), less=str(other.name)), latest[other]
-
-
-def _reads(node: ir.Node) -> list[ir.Value]:
-    """The inputs of a node, and what its subgraphs capture."""
-    found = [value for value in node.inputs if value is not None]
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            bodies = [attribute.as_graph()]
-        else:
-            bodies = list(attribute.as_graphs()) if attribute.type == ir.AttributeType.GRAPHS else []
-        for inner in (inner for body in bodies for inner in ir.traversal.RecursiveGraphIterator(body)):
-            found += [value for value in inner.inputs if value is not None and value.graph is node.graph]
-    return found

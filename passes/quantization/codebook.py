@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefold.passes._selection import GROUP, Float, LevelLookup, Selection, search
+from edgefold.passes.quantization.selection import GROUP, Float, LevelLookup, Selection, search
 
 Table = NDArray[np.int8]
 Counts = NDArray[np.float64]

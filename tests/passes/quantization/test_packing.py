@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgefold.passes._packing import (
+from edgefold.passes.quantization.packing import (
     fields,
     pack_codes,
     pack_selectors,

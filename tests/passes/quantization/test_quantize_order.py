@@ -7,9 +7,9 @@ import onnx_ir as ir
 from graphs import Array, graph, weights
 
 from edgefold.passes._layer_inputs import Targets
-from edgefold.passes._quantize_order import Stage, in_stages
-from edgefold.passes._shared_weights import WeightGroup, group_by_content
 from edgefold.passes._weighted_nodes import WeightedNode, weighted_node
+from edgefold.passes.quantization.order import Stage, in_stages
+from edgefold.passes.quantization.shared_weights import WeightGroup, group_by_content
 
 SHAPE = (8, 64)
 HEADER = "g (float[N, 64] x) => (float[N, 64] y)"

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefold.passes._coded_inputs import round_to_codes
-from edgefold.passes._shift_nodes import Activation
+from edgefold.passes.quantization.coded_inputs import round_to_codes
+from edgefold.passes.quantization.shift_nodes import Activation
 
 Float = NDArray[np.float32]
 Shifts = NDArray[np.int64]

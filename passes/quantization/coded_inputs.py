@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefold.passes._layer_inputs import Indices, Patches, Rows, Tensor
-from edgefold.passes._shift_nodes import Activation
+from edgefold.passes.quantization.shift_nodes import Activation
 
 _PRESENT = 1e-30  # rows below it have scale 0
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgefold.passes._codebook import shift_tables
-from edgefold.passes._codes import Method, QuantizedMatrix, quantize_matrix
-from edgefold.passes._gptq import importance_of, inverse_factor, round_with_feedback
-from edgefold.passes._selection import LevelLookup, cells_of
+from edgefold.passes.quantization.codebook import shift_tables
+from edgefold.passes.quantization.codes import Method, QuantizedMatrix, quantize_matrix
+from edgefold.passes.quantization.gptq import importance_of, inverse_factor, round_with_feedback
+from edgefold.passes.quantization.selection import LevelLookup, cells_of
 
 METHODS: tuple[Method, ...] = ("rtn", "shift", "shift-lut")
 

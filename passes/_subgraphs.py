@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bodies of If, Loop and Scan, and what a node reads through them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+
+def bodies(node: ir.Node) -> list[ir.Graph]:
+    """The graphs among a node's attributes."""
+    graphs = [attr.as_graph() for attr in node.attributes.values() if attr.type == ir.AttributeType.GRAPH]
+    lists = [attr.as_graphs() for attr in node.attributes.values() if attr.type == ir.AttributeType.GRAPHS]
+    return [*graphs, *(graph for several in lists for graph in several)]
+
+
+def reads(node: ir.Node) -> Iterator[ir.Value]:
+    """What a node needs: its inputs, and all that its bodies' nodes read and its bodies give."""
+    yield from (value for value in node.inputs if value is not None)
+    for body in bodies(node):
+        yield from body_reads(body)
+
+
+def body_reads(body: ir.Graph) -> Iterator[ir.Value]:
+    """All that the nodes of a body read, from outside and from each other, and what the body gives."""
+    yield from body.outputs
+    for inner in body:
+        yield from reads(inner)
+
+
+def reads_of_own_graph(node: ir.Node) -> Iterator[ir.Value]:
+    """The inputs of a node, and what its bodies capture from the graph that the node is in."""
+    return (value for value in reads(node) if value in node.inputs or value.graph is node.graph)

@@ -23,6 +23,7 @@ from edgefold.errors import ModelError, VerificationError
 from edgefold.files.opset import raise_opset
 from edgefold.heal.differentiation import Differentiator
 from edgefold.heal.step import Healer
+from edgefold.measuring.macs import macs_by_name
 from edgefold.measuring.measure import model_macs, model_size
 from edgefold.measuring.operator_times import operator_times
 from edgefold.passes import Context, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
@@ -144,6 +145,7 @@ def run_recipe(
             synthetic=functools.partial(_made_up, model, inputs, seed) if inputs.probe else None,
             operator_times=operator_times,
             perturb=functools.partial(perturb, feeds=inputs.calibration) if inputs.calibration else None,
+            macs=functools.partial(macs_by_name, shapes=inputs.shapes),
         )
         model, record = run_step(model, step, inputs, context)
         log.info(

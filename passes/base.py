@@ -112,6 +112,13 @@ class Calibrates(Protocol):
 Perturb = Callable[[ir.Model, Iterable[Mapping[str, Any]]], Iterable[float]]
 """From a model some of whose inputs have defaults, and from other values for those, to the errors of its outputs."""
 
+LearnGates = Callable[[ir.Model, Mapping[str, float], float], Mapping[str, float]]
+"""Gates learnt jointly on calibration data (FoldGPT, arXiv 2407.00928).
+
+From a model with gates (`passes.depth.gates.gated`: inputs of shape [1] whose default is 1), the multiply-accumulates
+of the part behind each gate, and the share of their sum that may stay, to the gates' values, each near 0 or 1.
+"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Context:
@@ -129,6 +136,9 @@ class Context:
         synthetic: statistics on made-up inputs: `noise` with the moments of the calibration data, `none` without.
         operator_times: seconds of single operators; see ``edgefold.measuring.operator_times``.
         perturb: how far outputs move with other weights, on calibration data; see ``edgefold.perturbing``.
+        learn_gates: learns which parts a model can do without; None without calibration data or without torch.
+        macs: multiply-accumulates of the model's nodes, by their names, for one sample at the task's shapes; nodes
+            whose shapes are unknown are left out.
     """
 
     calibration: Calibrates | None = None
@@ -140,6 +150,8 @@ class Context:
     synthetic: Callable[[Literal["noise", "none"]], Calibrates] | None = None
     operator_times: Callable[[Sequence[Any]], Mapping[Any, float]] | None = None
     perturb: Perturb | None = None
+    learn_gates: LearnGates | None = None
+    macs: Callable[[ir.Model], Mapping[str, int]] | None = None
 
     def excludes(self, node_name: str) -> bool:
         """Whether the user asked to leave the node of that name alone."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
+from edgefold.errors import ModelError
 from edgefold.measuring.shapes import graphs, inferred_skeleton, known_shapes
 
 Shape = tuple[int, ...]
@@ -57,6 +58,14 @@ def node_macs(model: ir.Model, shapes: Mapping[str, Shape]) -> list[NodeMacs]:
                 name, output = node.name or node.output[0], known.get(node.output[0])
                 found.append(NodeMacs(name, node.op_type, _count(node, known), output))
     return found
+
+
+def macs_by_name(model: ir.Model, shapes: Mapping[str, Shape]) -> dict[str, int]:
+    """As `node_macs`, for the nodes whose work is known; nothing where the graph contradicts the shapes."""
+    try:
+        return {one.node: one.macs for one in node_macs(model, shapes) if one.macs is not None}
+    except ModelError:
+        return {}
 
 
 def _count(node: onnx.NodeProto, known: Mapping[str, Shape]) -> int | None:

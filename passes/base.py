@@ -54,6 +54,8 @@ class SkipReason(enum.StrEnum):
     STATISTICS = "a normalization averages over its channels"
     OTHER_FACTOR = "its units lie across those that are pruned"
     NOTHING_TO_GAIN = "nothing to gain"
+    INSEPARABLE = "it cannot be cut out"
+    NO_BLOCKS = "no repeated residual blocks were found"
 
 
 @dataclasses.dataclass(frozen=True)

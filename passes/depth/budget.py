@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much of a model's depth is to go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, islice
+from typing import Protocol
+
+from edgefold.passes.depth.candidates import Candidate, Move
+
+MOST_CHOICES = 300
+"""So many choices are measured one by one; where there are more, the search goes step by step."""
+
+_MOST_LISTED = 1 << 16
+
+
+class Budget(Protocol):
+    """Says of a choice of candidates, by their positions, whether it may be made and whether it is enough."""
+
+    @property
+    def kept(self) -> float:
+        """About the share of the candidates that stays."""
+
+    def allows(self, gone: Collection[int]) -> bool: ...
+
+    def met(self, gone: Collection[int]) -> bool: ...
+
+
+@dataclass(frozen=True)
+class ByCount:
+    """So many blocks go; a half counts half.
+
+    Attributes:
+        candidates: what there is.
+        size: twice the number of blocks.
+    """
+
+    candidates: Sequence[Candidate]
+    size: int
+
+    @property
+    def kept(self) -> float:
+        return 1 - self.size / max(1, self._size(range(len(self.candidates))))
+
+    def allows(self, gone: Collection[int]) -> bool:
+        return self._size(gone) <= self.size
+
+    def met(self, gone: Collection[int]) -> bool:
+        return self._size(gone) >= self.size
+
+    def _size(self, gone: Collection[int]) -> int:
+        return sum(self.candidates[i].size for i in gone)
+
+
+@dataclass(frozen=True)
+class ByWork:
+    """At least so many multiply-accumulates go."""
+
+    candidates: Sequence[Candidate]
+    macs: float
+
+    @property
+    def kept(self) -> float:
+        return 1 - self.macs / max(1, sum(one.macs for one in self.candidates))
+
+    def allows(self, gone: Collection[int]) -> bool:
+        return True
+
+    def met(self, gone: Collection[int]) -> bool:
+        return sum(self.candidates[i].macs for i in gone) >= self.macs
+
+
+@dataclass(frozen=True)
+class ByError:
+    """As much goes as the outputs can bear: never met, it only says where to stop.
+
+    Attributes:
+        error: of the outputs without some candidates.
+        most: of it.
+    """
+
+    error: Callable[[Move], float]
+    most: float
+    kept: float = 0.5  # not known beforehand
+
+    def allows(self, gone: Collection[int]) -> bool:
+        return self.error(frozenset(gone)) <= self.most
+
+    def met(self, gone: Collection[int]) -> bool:
+        return False
+
+
+def all_choices(budget: Budget, count: int) -> list[Move] | None:
+    """Every choice that meets the budget with nothing to spare, in order; None where there are too many to measure."""
+    listed = list(islice(_combinations(count), _MOST_LISTED))
+    if len(listed) == _MOST_LISTED:
+        return None
+    found = list(islice((one for one in listed if _exact(budget, one)), MOST_CHOICES + 1))
+    return found if len(found) <= MOST_CHOICES else None
+
+
+def _combinations(count: int) -> Iterator[Move]:
+    for size in range(count + 1):
+        yield from map(frozenset, combinations(range(count), size))
+
+
+def _exact(budget: Budget, gone: Move) -> bool:
+    return budget.allows(gone) and budget.met(gone) and not any(budget.met(gone - {one}) for one in gone)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may be taken out of a model: its blocks or their halves, numbered as the user knows them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from edgefold.passes._subgraphs import bodies
+from edgefold.passes._weighted_nodes import node_label
+from edgefold.passes.base import Skip, SkipReason
+from edgefold.passes.depth.blocks import Block, Part, Stack
+from edgefold.passes.depth.surgery import obstacle
+
+Parts = Literal["blocks", "halves", "any"]
+Move = frozenset[int]
+"""Candidates, by position, that go in one step."""
+
+WHOLE, HALF = 2, 1
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A block or a half of one.
+
+    Attributes:
+        block: its number in the order of the model, from 0, over all stacks.
+        part: where it is.
+        size: 2 for a block, 1 for a half.
+        weights: elements of its parameters.
+        macs: multiply-accumulates of its nodes for one sample; 0 where they are not known.
+    """
+
+    block: int
+    part: Part
+    size: int
+    weights: int
+    macs: int
+
+    def __str__(self) -> str:
+        return f"block {self.block}" if self.size == WHOLE else f"{self.part.kind} of block {self.block}"
+
+
+def candidates(
+    stacks: Sequence[Stack],
+    parts: Parts,
+    macs: Mapping[str, int],
+    *,
+    keep: Collection[int],
+    excludes: Callable[[str], bool],
+) -> tuple[list[Candidate], list[Skip]]:
+    """What may go, in the order of the model, and a Skip for each block or half that has to stay.
+
+    Args:
+        stacks: of the model.
+        parts: whole blocks, or halves where a block has two that follow one another from its start to its end.
+        macs: multiply-accumulates by node.
+        keep: numbers of blocks that stay.
+        excludes: whether the user asked to leave the node of that name alone.
+    """
+    found: list[Candidate] = []
+    skips: list[Skip] = []
+    for number, block in enumerate(block for stack in stacks for block in stack.blocks):
+        pieces = block.halves if parts != "blocks" and _divided(block) else (block,)
+        for piece in pieces:
+            size = WHOLE if piece is block else HALF
+            one = Candidate(number, piece, size, _weights(piece), sum(macs.get(name, 0) for name in _names(piece)))
+            skip = _why_it_stays(one, keep, excludes)
+            if skip is None:
+                found.append(one)
+            else:
+                skips.append(skip)
+    return found, skips
+
+
+def moves(found: Sequence[Candidate], parts: Parts) -> list[Move]:
+    """The steps that a search may take: each candidate alone and, for `any`, the halves of one block together."""
+    single = [frozenset((position,)) for position in range(len(found))]
+    if parts != "any":
+        return single
+    blocks = dict.fromkeys(one.block for one in found)
+    together = [frozenset(i for i, one in enumerate(found) if one.block == block) for block in blocks]
+    return [*single, *(move for move in together if len(move) > 1)]
+
+
+def _divided(block: Block) -> bool:
+    """Whether its halves follow one another from its start to its end, and can be cut out one by one."""
+    if len(block.halves) != WHOLE or any(obstacle(half) for half in block.halves):
+        return False
+    first, second = block.halves
+    return first.start is block.start and second.start is first.end and second.end is block.end
+
+
+def _why_it_stays(one: Candidate, keep: Collection[int], excludes: Callable[[str], bool]) -> Skip | None:
+    why_not = obstacle(one.part)
+    if why_not:
+        return Skip(str(one), SkipReason.INSEPARABLE, why_not)
+    if one.block in keep:
+        return Skip(str(one), SkipReason.EXCLUDED, "keep names it")
+    excluded = next((name for name in _names(one.part) if excludes(name)), None)
+    return Skip(str(one), SkipReason.EXCLUDED, f"it holds {excluded}") if excluded else None
+
+
+def _weights(part: Part) -> int:
+    tensors = [value.const_value for value in dict.fromkeys(part.parameters)]
+    return sum(math.prod(int(size) for size in tensor.shape.numpy()) for tensor in tensors if tensor is not None)
+
+
+def _names(part: Part) -> Iterable[str]:
+    """The nodes of a part and of the bodies in it."""
+    waiting = list(part.nodes)
+    while waiting:
+        node = waiting.pop()
+        yield node_label(node)
+        waiting += [inner for body in bodies(node) for inner in body]

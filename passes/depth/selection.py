@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a criterion and a budget to the parts that go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from edgefold.passes.base import Context, Skip, SkipReason
+from edgefold.passes.depth.budget import Budget, all_choices
+from edgefold.passes.depth.candidates import Candidate, Move
+from edgefold.passes.depth.choice import best, greedy
+from edgefold.passes.depth.gates import gated
+from edgefold.passes.depth.judges import Additive, Judge, MacroInfluence, OutputError, block_influence
+
+Criterion = Literal["auto", "exhaustive", "greedy", "block-influence", "macro-influence", "gates", "last", "random"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What goes and why.
+
+    Attributes:
+        gone: positions of candidates.
+        criterion: that was applied.
+        losses: of each candidate alone, by the criterion.
+        error: of the outputs without what goes, before any repair; None without calibration data.
+        skips: where a simpler criterion had to do.
+    """
+
+    gone: Move
+    criterion: Criterion
+    losses: tuple[float, ...]
+    error: float | None
+    skips: tuple[Skip, ...]
+
+
+@dataclass(frozen=True)
+class Selector:
+    """What a search for parts starts from.
+
+    Attributes:
+        model: holds the candidates.
+        found: what may go.
+        moves: steps of the greedy search.
+        context: of the pass.
+        output_error: of the model without some candidates; None without calibration data.
+    """
+
+    model: ir.Model
+    found: Sequence[Candidate]
+    moves: Sequence[Move]
+    context: Context
+    output_error: Judge | None
+
+    @classmethod
+    def of(cls, model: ir.Model, found: Sequence[Candidate], moves: Sequence[Move], context: Context) -> Selector:
+        error = OutputError(model, [one.part for one in found], context.perturb) if context.perturb else None
+        return cls(model, found, moves, context, error)
+
+    def select(self, criterion: Criterion, budget: Budget) -> Selection:
+        """What to remove; `auto` is `exhaustive` where the budget leaves few enough choices, else `greedy`."""
+        criterion, skips = self._possible(criterion)
+        choices = all_choices(budget, len(self.found)) if criterion in ("auto", "exhaustive") else None
+        if criterion == "exhaustive" and choices is None:
+            skips += (Skip("model", SkipReason.FALLBACK, "too many choices to measure each: greedy instead"),)
+        if criterion in ("auto", "exhaustive"):
+            criterion = "greedy" if choices is None else "exhaustive"
+        judge = self._judge(criterion, budget)
+        gone = best(choices, judge) if choices is not None else greedy(self.found, self.moves, budget, judge)
+        losses = tuple(judge(frozenset((position,))) for position in range(len(self.found)))
+        error = self.output_error(gone) if self.output_error else None
+        return Selection(gone, criterion, losses, error, skips)
+
+    def _possible(self, criterion: Criterion) -> tuple[Criterion, tuple[Skip, ...]]:
+        """The criterion, or what can take its place here, with a Skip that says so."""
+        if criterion == "gates" and self.context.learn_gates is None and self.output_error is not None:
+            why = "gates are learnt by torch, which is not there (edgefold[heal]): the outputs' error decides"
+            return "auto", (Skip("model", SkipReason.FALLBACK, why),)
+        if criterion not in ("last", "random") and self.output_error is None:
+            return "last", (Skip("model", SkipReason.NO_CALIBRATION, "the last ones go"),)
+        return criterion, ()
+
+    def _judge(self, criterion: Criterion, budget: Budget) -> Judge:
+        parts = [one.part for one in self.found]
+        if criterion == "last":
+            return Additive([-float(position) for position in range(len(parts))])
+        if criterion == "random":
+            return Additive(np.random.default_rng(self.context.seed).random(len(parts)).tolist())
+        if criterion == "gates":
+            return Additive(self._gates(budget.kept))
+        calibration = self.context.calibration
+        if criterion == "block-influence" and calibration is not None:
+            return Additive(block_influence(self.model, parts, calibration))
+        if criterion == "macro-influence" and calibration is not None:
+            return MacroInfluence(self.model, parts, parts[-1], calibration)
+        assert self.output_error is not None, "without calibration data the last ones go"
+        return self.output_error
+
+    def _gates(self, kept: float) -> list[float]:
+        """The gates' values, learnt together; weights stand for multiply-accumulates where these are not known."""
+        assert self.context.learn_gates is not None
+        copy, names = gated(self.model, [one.part for one in self.found])
+        known = all(one.macs for one in self.found)
+        costs = [float(one.macs if known else one.weights) for one in self.found]
+        learnt = self.context.learn_gates(copy, dict(zip(names, costs, strict=True)), kept)
+        return [float(learnt[name]) for name in names]

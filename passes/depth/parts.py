@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lies between two waists, as a part that could be cut out, and what stands against it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from edgefold.passes.depth.dataflow import Dataflow
+from edgefold.passes.depth.kinds import kind_of
+
+
+@dataclass(frozen=True)
+class Part:
+    """A block, or a half of it (attention, feed-forward): what a residual stream passes through.
+
+    Attributes:
+        start: the stream value that enters; for the first block of a stack the value before it.
+        end: the stream value that leaves: pre-norm the Add's output, post-norm the normalization's, in a residual
+            CNN the activation's after the Add.
+        nodes: in graph order, with the arithmetic on constants and sizes that only they read.
+        parameters: initializers (or outputs of Constant nodes) in canonical order of use: the k-th of one block of a
+            stack corresponds to the k-th of any other. The same value may occur twice. Sizes correspond; where an
+            exporter stored one of two weights turned (Gemm's transB), their shapes are each other's reverse.
+        kind: "block", "attention", "feed-forward", "convolution" or "other".
+        obstacle: why it cannot be cut out; None where it can.
+    """
+
+    start: ir.Value
+    end: ir.Value
+    nodes: tuple[ir.Node, ...]
+    parameters: tuple[ir.Value, ...]
+    kind: str
+    obstacle: str | None
+
+    @property
+    def separable(self) -> bool:
+        """Whether readers of `end` may read `start` instead, with nothing else lost."""
+        return self.obstacle is None
+
+
+class Cutter:
+    """Makes parts of a graph's pieces.
+
+    Args:
+        flow: of the graph.
+        seeded: the numbers of the nodes that any seed reaches; those of other places belong to no part.
+    """
+
+    def __init__(self, flow: Dataflow, seeded: set[int]) -> None:
+        self._flow = flow
+        self._seeded = seeded
+        self._places = {node: place for place, node in enumerate(flow.graph)}
+
+    def part(self, first: int, inside: Sequence[int], parameters: Sequence[ir.Value], kind: str | None = None) -> Part:
+        """The part from a waist to a later one.
+
+        Args:
+            first: number of the node that makes the value that enters.
+            inside: what `Stream.between` gives; it ends with the node that makes the value that leaves.
+            parameters: in canonical order.
+            kind: of the part; None: as its operators say.
+        """
+        core = [self._flow.nodes[place] for place in inside]
+        nodes = self._with_own_arithmetic(core)
+        starts = [v for v in self._flow.nodes[first].outputs if any(one in nodes for one in self._flow.readers[v])]
+        starts = [value for value in starts if value in self._flow.content]
+        ends = [v for v in core[-1].outputs if self._read_outside(v, nodes)] or [core[-1].outputs[0]]
+        return Part(
+            start=starts[0],
+            end=ends[0],
+            nodes=tuple(sorted(nodes, key=lambda node: self._places[node])),
+            parameters=tuple(parameters),
+            kind=kind or kind_of(core, self._flow),
+            obstacle=self._obstacle(starts, ends, nodes),
+        )
+
+    def _with_own_arithmetic(self, core: Sequence[ir.Node]) -> set[ir.Node]:
+        """The nodes of a piece and those off the stream that nothing else reads."""
+        nodes = set(core)
+        # Last to first: whether a node is read outside is known once all that could read it have been judged.
+        for node in sorted(self._off_stream(core), key=lambda one: -self._flow.number[one]):
+            if not any(self._read_outside(made, nodes) for made in node.outputs):
+                nodes.add(node)
+        return nodes
+
+    def _off_stream(self, core: Sequence[ir.Node]) -> set[ir.Node]:
+        """All nodes of no stream that the piece depends on."""
+        found: set[ir.Node] = set()
+        pending = list(core)
+        while pending:
+            producers = (value.producer() for value in self._flow.outer_reads(pending.pop()))
+            fresh = {one for one in producers if one is not None and self._flow.number[one] not in self._seeded}
+            pending.extend(fresh - found)
+            found |= fresh
+        return found
+
+    def _read_outside(self, value: ir.Value, nodes: set[ir.Node]) -> bool:
+        return value.is_graph_output() or any(reader not in nodes for reader in self._flow.readers.get(value, ()))
+
+    def _obstacle(self, starts: Sequence[ir.Value], ends: Sequence[ir.Value], nodes: set[ir.Node]) -> str | None:
+        for values in (starts, ends):
+            if len(values) > 1:
+                return f"the stream is carried by several values: {', '.join(str(value.name) for value in values)}"
+        start, end = starts[0], ends[0]
+        for node in sorted(nodes, key=lambda one: self._places[one]):
+            for value in node.outputs:
+                if value is not end and self._read_outside(value, nodes):
+                    return self._escape(value, nodes)
+        if start.dtype is not None and end.dtype is not None and start.dtype != end.dtype:
+            return f"'{start.name}' is {start.dtype} but '{end.name}' is {end.dtype}"
+        if _differ(start.shape, end.shape):
+            return f"'{start.name}' has shape {_text(start)} but '{end.name}' has {_text(end)}"
+        return None
+
+    def _escape(self, value: ir.Value, nodes: set[ir.Node]) -> str:
+        if value.is_graph_output():
+            return f"'{value.name}', made inside it, is an output of the model"
+        reader = next(one for one in self._flow.readers[value] if one not in nodes)
+        return f"'{value.name}', made inside it, is read outside by '{reader.name or reader.outputs[0].name}'"
+
+
+def _differ(one: ir.Shape | None, other: ir.Shape | None) -> bool:
+    if one is None or other is None:
+        return False
+    sizes = zip(one, other, strict=False)
+    return len(one) != len(other) or any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in sizes)
+
+
+def _text(value: ir.Value) -> str:
+    return "?" if value.shape is None else f"[{', '.join(str(size) for size in value.shape)}]"

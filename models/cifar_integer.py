@@ -49,7 +49,7 @@ class Layers:
         self._bits, self._ends = options.bits, options.ends
         self._integer = options.arithmetic == "integer"
         self._gradients = options.gradients or options.bits
-        self._groups = options.groups
+        self._groups, self._sample_groups = options.groups, options.sample_groups
         self._generator = torch.Generator().manual_seed(options.seed)
 
     def convolution(self, inputs: int, outputs: int, kernel: int, stride: int = 1, first: bool = False) -> nn.Module:
@@ -72,8 +72,8 @@ class Layers:
         if self._gradients == FLOAT_BITS:
             return Precision(bits, bits, unsigned, None)
         gradients = max(bits, self._gradients)
-        groups = min(self._groups, 9 - gradients)
-        return Precision(bits, bits, unsigned, ShiftQuantizer(gradients, groups, self._generator))
+        groups, sample_groups = (min(asked, 9 - gradients) for asked in (self._groups, self._sample_groups))
+        return Precision(bits, bits, unsigned, ShiftQuantizer(gradients, groups, sample_groups, self._generator))
 
 
 class Residual(nn.Module):
@@ -164,7 +164,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--bits", type=int, default=4, help="of weights, inputs and gradients")
     parser.add_argument("--ends", type=int, default=8, help="bits of the first and the last layer")
     parser.add_argument("--gradients", type=int, help="bits of gradients where they differ; 32 keeps them float")
-    parser.add_argument("--groups", type=int, default=5, help="of gradient scales; 1 is one scale for the tensor")
+    parser.add_argument("--groups", type=int, default=5, help="of channels by gradient scale; 1 is one for all")
+    parser.add_argument("--sample-groups", type=int, default=5, help="of samples by gradient scale; 1 is one for all")
     parser.add_argument("--norm", choices=tuple(NORMS), help="default: l1 in integers, l2 in float")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)

@@ -56,7 +56,8 @@ def before_quantization(method: str) -> tuple[Pass, ...]:
     return (rivals[method],) if method in rivals else ()
 
 
-METHODS = ("shifts off", "power-of-two equalization", "SmoothQuant", "shifts")
+ALL_LOW = "shifts, first and last layer too"
+METHODS = ("shifts off", "power-of-two equalization", "SmoothQuant", "shifts", ALL_LOW)
 
 
 def main(data: Path, work: Path, names: Sequence[str]) -> None:
@@ -66,7 +67,7 @@ def main(data: Path, work: Path, names: Sequence[str]) -> None:
             continue
         for setting in SETTINGS:
             for method in METHODS:
-                if setting == "W4A8" and method == "shifts":
+                if (setting, method) == ("W4A8", "shifts") or (method == ALL_LOW and setting != "W4A4"):
                     continue  # 8-bit codes leave no room for a shift
                 keep(work, f"{name} {setting} {method}", functools.partial(row, data, work, name, setting, method))
     rows = [json.loads(path.read_text()) for path in sorted(work.glob("*.json"))]
@@ -77,7 +78,11 @@ def row(data: Path, work: Path, name: str, setting: str, method: str) -> dict[st
     path, task = model_and_task(data, name)
     weights, activations = SETTINGS[setting]
     quantize = Quantize(
-        weights=weights, activations=activations, rounding="gptq", groups=MOST_GROUPS if method == "shifts" else 1
+        weights=weights,
+        activations=activations,
+        rounding="gptq",
+        groups=MOST_GROUPS if method in ("shifts", ALL_LOW) else 1,
+        first_last=weights if method == ALL_LOW else 8,
     )
     started = time.process_time()
     model = load_model(path).model

@@ -177,8 +177,8 @@ def _scaled(sums: Tensor | None, step: Tensor) -> Tensor | None:
 def _rounded(gradient: Tensor, arithmetic: Arithmetic, channel: int) -> ShiftCodes:
     """The gradient as integers; as it is, with step 1, where it stays float."""
     if arithmetic.gradient is None:
-        channels = gradient.shape[channel]
-        return ShiftCodes(gradient, torch.zeros(channels, dtype=torch.int32), gradient.new_ones(()))
+        none = (torch.zeros(gradient.shape[axis], dtype=torch.int32) for axis in (channel, 0))
+        return ShiftCodes(gradient, *none, gradient.new_ones(()))
     return arithmetic.gradient(gradient, channel)
 
 
@@ -187,7 +187,7 @@ def _forward_container(w: Tensor, arithmetic: Arithmetic) -> torch.dtype:
 
 
 def _dx_container(w: Tensor, arithmetic: Arithmetic) -> torch.dtype:
-    """Of sums over the output channels and taps, with the shifts inside."""
+    """Of sums over the output channels and taps, with their shifts inside. All terms have one sample's shift."""
     if arithmetic.gradient is None:
         return torch.float32
     code = arithmetic.gradient.largest << arithmetic.gradient.largest_shift
@@ -195,11 +195,12 @@ def _dx_container(w: Tensor, arithmetic: Arithmetic) -> torch.dtype:
 
 
 def _dw_container(positions: int, arithmetic: Arithmetic) -> torch.dtype:
-    """Of sums over samples and places. A channel's shift is common to all terms of its sums, so it costs no bits.
+    """Of sums over samples and places, with the samples' shifts inside. All terms have one channel's shift.
 
     Such a sum may be long: it stands for int32 accumulators that are emptied into int64 between samples.
     """
     if arithmetic.gradient is None:
         return torch.float32
-    bound = positions * arithmetic.gradient.largest * arithmetic.x_largest
+    code = arithmetic.gradient.largest << arithmetic.gradient.largest_sample_shift
+    bound = positions * code * arithmetic.x_largest
     return container(bound, "weight gradient", FLOAT64_INTEGERS)

@@ -36,9 +36,17 @@ def integers(shape: tuple[int, ...], low: int, high: int, seed: int) -> torch.Te
 
 
 def gradient(shape: tuple[int, ...]) -> torch.Tensor:
-    """Channels, dimension 1, of ranges over two decades."""
+    """Channels, dimension 1, of ranges over two decades; samples over one."""
     spread = torch.logspace(-1, 1, shape[1]).reshape(-1, *[1] * (len(shape) - 2))
-    return torch.randn(shape, generator=torch.Generator().manual_seed(7)) * spread
+    samples = torch.logspace(0, -1, shape[0]).reshape(-1, *[1] * (len(shape) - 1))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(7)) * spread * samples
+
+
+def factors(found: ShiftCodes) -> tuple[np.ndarray, np.ndarray]:
+    """Two to the shifts of the channels and of the samples."""
+    assert found.shifts.max() > 0
+    assert found.sample_shifts.unique().numel() > 1
+    return tuple(2 ** shifts.numpy().astype(np.int64) for shifts in (found.shifts, found.sample_shifts))
 
 
 class Geometry(NamedTuple):
@@ -80,9 +88,12 @@ def test_linear_products_are_those_of_the_integer_kernel() -> None:
     product.backward(gradient((37, 24)))
     found = quantizer.last[0]
     x_codes, w_codes, g_codes = int64(x), int64(w), int64(found.codes)
+    channels, samples = (powers[:, None] for powers in factors(found))
     assert np.array_equal(int64(product), kernel_product(x_codes, w_codes.T))
-    assert torch.equal(x.grad, torch.from_numpy(kernel_product(g_codes, w_codes)).float() * found.step)
-    assert torch.equal(w.grad, torch.from_numpy(kernel_product(g_codes.T, x_codes)).float() * found.step)
+    dx = samples * kernel_product(g_codes // samples, w_codes)
+    dw = channels * kernel_product((g_codes // channels.T).T, x_codes)
+    assert torch.equal(x.grad, torch.from_numpy(dx).float() * found.step)
+    assert torch.equal(w.grad, torch.from_numpy(dw).float() * found.step)
 
 
 def patches(x: np.ndarray, kernel: int, geometry: Geometry) -> np.ndarray:
@@ -111,17 +122,20 @@ def test_convolution_products_are_those_of_the_integer_kernel(kernel: int, geome
     product.backward(gradient(tuple(product.shape)))
     found = quantizer.last[0]
     x_codes, w_codes, g_codes = int64(x), int64(w), int64(found.codes)
+    channels, samples = (powers.reshape(-1, 1, 1, 1) for powers in factors(found))
+    for_dx, for_dw = g_codes // samples, g_codes // channels.reshape(1, -1, 1, 1)
     for part in range(group):
         inputs, outputs = (slice(part * size // group, (part + 1) * size // group) for size in (8, 12))
         rows, columns = patches(x_codes[:, inputs], kernel, geometry), w_codes[outputs].reshape(12 // group, -1)
-        by_position = g_codes[:, outputs].transpose(0, 2, 3, 1).reshape(-1, 12 // group)
+        by_position = [codes[:, outputs].transpose(0, 2, 3, 1).reshape(-1, 12 // group) for codes in (for_dx, for_dw)]
         expected = kernel_product(rows, columns.T)
         assert np.array_equal(int64(product)[:, outputs].transpose(0, 2, 3, 1).reshape(expected.shape), expected)
-        expected_dw = torch.from_numpy(kernel_product(by_position.T, rows)).float() * found.step
+        sums = channels[outputs].reshape(-1, 1) * kernel_product(by_position[1].T, rows)
+        expected_dw = torch.from_numpy(sums).float() * found.step
         assert torch.equal(w.grad[outputs].reshape(expected_dw.shape), expected_dw)
         # dX: what each position gives to its window, added up where geometry overlap.
-        given = kernel_product(by_position, columns).reshape(3, *product.shape[2:], -1, kernel, kernel)
-        expected_dx = torch.from_numpy(scattered(given, x.shape[2], geometry)).float() * found.step
+        given = kernel_product(by_position[0], columns).reshape(3, *product.shape[2:], -1, kernel, kernel)
+        expected_dx = torch.from_numpy(samples * scattered(given, x.shape[2], geometry)).float() * found.step
         assert torch.equal(x.grad[:, inputs], expected_dx)
 
 
@@ -142,7 +156,7 @@ def test_gradients_are_unbiased(bits: int) -> None:
     x, w = integers((6, 5, 6, 6), -7, 7, 4), integers((7, 5, 3, 3), -7, 7, 5)
     geometry, dy = Geometry(padding=(1, 1)), gradient((6, 7, 6, 6))
     exact = torch.autograd.grad(integer_convolution(x, w, Arithmetic(7, 7, None), *geometry), (x, w), dy)
-    quantizer = ShiftQuantizer(bits, 9 - bits, torch.Generator().manual_seed(bits))
+    quantizer = ShiftQuantizer(bits, 9 - bits, generator=torch.Generator().manual_seed(bits))
     arithmetic, draws = Arithmetic(7, 7, quantizer), 200
     product = integer_convolution(x, w, arithmetic, *geometry)
     found = [torch.autograd.grad(product, (x, w), dy, retain_graph=True) for _ in range(draws)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="needs the extra 'heal'")
 
-from edgefold.heal.integer.shift_quantizer import ShiftQuantizer, group_numbers  # noqa: E402
+from edgefold.heal.integer.shift_quantizer import ShiftCodes, ShiftQuantizer, group_numbers  # noqa: E402
 
 SPREAD = torch.logspace(-1.5, 1.5, 12)[:, None]
 
@@ -18,6 +18,11 @@ SPREAD = torch.logspace(-1.5, 1.5, 12)[:, None]
 def spread_gradient(seed: int, samples: int = 8, places: int = 16) -> torch.Tensor:
     """[samples, 12, places], channel ranges over three decades."""
     return torch.randn(samples, 12, places, generator=torch.Generator().manual_seed(seed)) * SPREAD
+
+
+def factors(found: ShiftCodes) -> torch.Tensor:
+    """Two to the shift of each channel, and of each sample: float32 [samples, 12, 1]."""
+    return torch.exp2(found.shifts.float())[:, None] * torch.exp2(found.sample_shifts.float())[:, None, None]
 
 
 def test_groups_of_the_papers_definition() -> None:
@@ -41,19 +46,21 @@ def test_codes_fit_their_width_without_clipping(bits: int, data: st.DataObject) 
     groups = data.draw(st.integers(1, 9 - bits))
     exponent = data.draw(st.integers(-60, 60))
     gradient = spread_gradient(data.draw(st.integers(0, 9))) * 2.0**exponent
+    gradient[1::2] *= 2.0 ** -data.draw(st.integers(0, 6))
     found = ShiftQuantizer(bits, groups)(gradient)
-    plain = found.codes / torch.exp2(found.shifts.float())[:, None]
+    plain = found.codes / factors(found)
     assert torch.equal(plain, plain.round())
     assert plain.abs().max() <= 2 ** (bits - 1) - 1
-    assert found.codes.abs().max() <= 127
-    assert (found.dequantized() - gradient).abs().max() < found.step * 2 ** (groups - 1) * 1.001
+    for powers in (found.shifts[:, None], found.sample_shifts[:, None, None]):
+        assert (found.codes / torch.exp2(powers.float())).abs().max() <= 127
+    assert ((found.dequantized() - gradient).abs() < found.step * factors(found) * 1.001).all()
 
 
 def test_the_channel_may_be_any_dimension() -> None:
     gradient = spread_gradient(0)
     seeds = [torch.Generator().manual_seed(1) for _ in range(2)]
-    first = ShiftQuantizer(generator=seeds[0])(gradient)
-    last = ShiftQuantizer(generator=seeds[1])(gradient.transpose(1, 2), -1)
+    first = ShiftQuantizer(sample_groups=1, generator=seeds[0])(gradient)
+    last = ShiftQuantizer(sample_groups=1, generator=seeds[1])(gradient.transpose(1, 2), -1)
     assert torch.equal(first.shifts, last.shifts)
     assert len(set(first.shifts.tolist())) == 5
     assert first.step == last.step
@@ -70,10 +77,12 @@ def test_expectation_is_the_gradient_and_variance_that_of_stochastic_rounding() 
     draws = 1000
     # All channels within the reach of the groups: below it an element hardly ever leaves 0.
     gradient = spread_gradient(3) / SPREAD * torch.logspace(-0.5, 0.5, 12)[:, None]
+    gradient[::2] /= 4
     quantizer = ShiftQuantizer(generator=torch.Generator().manual_seed(0))
     errors = torch.stack([quantizer(gradient).dequantized() - gradient for _ in range(draws)]).double()
     found = quantizer(gradient)
-    steps = (found.step * torch.exp2(found.shifts.float()))[:, None].double()
+    assert found.sample_shifts.unique().numel() > 1
+    steps = (found.step * factors(found)).double()
     # The variance of an element is f (1 - f) steps squared, f the part of the gradient between two codes.
     f = torch.remainder(gradient.double() / steps, 1)
     deviation = (f * (1 - f)).sqrt() * steps
@@ -85,7 +94,7 @@ def test_expectation_is_the_gradient_and_variance_that_of_stochastic_rounding() 
 
 def test_four_times_the_variance_of_a_scale_for_each_channel() -> None:
     gradient = spread_gradient(5)
-    found = ShiftQuantizer()(gradient)
+    found = ShiftQuantizer(sample_groups=1)(gradient)
     steps = found.step * torch.exp2(found.shifts.float())
     ranges = gradient.abs().amax((0, 2))
     per_channel, per_tensor = (ranges / 7).square(), (ranges.max() / 7).square()

@@ -165,7 +165,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--ends", type=int, default=8, help="bits of the first and the last layer")
     parser.add_argument("--gradients", type=int, help="bits of gradients where they differ; 32 keeps them float")
     parser.add_argument("--groups", type=int, default=5, help="of channels by gradient scale; 1 is one for all")
-    parser.add_argument("--sample-groups", type=int, default=5, help="of samples by gradient scale; 1 is one for all")
+    parser.add_argument("--sample-groups", type=int, default=3, help="of samples by gradient scale; 1 is one for all")
     parser.add_argument("--norm", choices=tuple(NORMS), help="default: l1 in integers, l2 in float")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)

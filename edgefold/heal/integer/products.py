@@ -177,8 +177,8 @@ def _scaled(sums: Tensor | None, step: Tensor) -> Tensor | None:
 def _rounded(gradient: Tensor, arithmetic: Arithmetic, channel: int) -> ShiftCodes:
     """The gradient as integers; as it is, with step 1, where it stays float."""
     if arithmetic.gradient is None:
-        none = (torch.zeros(gradient.shape[axis], dtype=torch.int32) for axis in (channel, 0))
-        return ShiftCodes(gradient, *none, gradient.new_ones(()))
+        channels, samples = (torch.zeros(gradient.shape[axis], dtype=torch.int32) for axis in (channel, 0))
+        return ShiftCodes(gradient, channels, samples, gradient.new_ones(()))
     return arithmetic.gradient(gradient, channel)
 
 

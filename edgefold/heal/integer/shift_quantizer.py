@@ -12,6 +12,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
+SAMPLE_GROUPS = 3
+
 
 @dataclasses.dataclass(frozen=True)
 class ShiftCodes:
@@ -47,7 +49,8 @@ class ShiftQuantizer:
         bits: width of a code, 2 to 8.
         groups: how many scales, s0 * 2**-g for g below it; 1 is one scale for the tensor. A shifted code has
             ``bits + groups - 1`` bits, at most 8, so that it fits int8.
-        sample_groups: likewise for the samples, along the first dimension; None takes ``groups``.
+        sample_groups: likewise for the samples, along the first dimension; None takes 3, or as many as fit, beyond
+            which the variance hardly falls (docs/results/integer_training.md).
         generator: of the random numbers; torch's own where it is None.
 
     Raises:
@@ -79,7 +82,8 @@ class ShiftQuantizer:
     @property
     def largest_sample_shift(self) -> int:
         """By how much the codes of the widest samples are shifted."""
-        return (self.groups if self.sample_groups is None else self.sample_groups) - 1
+        groups = min(SAMPLE_GROUPS, 9 - self.bits) if self.sample_groups is None else self.sample_groups
+        return groups - 1
 
     def __call__(self, gradient: Tensor, channel: int = 1) -> ShiftCodes:
         """Quantizes a gradient of finite float32 values.

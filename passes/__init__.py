@@ -11,6 +11,7 @@ from edgefold.passes.heal import Heal
 from edgefold.passes.l1_normalization import L1Normalization
 from edgefold.passes.prune_channels import PruneChannels
 from edgefold.passes.quantize import Quantize
+from edgefold.passes.share_weights import ShareWeights
 from edgefold.passes.simplify import Simplify
 
 __all__ = [
@@ -30,6 +31,7 @@ PASSES: tuple[type[Pass], ...] = (
     Simplify,
     FoldBatchnorm,
     PruneChannels,
+    ShareWeights,
     EqualizeChannels,
     L1Normalization,
     Quantize,

@@ -27,7 +27,19 @@ TEXT = """g (float[2, 16, 6, 6] x, int64[2] ids) => (float[2, 32] y) {
     [sum] s = Add(f, i)
     [fc] q = MatMul(s, u)
     [bias] a = Add(q, b)
-    [ln] y = LayerNormalization(a, g, o)
+    [ln] h0 = LayerNormalization(a, g, o)
+    [up0] p0 = MatMul(h0, up0)
+    [act0] r0 = Relu(p0)
+    [down0] d0 = MatMul(r0, down0)
+    [sum0] h1 = Add(h0, d0)
+    [up1] p1 = MatMul(h1, up1)
+    [act1] r1 = Relu(p1)
+    [down1] d1 = MatMul(r1, down1)
+    [sum1] h2 = Add(h1, d1)
+    [up2] p2 = MatMul(h2, up2)
+    [act2] r2 = Relu(p2)
+    [down2] d2 = MatMul(r2, down2)
+    [sum2] y = Add(h2, d2)
 }"""
 
 
@@ -35,6 +47,8 @@ def model() -> ir.Model:
     channel = {name: weights(32, seed=i) for i, name in enumerate("gom")}
     uneven = weights(32, 32) * np.exp2(np.linspace(-3, 3, 32, dtype=np.float32))[:, None]
     tables = {"k": weights(32, 16, 3, 3), "w": weights(90, 32), "u": uneven, "b": weights(32, seed=9)}
+    tables |= {f"up{i}": weights(32, 48, seed=30 + i) for i in range(3)}
+    tables |= {f"down{i}": weights(48, 32, seed=40 + i) / 200 for i in range(3)}
     return graph(TEXT, {**channel, "v": np.ones(32, np.float32), **tables})
 
 

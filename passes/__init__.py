@@ -11,6 +11,7 @@ from edgefold.passes.heal import Heal
 from edgefold.passes.l1_normalization import L1Normalization
 from edgefold.passes.prune_channels import PruneChannels
 from edgefold.passes.quantize import Quantize
+from edgefold.passes.remove_blocks import RemoveBlocks
 from edgefold.passes.share_weights import ShareWeights
 from edgefold.passes.simplify import Simplify
 
@@ -30,6 +31,7 @@ __all__ = [
 PASSES: tuple[type[Pass], ...] = (
     Simplify,
     FoldBatchnorm,
+    RemoveBlocks,
     PruneChannels,
     ShareWeights,
     EqualizeChannels,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import combinations, islice
 from typing import Protocol
 
@@ -30,19 +31,20 @@ class Budget(Protocol):
 
 @dataclass(frozen=True)
 class ByCount:
-    """So many blocks go; a half counts half.
+    """So many blocks go; halves count as what they are of their block.
 
     Attributes:
         candidates: what there is.
-        size: twice the number of blocks.
+        size: the number of blocks.
     """
 
     candidates: Sequence[Candidate]
-    size: int
+    size: Fraction
 
     @property
     def kept(self) -> float:
-        return 1 - self.size / max(1, self._size(range(len(self.candidates))))
+        whole = self._size(range(len(self.candidates)))
+        return float(1 - self.size / whole) if whole else 1.0
 
     def allows(self, gone: Collection[int]) -> bool:
         return self._size(gone) <= self.size
@@ -50,8 +52,8 @@ class ByCount:
     def met(self, gone: Collection[int]) -> bool:
         return self._size(gone) >= self.size
 
-    def _size(self, gone: Collection[int]) -> int:
-        return sum(self.candidates[i].size for i in gone)
+    def _size(self, gone: Collection[int]) -> Fraction:
+        return sum((self.candidates[i].size for i in gone), Fraction(0))
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,12 @@ class ByError:
 
 
 def all_choices(budget: Budget, count: int) -> list[Move] | None:
-    """Every choice that meets the budget with nothing to spare, in order; None where there are too many to measure."""
+    """Every choice that meets the budget with nothing to spare; None where there are too many to measure, or none."""
     listed = list(islice(_combinations(count), _MOST_LISTED))
     if len(listed) == _MOST_LISTED:
         return None
     found = list(islice((one for one in listed if _exact(budget, one)), MOST_CHOICES + 1))
-    return found if len(found) <= MOST_CHOICES else None
+    return found if 0 < len(found) <= MOST_CHOICES else None
 
 
 def _combinations(count: int) -> Iterator[Move]:

@@ -6,7 +6,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
+
+import onnx_ir as ir
 
 from edgefold.passes._subgraphs import bodies
 from edgefold.passes._weighted_nodes import node_label
@@ -18,29 +21,26 @@ Parts = Literal["blocks", "halves", "any"]
 Move = frozenset[int]
 """Candidates, by position, that go in one step."""
 
-WHOLE, HALF = 2, 1
-
 
 @dataclass(frozen=True)
 class Candidate:
     """A block or a half of one.
 
     Attributes:
+        name: as a person would say it.
         block: its number in the order of the model, from 0, over all stacks.
         part: where it is.
-        size: 2 for a block, 1 for a half.
+        size: 1 for a block, its share of the halves' number for a half (T5's decoder blocks have three).
         weights: elements of its parameters.
         macs: multiply-accumulates of its nodes for one sample; 0 where they are not known.
     """
 
+    name: str
     block: int
     part: Part
-    size: int
+    size: Fraction
     weights: int
     macs: int
-
-    def __str__(self) -> str:
-        return f"block {self.block}" if self.size == WHOLE else f"{self.part.kind} of block {self.block}"
 
 
 def candidates(
@@ -64,9 +64,9 @@ def candidates(
     skips: list[Skip] = []
     for number, block in enumerate(block for stack in stacks for block in stack.blocks):
         pieces = block.halves if parts != "blocks" and _divided(block) else (block,)
-        for piece in pieces:
-            size = WHOLE if piece is block else HALF
-            one = Candidate(number, piece, size, _weights(piece), sum(macs.get(name, 0) for name in _names(piece)))
+        for name, piece in zip(_names_of(number, pieces), pieces, strict=True):
+            work = sum(macs.get(node, 0) for node in _nodes(piece))
+            one = Candidate(name, number, piece, Fraction(1, len(pieces)), _weights(piece), work)
             skip = _why_it_stays(one, keep, excludes)
             if skip is None:
                 found.append(one)
@@ -87,29 +87,41 @@ def moves(found: Sequence[Candidate], parts: Parts) -> list[Move]:
 
 def _divided(block: Block) -> bool:
     """Whether its halves follow one another from its start to its end, and can be cut out one by one."""
-    if len(block.halves) != WHOLE or any(obstacle(half) for half in block.halves):
+    if not block.halves or any(obstacle(half) for half in block.halves):
         return False
-    first, second = block.halves
-    return first.start is block.start and second.start is first.end and second.end is block.end
+    ends = [block.start, *(half.end for half in block.halves)]
+    return ends[-1] is block.end and all(half.start is end for half, end in zip(block.halves, ends, strict=False))
+
+
+def _names_of(number: int, pieces: Sequence[Part]) -> list[str]:
+    """Names that tell the pieces of a block apart."""
+    if len(pieces) == 1:
+        return [f"block {number}"]
+    kinds = [piece.kind for piece in pieces]
+    orders = [kinds[: place + 1].count(kind) for place, kind in enumerate(kinds)]
+    return [
+        f"{kind} of block {number}" if kinds.count(kind) == 1 else f"{kind} {order} of block {number}"
+        for kind, order in zip(kinds, orders, strict=True)
+    ]
 
 
 def _why_it_stays(one: Candidate, keep: Collection[int], excludes: Callable[[str], bool]) -> Skip | None:
     why_not = obstacle(one.part)
     if why_not:
-        return Skip(str(one), SkipReason.INSEPARABLE, why_not)
+        return Skip(one.name, SkipReason.INSEPARABLE, why_not)
     if one.block in keep:
-        return Skip(str(one), SkipReason.EXCLUDED, "keep names it")
-    excluded = next((name for name in _names(one.part) if excludes(name)), None)
-    return Skip(str(one), SkipReason.EXCLUDED, f"it holds {excluded}") if excluded else None
+        return Skip(one.name, SkipReason.EXCLUDED, "keep names it")
+    excluded = next((name for name in _nodes(one.part) if excludes(name)), None)
+    return Skip(one.name, SkipReason.EXCLUDED, f"it holds {excluded}") if excluded else None
 
 
 def _weights(part: Part) -> int:
-    tensors = [value.const_value for value in dict.fromkeys(part.parameters)]
+    tensors = [ir.convenience.get_const_tensor(value) for value in dict.fromkeys(part.parameters)]
     return sum(math.prod(int(size) for size in tensor.shape.numpy()) for tensor in tensors if tensor is not None)
 
 
-def _names(part: Part) -> Iterable[str]:
-    """The nodes of a part and of the bodies in it."""
+def _nodes(part: Part) -> Iterable[str]:
+    """The names of the nodes of a part, and of those in their bodies."""
     waiting = list(part.nodes)
     while waiting:
         node = waiting.pop()

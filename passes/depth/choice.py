@@ -11,8 +11,8 @@ from edgefold.passes.depth.judges import Judge
 
 
 def best(choices: Sequence[Move], judge: Judge) -> Move:
-    """The choice with the least loss: exhaustive search. Nothing where there is no choice."""
-    return min(choices, key=judge, default=frozenset())
+    """The choice with the least loss: exhaustive search."""
+    return min(choices, key=judge)
 
 
 def greedy(found: Sequence[Candidate], moves: Sequence[Move], budget: Budget, judge: Judge) -> Move:
@@ -22,8 +22,8 @@ def greedy(found: Sequence[Candidate], moves: Sequence[Move], budget: Budget, ju
     allows no further move.
     """
 
-    def size(gone: Move) -> int:
-        return sum(found[i].size for i in gone)
+    def size(gone: Move) -> float:
+        return float(sum(found[i].size for i in gone))
 
     gone: Move = frozenset()
     while not budget.met(gone):

@@ -67,7 +67,7 @@ class Selector:
         criterion, skips = self._possible(criterion)
         choices = all_choices(budget, len(self.found)) if criterion in ("auto", "exhaustive") else None
         if criterion == "exhaustive" and choices is None:
-            skips += (Skip("model", SkipReason.FALLBACK, "too many choices to measure each: greedy instead"),)
+            skips += (Skip("model", SkipReason.FALLBACK, "too many choices to measure all of them: greedy instead"),)
         if criterion in ("auto", "exhaustive"):
             criterion = "greedy" if choices is None else "exhaustive"
         judge = self._judge(criterion, budget)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
+from fractions import Fraction
 
 import numpy as np
 import onnx_ir as ir
@@ -37,33 +38,34 @@ def whole(model: ir.Model) -> list[Candidate]:
 
 
 def made_up(*sizes: int) -> list[Candidate]:
+    """Candidates of so many halves of a block each."""
     value = ir.Value(name="v")
     part = Part(value, value, (), (), "other", None)
-    return [Candidate(number, part, size, 10, 100 * size) for number, size in enumerate(sizes)]
+    return [Candidate(f"{i}", i, part, Fraction(size, 2), 10, 100 * size) for i, size in enumerate(sizes)]
 
 
 @pytest.mark.parametrize(("count", "gone"), [(6, 2), (12, 3), (6, 0), (3, 3)])
 def test_all_choices_of_a_count(count: int, gone: int) -> None:
-    choices = all_choices(ByCount(made_up(*[2] * count), 2 * gone), count)
+    choices = all_choices(ByCount(made_up(*[2] * count), Fraction(gone)), count)
     assert choices is not None
     assert len(choices) == len(set(choices)) == math.comb(count, gone)
     assert all(len(one) == gone for one in choices)
 
 
 def test_too_many_choices_are_not_listed() -> None:
-    assert all_choices(ByCount(made_up(*[2] * 12), 12), 12) is None  # 924
-    assert all_choices(ByCount(made_up(*[2] * 40), 40), 40) is None  # beyond listing
+    assert all_choices(ByCount(made_up(*[2] * 12), Fraction(6)), 12) is None  # 924
+    assert all_choices(ByCount(made_up(*[2] * 40), Fraction(20)), 40) is None  # beyond listing
 
 
 def test_halves_and_blocks_fill_a_count_together() -> None:
-    choices = all_choices(ByCount(made_up(1, 1, 2), 2), 3)
+    choices = all_choices(ByCount(made_up(1, 1, 2), Fraction(1)), 3)
     assert choices == [{2}, {0, 1}]
 
 
 def test_work_is_met_with_nothing_to_spare() -> None:
     choices = all_choices(ByWork(made_up(1, 1, 2), 150), 3)
     assert choices == [{2}, {0, 1}]
-    assert all_choices(ByWork(made_up(1, 1, 2), 500), 3) == []
+    assert all_choices(ByWork(made_up(1, 1, 2), 500), 3) is None  # all of it is 400
 
 
 def test_greedy_takes_the_best_step_and_exhaustive_search_the_best_end() -> None:
@@ -71,19 +73,22 @@ def test_greedy_takes_the_best_step_and_exhaustive_search_the_best_end() -> None
     pairs = {frozenset({0, 1}): 9.0, frozenset({0, 2}): 8.0, frozenset({1, 2}): 3.0}
     judge = {**losses, **pairs}.__getitem__
     found = made_up(2, 2, 2)
-    budget = ByCount(found, 4)
+    budget = ByCount(found, Fraction(2))
     assert greedy(found, moves(found, "blocks"), budget, judge) == {0, 2}
     assert best(all_choices(budget, 3) or [], judge) == {1, 2}
 
 
 def test_a_whole_block_competes_with_halves_by_the_loss_for_its_size() -> None:
-    found = [Candidate(number // 2, one.part, 1, 10, 100) for number, one in enumerate(made_up(1, 1, 1, 1))]
+    found = [
+        Candidate(one.name, number // 2, one.part, Fraction(1, 2), 10, 100)
+        for number, one in enumerate(made_up(1, 1, 1, 1))
+    ]
     together = {frozenset({0, 1}): 1.0}  # each of these two needs the other
 
     def judge(gone: frozenset[int]) -> float:
         return together.get(gone, 3.0 * len(gone))
 
-    assert greedy(found, moves(found, "any"), ByCount(found, 2), judge) == {0, 1}
+    assert greedy(found, moves(found, "any"), ByCount(found, Fraction(1)), judge) == {0, 1}
     assert moves(found, "halves") == [{0}, {1}, {2}, {3}]
     assert moves(found, "any")[4:] == [{0, 1}, {2, 3}]
 
@@ -146,7 +151,7 @@ def test_every_criterion_finds_what_can_be_missed(criterion: Criterion) -> None:
 
     found = whole(model)
     selector = Selector.of(model, found, moves(found, "blocks"), context(model, learn_gates=learnt))
-    selection = selector.select(criterion, ByCount(found, 4))
+    selection = selector.select(criterion, ByCount(found, Fraction(2)))
     assert selection.gone == {0, 2}
     assert selection.skips == ()
     assert selection.criterion == ("exhaustive" if criterion == "auto" else criterion)
@@ -158,22 +163,22 @@ def test_controls_look_at_nothing() -> None:
     model = chain(4, silent=(0, 2), last="y")
     found = whole(model)
     selector = Selector.of(model, found, moves(found, "blocks"), Context(seed=1))
-    assert selector.select("last", ByCount(found, 4)).gone == {2, 3}
-    draws = {selector.select("random", ByCount(found, 4)).gone for _ in range(2)}
+    assert selector.select("last", ByCount(found, Fraction(2))).gone == {2, 3}
+    draws = {selector.select("random", ByCount(found, Fraction(2))).gone for _ in range(2)}
     assert len(draws) == 1
     others = [Selector.of(model, found, moves(found, "blocks"), Context(seed=s)) for s in range(8)]
-    assert len({other.select("random", ByCount(found, 4)).gone for other in others}) > 1
+    assert len({other.select("random", ByCount(found, Fraction(2))).gone for other in others}) > 1
 
 
 def test_what_stands_in_for_a_criterion_is_said() -> None:
     model = chain(3, silent=(0,), last="y")
     found = whole(model)
     blind = Selector.of(model, found, moves(found, "blocks"), Context())
-    selection = blind.select("greedy", ByCount(found, 2))
+    selection = blind.select("greedy", ByCount(found, Fraction(1)))
     assert (selection.gone, selection.criterion, selection.error) == ({2}, "last", None)
     assert [skip.reason for skip in selection.skips] == [SkipReason.NO_CALIBRATION]
     torchless = Selector.of(model, found, moves(found, "blocks"), context(model))
-    selection = torchless.select("gates", ByCount(found, 2))
+    selection = torchless.select("gates", ByCount(found, Fraction(1)))
     assert (selection.gone, selection.criterion) == ({0}, "exhaustive")
     assert [skip.reason for skip in selection.skips] == [SkipReason.FALLBACK]
 
@@ -184,7 +189,7 @@ def test_what_has_to_stay_is_said() -> None:
     watched = Block(third.start, third.end, third.nodes, third.parameters, "block", "a2 is an output", ())
     stacks = [Stack((first, second), "a"), Stack((watched, fourth), "b")]
     found, skips = candidates(stacks, "blocks", {"up1": 7, "down1": 5}, keep=(0,), excludes=lambda name: name == "act3")
-    assert [(str(one), one.macs, one.weights) for one in found] == [("block 1", 12, 2 * 32 * 40)]
+    assert [(one.name, one.macs, one.weights) for one in found] == [("block 1", 12, 2 * 32 * 40)]
     assert [str(skip) for skip in skips] == [
         "block 0: excluded by the user (keep names it)",
         "block 2: it cannot be cut out (a2 is an output)",
@@ -202,5 +207,5 @@ def test_halves_are_taken_only_where_they_make_up_the_block() -> None:
     block = Block(a.start, b.end, nodes, (*a.parameters, *b.parameters), "block", None, halves)
     gap = Block(b.start, c.end, nodes, (), "block", None, (halves[1],))
     found, _ = candidates([Stack((block, gap), "s")], "halves", {}, keep=(), excludes=lambda name: False)
-    assert [str(one) for one in found] == ["attention of block 0", "feed-forward of block 0", "block 1"]
-    assert [one.size for one in found] == [1, 1, 2]
+    assert [one.name for one in found] == ["attention of block 0", "feed-forward of block 0", "block 1"]
+    assert [one.size for one in found] == [Fraction(1, 2), Fraction(1, 2), 1]

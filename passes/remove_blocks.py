@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Remove-blocks: residual blocks, or their attention and feed-forward halves, leave the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+import onnx_ir as ir
+
+from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
+from edgefold.passes.depth.blocks import Stack, find_stacks
+from edgefold.passes.depth.budget import Budget, ByCount, ByError, ByWork
+from edgefold.passes.depth.candidates import Candidate, Parts, candidates, moves
+from edgefold.passes.depth.judges import Judge
+from edgefold.passes.depth.selection import Criterion, Selection, Selector
+from edgefold.passes.depth.surgery import cut_out
+
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+THIRD = 1 / 3  # of the blocks, where no budget is given
+
+
+class RemoveBlocks(Pass, frozen=True, kw_only=True):
+    """Takes residual blocks, or halves of them, out of the model.
+
+    What it does: finds the repeated residual blocks of the graph, numbered from 0 over the whole model; measures on
+    calibration data what it costs to do without each choice of them; and cuts the cheapest choice out, so that what
+    read a block's end reads its start.
+
+    When it fires: on the blocks of any exporter's graph, residual convolutional stages among them, float or quantized.
+
+    When it does not: a block stays, and the report says why, where a value inside it is read outside or is an output of
+    the model (as in exports with a key-value cache: export the model without the cache), where the stream has another
+    shape behind it (downsampling blocks), and where ``keep`` or ``--exclude`` names it. Where the budget asks for less
+    than one block, the model comes back as it was.
+
+    Numerics: lossy. Removing a block equals setting what it adds to the stream to zero.
+
+    Example: ``{pass: remove-blocks, blocks: 2}`` on an encoder of six blocks; ``edgefold inspect`` lists them.
+
+    Attributes:
+        blocks: how many go; a half counts half.
+        ratio: share of all blocks that goes, rounded to the nearest number; a third where no budget is given.
+        flops: share of the model's multiply-accumulates that stays, at most.
+        max_error: instead, blocks go one by one while the outputs' error on the calibration data
+            stays at most this: squared differences over the energy of each output, added up over the outputs (0.01 is
+            an error of a tenth of the outputs' size).
+        parts: `blocks`; `halves`, attention and feed-forward apart; `any`, a search step takes a half or a whole block.
+        criterion: what is least, so that a part goes. `exhaustive`: the outputs' error, over all choices together.
+            `greedy`: the same, one part after the other (SLEB). `block-influence`: one minus the cosine between the
+            stream before and behind the part (ShortGPT). `macro-influence`: one minus the cosine between the last
+            stream value with and without it, one after the other (FuseGPT). `gates`: values of gates learnt together
+            under the budget (FoldGPT; needs torch, ``edgefold[heal]``). `last`, `random`: controls. `auto` is
+            `exhaustive` up to 300 choices, else `greedy`.
+        keep: numbers of blocks that stay.
+    """
+
+    effect: ClassVar[Effect] = Effect.LOSSY
+
+    blocks: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    ratio: Share | None = None
+    flops: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    max_error: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    parts: Parts = "blocks"
+    criterion: Criterion = "auto"
+    keep: tuple[Annotated[int, msgspec.Meta(ge=0)], ...] = ()
+
+    def __post_init__(self) -> None:
+        budgets = [name for name in ("blocks", "ratio", "flops", "max_error") if getattr(self, name) is not None]
+        if len(budgets) > 1:
+            raise ValueError(f"{' and '.join(budgets)} both say how much goes; give one of them")
+        if self.max_error is not None and self.criterion == "exhaustive":
+            raise ValueError("max-error goes block by block; take criterion greedy")
+
+    def rewrite(self, model: ir.Model, context: Context) -> Notes:
+        stacks = find_stacks(model)
+        if not stacks:
+            return Notes(skips=(Skip("model", SkipReason.NO_BLOCKS),))
+        macs = context.macs(model) if context.macs else {}
+        found, skips = candidates(stacks, self.parts, macs, keep=self.keep, excludes=context.excludes)
+        selector = Selector.of(model, found, moves(found, self.parts), context)
+        budget = self._budget(found, stacks, macs, selector.output_error)
+        if isinstance(budget, Skip):
+            return Notes(skips=(budget, *skips))
+        selection = selector.select(self.criterion, budget)
+        skips = [*selection.skips, *skips]
+        gone = [found[position] for position in sorted(selection.gone)]
+        if not gone:
+            return Notes(skips=(*skips, Skip("model", SkipReason.BELOW_THRESHOLD, "the budget lets no block go")))
+        if self.max_error is None and not budget.met(selection.gone):
+            skips.append(Skip("model", SkipReason.INSEPARABLE, "less goes than was asked for: no rest is small enough"))
+        edits = [Edit(one.name, f"{one.part.start.name} takes the place of {one.part.end.name}") for one in gone]
+        table = _table(found, selection)
+        cut_out(model, *(one.part for one in gone))
+        return Notes(tuple(edits), tuple(skips), _stats(gone, selection, stacks), table)
+
+    def _budget(
+        self, found: Sequence[Candidate], stacks: Sequence[Stack], macs: Mapping[str, int], error: Judge | None
+    ) -> Budget | Skip:
+        """How much is to go, or why that cannot be."""
+        if self.max_error is not None:
+            if error is None:
+                return Skip("model", SkipReason.NO_CALIBRATION, "max-error is measured on calibration data")
+            return ByError(error, self.max_error)
+        budget: Budget
+        if self.flops is not None:
+            if not all(one.macs for one in found):
+                return Skip("model", SkipReason.DYNAMIC_SHAPE, "multiply-accumulates are not known; give ratio")
+            budget = ByWork(found, (1 - self.flops) * sum(macs.values()))
+        else:
+            budget = ByCount(found, self._size(sum(len(stack.blocks) for stack in stacks), found))
+        if not budget.met(range(len(found))):
+            why = f"all that can go together, {len(found)} {self.parts}, is less than what was asked for"
+            return Skip("model", SkipReason.INSEPARABLE, why)
+        return budget
+
+    def _size(self, blocks: int, found: Sequence[Candidate]) -> Fraction:
+        """How many blocks go: the number that can be had of what there is nearest to the ratio."""
+        if self.blocks is not None:
+            return Fraction(self.blocks)
+        step = min((one.size for one in found), default=Fraction(1))
+        return step * round((THIRD if self.ratio is None else self.ratio) * blocks / step)
+
+
+def _stats(gone: Sequence[Candidate], selection: Selection, stacks: Sequence[Stack]) -> dict[str, float | int | str]:
+    stats: dict[str, float | int | str] = {
+        "blocks": sum(len(stack.blocks) for stack in stacks),
+        "blocks_removed": float(sum(one.size for one in gone)),
+        "weights_removed": sum(one.weights for one in gone),
+        "criterion": selection.criterion,
+    }
+    if selection.error is not None:
+        stats["error_before_repair"] = selection.error
+    return stats
+
+
+def _table(found: Sequence[Candidate], selection: Selection) -> tuple[Mapping[str, Any], ...]:
+    """A row a candidate."""
+    return tuple(
+        {
+            "part": one.name,
+            "from": one.part.start.name,
+            "to": one.part.end.name,
+            "weights": one.weights,
+            "macs": one.macs,
+            "loss": float(f"{loss:.4g}"),
+            "removed": position in selection.gone,
+        }
+        for position, (one, loss) in enumerate(zip(found, selection.losses, strict=True))
+    )

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pass remove-blocks as a whole: budgets, skips, repair, and what must come back bit for bit."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graphs import nodes, run, weights
+from residual_chains import HIDDEN, WIDTH, chain, feeds
+
+from edgefold.calibration import Calibration
+from edgefold.errors import UsageError
+from edgefold.measuring.macs import macs_by_name
+from edgefold.passes import Context, Notes, SkipReason
+from edgefold.passes.remove_blocks import RemoveBlocks
+from edgefold.perturbing import perturb
+from edgefold.recipe import load_recipe, parse_recipe
+
+BATCHES = [{"x": weights(64, WIDTH, seed=seed)} for seed in (1, 2)]
+
+
+def context(model: ir.Model, **more: Any) -> Context:
+    return Context(
+        **{
+            "calibration": Calibration(model.clone(), lambda: iter(BATCHES)),
+            "perturb": functools.partial(perturb, feeds=lambda: BATCHES),
+            "macs": functools.partial(macs_by_name, shapes={"x": (1, WIDTH)}),
+            **more,
+        }
+    )
+
+
+def removed(model: ir.Model, around: Context | None = None, **options: Any) -> Notes:
+    made = context(model) if around is None else around
+    return msgspec.convert(options, RemoveBlocks).rewrite(model, made)
+
+
+def gone(notes: Notes) -> list[str]:
+    return [row["part"] for row in notes.table if row["removed"]]
+
+
+def digest(model: ir.Model) -> str:
+    return hashlib.sha256(ir.to_proto(model).SerializeToString(deterministic=True)).hexdigest()
+
+
+def blocks_left(model: ir.Model) -> list[int]:
+    return [i for i in range(9) if f"w{i}" in model.graph.initializers]
+
+
+def test_the_blocks_that_add_nothing_go_and_nothing_changes() -> None:
+    model = chain(6, silent=(1, 4), last="y")
+    before = run(model, feeds())[0]
+    notes = removed(model)
+    assert blocks_left(model) == [0, 2, 3, 5]
+    assert [str(edit.node) for edit in notes.edits] == ["block 1", "block 4"]
+    assert notes.stats["criterion"] == "exhaustive"
+    assert notes.stats["error_before_repair"] < 1e-12  # type: ignore[operator]
+    assert notes.skips == ()
+    np.testing.assert_array_equal(run(model, feeds())[0], before)
+
+
+@pytest.mark.parametrize(
+    "options", [{"blocks": 0}, {"ratio": 0}, {"ratio": 0.1}, {"flops": 1.0}, {"max_error": 0}], ids=str
+)
+@pytest.mark.parametrize("parts", ["blocks", "halves", "any"])
+def test_a_budget_of_less_than_a_block_changes_nothing(options: dict[str, float], parts: str) -> None:
+    model = chain(4, last="y")
+    before = digest(model)
+    notes = removed(model, **options, parts=parts)
+    assert notes.edits == ()
+    assert [skip.reason for skip in notes.skips] == [SkipReason.BELOW_THRESHOLD]
+    assert digest(model) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ({}, 4),
+        ({"ratio": 0.5}, 3),
+        ({"ratio": 0.4}, 4),
+        ({"blocks": 5}, 1),
+        ({"blocks": 6}, 0),
+        ({"flops": 0.71}, 4),  # of 17408, a block has 2560
+        ({"flops": 0.7}, 3),
+        ({"keep": [0, 1, 2], "ratio": 0.5}, 3),
+    ],
+)
+def test_budgets(options: dict[str, Any], left: int) -> None:
+    model = chain(6, last="y")
+    notes = removed(model, **options)
+    assert len(blocks_left(model)) == left
+    assert notes.stats["blocks"] == 6
+    assert notes.stats["blocks_removed"] == 6 - left
+    assert notes.stats["weights_removed"] == (6 - left) * 2 * WIDTH * HIDDEN
+    if "keep" in options:
+        assert blocks_left(model) == [0, 1, 2]
+
+
+def test_an_error_bound_is_kept_and_used() -> None:
+    model = chain(6, silent=(2,), last="y")
+    losses = sorted(row["loss"] for row in removed(model.clone(), blocks=1).table)
+    assert gone(removed(model.clone(), max_error=losses[1] * 0.9)) == ["block 2"]
+    several = removed(model, max_error=losses[2] * 2)
+    assert len(gone(several)) > 1
+    assert several.stats["error_before_repair"] <= losses[2] * 2  # type: ignore[operator]
+
+
+def test_a_budget_that_cannot_be_met_changes_nothing() -> None:
+    for options in ({"blocks": 5}, {"blocks": 3, "keep": [0, 3]}, {"flops": 0.01}):
+        model = chain(4, last="y")
+        before = digest(model)
+        notes = removed(model, **options)
+        assert notes.edits == ()
+        assert SkipReason.INSEPARABLE in {skip.reason for skip in notes.skips}
+        assert digest(model) == before
+
+
+def test_an_excluded_node_keeps_its_block() -> None:
+    model = chain(4, silent=(1,), last="y")
+    notes = removed(model, context(model, exclude=("act1",)), blocks=1)
+    assert 1 in blocks_left(model)
+    assert [str(skip) for skip in notes.skips] == ["block 1: excluded by the user (it holds act1)"]
+
+
+def test_without_data_the_last_blocks_go_and_the_report_says_so() -> None:
+    model = chain(6, last="y")
+    notes = removed(model, Context())
+    assert blocks_left(model) == [0, 1, 2, 3]
+    assert notes.stats["criterion"] == "last"
+    assert {skip.reason for skip in notes.skips} == {SkipReason.NO_CALIBRATION}
+    assert len(notes.skips) == 1
+    bound = removed(chain(6, last="y"), Context(), max_error=0.1)
+    assert (bound.edits, bound.skips[0].reason) == ((), SkipReason.NO_CALIBRATION)
+    work = removed(chain(6, last="y"), Context(), flops=0.5)
+    assert (work.edits, work.skips[0].reason) == ((), SkipReason.DYNAMIC_SHAPE)
+
+
+def test_a_model_without_blocks_is_left_alone() -> None:
+    model = chain(1, last="y")
+    notes = removed(model)
+    assert (notes.edits, [skip.reason for skip in notes.skips]) == ((), [SkipReason.NO_BLOCKS])
+
+
+def test_a_block_whose_inside_is_an_output_stays() -> None:
+    model = chain(4, silent=(1,), last="y")
+    inner = next(value for node in model.graph for value in node.outputs if value.name == "a1")
+    inner.type, inner.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(["n", HIDDEN])
+    model.graph.outputs.append(inner)
+    notes = removed(model, blocks=1)
+    assert 1 in blocks_left(model)
+    assert [(skip.node, skip.reason) for skip in notes.skips] == [("block 1", SkipReason.INSEPARABLE)]
+    assert len(nodes(model)) == 1 + 3 * 4 + 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"blocks": 1, "ratio": 0.5}, "blocks and ratio both say how much goes"),
+        ({"max-error": 0.1, "criterion": "exhaustive"}, "take criterion greedy"),
+        ({"ratio": 1.5}, "ratio"),
+        ({"blocks": -1}, "blocks"),
+        ({"criterion": "best"}, "criterion"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        parse_recipe({"steps": [{"pass": "remove-blocks", **options}]}, "here")
+
+
+def test_the_recipe_takes_a_third() -> None:
+    step = next(step for step in load_recipe("shallow").steps if isinstance(step, RemoveBlocks))
+    model = chain(6, last="y")
+    step.rewrite(model, context(model))
+    assert len(blocks_left(model)) == 4

@@ -153,10 +153,8 @@ def _damped(xtx: Matrix, damping: float, bias_row: bool) -> Matrix:
 def _solve(matrix: Matrix, right: Matrix) -> Matrix:
     """Solves a positive semidefinite system; where it is singular, the solution of least norm."""
     try:
-        factor = triangular_inverse(_cholesky(matrix))
-        solution = np.swapaxes(factor, -1, -2) @ (factor @ right)
-        # One step of refinement: the factor's inverse alone loses half of the digits on ill-conditioned moments.
-        solution += np.swapaxes(factor, -1, -2) @ (factor @ (right - matrix @ solution))
+        _cholesky(matrix)  # refuses a singular matrix, which the next line may not
+        solution = np.asarray(np.linalg.solve(matrix, right), dtype=np.float64)
         if np.isfinite(solution).all():
             return solution
     except np.linalg.LinAlgError:

@@ -27,13 +27,13 @@ from edgefold.passes._halves import Halves
 from edgefold.passes._layer_inputs import Inputs, Targets
 from edgefold.passes._least_squares import least_squares
 from edgefold.passes._moments import Moments
+from edgefold.passes._refit import MAX_MOMENT_BYTES
+from edgefold.passes._refittable import Layer
 from edgefold.passes._weighted_nodes import WeightedNode, node_label, weighted_node
 from edgefold.passes.base import Calibrates, Edit, Notes, Skip, SkipReason
 from edgefold.passes.depth.sharing.grouping import Group
 from edgefold.passes.depth.sharing.places import SharingStack
 from edgefold.passes.pruning.groups import Trace
-from edgefold.passes.pruning.refittable import Layer
-from edgefold.passes.pruning.repair import MAX_MOMENT_BYTES
 from edgefold.passes.quantization.weights import layer_inputs
 
 Matrix = NDArray[np.float64]
@@ -207,7 +207,7 @@ def _layer(node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> Layer:
     assert inputs is not None
     axis = 1 if site.geometry else -2 if site.on_left else -1
     targets = Targets(str(site.output.name), axis, site.geometry.group if site.geometry else 1)
-    return Layer(site, inputs, _sum_or_own(site.output, targets, shapes), lost=False)
+    return Layer(site, inputs, _sum_or_own(site.output, targets, shapes))
 
 
 def _stats(fits: Sequence[_Fit]) -> Mapping[str, float | int | str]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import onnx_ir as ir
 
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
-from edgefold.passes.depth.blocks import Stack, find_stacks
+from edgefold.passes.depth.blocks import Part, Stack, find_stacks
 from edgefold.passes.depth.budget import Budget, ByCount, ByError, ByWork
 from edgefold.passes.depth.candidates import Candidate, Parts, candidates, moves
 from edgefold.passes.depth.judges import Judge
+from edgefold.passes.depth.repair import repair_depth
 from edgefold.passes.depth.selection import Criterion, Selection, Selector
 from edgefold.passes.depth.surgery import cut_out
 
@@ -23,20 +24,22 @@ THIRD = 1 / 3  # of the blocks, where no budget is given
 
 
 class RemoveBlocks(Pass, frozen=True, kw_only=True):
-    """Takes residual blocks, or halves of them, out of the model.
+    """Takes residual blocks, or halves of them, out of the model, and refits the layers that write to the stream.
 
     What it does: finds the repeated residual blocks of the graph, numbered from 0 over the whole model; measures on
-    calibration data what it costs to do without each choice of them; and cuts the cheapest choice out, so that what
-    read a block's end reads its start.
+    calibration data what it costs to do without each choice of them; cuts the cheapest choice out, so that what read a
+    block's end reads its start; and refits, by least squares, the layers that add to the residual stream, front to
+    back, towards the original's stream. The layer before a removed run aims at the stream behind the run.
 
-    When it fires: on the blocks of any exporter's graph, residual convolutional stages among them, float or quantized.
+    When it fires: on the blocks of any exporter's graph, residual convolutional stages among them, float or quantized;
+    the refit is for float layers.
 
     When it does not: a block stays, and the report says why, where a value inside it is read outside or is an output of
     the model (as in exports with a key-value cache: export the model without the cache), where the stream has another
     shape behind it (downsampling blocks), and where ``keep`` or ``--exclude`` names it. Where the budget asks for less
     than one block, the model comes back as it was.
 
-    Numerics: lossy. Removing a block equals setting what it adds to the stream to zero.
+    Numerics: lossy. Without repair, removing a block equals setting what it adds to the stream to zero.
 
     Example: ``{pass: remove-blocks, blocks: 2}`` on an encoder of six blocks; ``edgefold inspect`` lists them.
 
@@ -44,9 +47,9 @@ class RemoveBlocks(Pass, frozen=True, kw_only=True):
         blocks: how many go; a half counts half.
         ratio: share of all blocks that goes, rounded to the nearest number; a third where no budget is given.
         flops: share of the model's multiply-accumulates that stays, at most.
-        max_error: instead, blocks go one by one while the outputs' error on the calibration data
-            stays at most this: squared differences over the energy of each output, added up over the outputs (0.01 is
-            an error of a tenth of the outputs' size).
+        max_error: instead, blocks go one by one while the outputs' error on the calibration data, before the
+            repair, stays at most this: squared differences over the energy of each output, added up over the outputs
+            (0.01 is an error of a tenth of the outputs' size).
         parts: `blocks`; `halves`, attention and feed-forward apart; `any`, a search step takes a half or a whole block.
         criterion: what is least, so that a part goes. `exhaustive`: the outputs' error, over all choices together.
             `greedy`: the same, one part after the other (SLEB). `block-influence`: one minus the cosine between the
@@ -55,6 +58,7 @@ class RemoveBlocks(Pass, frozen=True, kw_only=True):
             under the budget (FoldGPT; needs torch, ``edgefold[heal]``). `last`, `random`: controls. `auto` is
             `exhaustive` up to 300 choices, else `greedy`.
         keep: numbers of blocks that stay.
+        repair: `least-squares`, or `none`.
     """
 
     effect: ClassVar[Effect] = Effect.LOSSY
@@ -66,6 +70,7 @@ class RemoveBlocks(Pass, frozen=True, kw_only=True):
     parts: Parts = "blocks"
     criterion: Criterion = "auto"
     keep: tuple[Annotated[int, msgspec.Meta(ge=0)], ...] = ()
+    repair: Literal["least-squares", "none"] = "least-squares"
 
     def __post_init__(self) -> None:
         budgets = [name for name in ("blocks", "ratio", "flops", "max_error") if getattr(self, name) is not None]
@@ -93,8 +98,9 @@ class RemoveBlocks(Pass, frozen=True, kw_only=True):
             skips.append(Skip("model", SkipReason.INSEPARABLE, "less goes than was asked for: no rest is small enough"))
         edits = [Edit(one.name, f"{one.part.start.name} takes the place of {one.part.end.name}") for one in gone]
         table = _table(found, selection)
-        cut_out(model, *(one.part for one in gone))
-        return Notes(tuple(edits), tuple(skips), _stats(gone, selection, stacks), table)
+        mended = self._cut(model, [one.part for one in gone], context)
+        stats = {**_stats(gone, selection, stacks), **mended.stats}
+        return Notes((*edits, *mended.edits), (*skips, *mended.skips), stats, table)
 
     def _budget(
         self, found: Sequence[Candidate], stacks: Sequence[Stack], macs: Mapping[str, int], error: Judge | None
@@ -122,6 +128,29 @@ class RemoveBlocks(Pass, frozen=True, kw_only=True):
             return Fraction(self.blocks)
         step = min((one.size for one in found), default=Fraction(1))
         return step * round((THIRD if self.ratio is None else self.ratio) * blocks / step)
+
+    def _cut(self, model: ir.Model, parts: Sequence[Part], context: Context) -> Notes:
+        """Cuts parts out, and refits the rest."""
+        original, targets = model.clone(), _runs(parts)
+        cut_out(model, *parts)
+        if self.repair == "none":
+            return Notes()
+        if context.calibration is None:
+            return Notes(skips=(Skip("model", SkipReason.NO_CALIBRATION, "nothing is refitted"),))
+        return repair_depth(model, original, context.calibration, targets, exclude=context.excludes)
+
+
+def _runs(parts: Sequence[Part]) -> dict[str, str]:
+    """For each run of parts without one that stays between, the name of the value before it and of that behind it."""
+    end_of = {part.start: part.end for part in parts}
+    ends = set(end_of.values())
+    runs = {}
+    for start, end in end_of.items():
+        if start not in ends:
+            while end in end_of:
+                end = end_of[end]
+            runs[str(start.name)] = str(end.name)
+    return runs
 
 
 def _stats(gone: Sequence[Candidate], selection: Selection, stacks: Sequence[Stack]) -> dict[str, float | int | str]:

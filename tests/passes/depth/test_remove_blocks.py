@@ -56,13 +56,26 @@ def blocks_left(model: ir.Model) -> list[int]:
 def test_the_blocks_that_add_nothing_go_and_nothing_changes() -> None:
     model = chain(6, silent=(1, 4), last="y")
     before = run(model, feeds())[0]
-    notes = removed(model)
+    notes = removed(model, repair="none")
     assert blocks_left(model) == [0, 2, 3, 5]
     assert [str(edit.node) for edit in notes.edits] == ["block 1", "block 4"]
     assert notes.stats["criterion"] == "exhaustive"
     assert notes.stats["error_before_repair"] < 1e-12  # type: ignore[operator]
     assert notes.skips == ()
     np.testing.assert_array_equal(run(model, feeds())[0], before)
+
+
+def test_what_is_refitted_makes_up_for_what_is_gone() -> None:
+    model = chain(4, last="y")
+    wanted = run(model, feeds(300))[0]
+    errors = {}
+    for repair in ("none", "least-squares"):
+        changed = model.clone()
+        notes = removed(changed, blocks=1, repair=repair, criterion="last")
+        assert blocks_left(changed) == [0, 1, 2]
+        errors[repair] = float(np.square(run(changed, feeds(300))[0] - wanted).sum())
+        assert (len(notes.edits) > 1) is (repair == "least-squares")
+    assert errors["least-squares"] < 0.8 * errors["none"]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +106,7 @@ def test_a_budget_of_less_than_a_block_changes_nothing(options: dict[str, float]
 )
 def test_budgets(options: dict[str, Any], left: int) -> None:
     model = chain(6, last="y")
-    notes = removed(model, **options)
+    notes = removed(model, **options, repair="none")
     assert len(blocks_left(model)) == left
     assert notes.stats["blocks"] == 6
     assert notes.stats["blocks_removed"] == 6 - left
@@ -104,9 +117,9 @@ def test_budgets(options: dict[str, Any], left: int) -> None:
 
 def test_an_error_bound_is_kept_and_used() -> None:
     model = chain(6, silent=(2,), last="y")
-    losses = sorted(row["loss"] for row in removed(model.clone(), blocks=1).table)
-    assert gone(removed(model.clone(), max_error=losses[1] * 0.9)) == ["block 2"]
-    several = removed(model, max_error=losses[2] * 2)
+    losses = sorted(row["loss"] for row in removed(model.clone(), blocks=1, repair="none").table)
+    assert gone(removed(model.clone(), max_error=losses[1] * 0.9, repair="none")) == ["block 2"]
+    several = removed(model, max_error=losses[2] * 2, repair="none")
     assert len(gone(several)) > 1
     assert several.stats["error_before_repair"] <= losses[2] * 2  # type: ignore[operator]
 
@@ -123,7 +136,7 @@ def test_a_budget_that_cannot_be_met_changes_nothing() -> None:
 
 def test_an_excluded_node_keeps_its_block() -> None:
     model = chain(4, silent=(1,), last="y")
-    notes = removed(model, context(model, exclude=("act1",)), blocks=1)
+    notes = removed(model, context(model, exclude=("act1",)), blocks=1, repair="none")
     assert 1 in blocks_left(model)
     assert [str(skip) for skip in notes.skips] == ["block 1: excluded by the user (it holds act1)"]
 
@@ -134,7 +147,7 @@ def test_without_data_the_last_blocks_go_and_the_report_says_so() -> None:
     assert blocks_left(model) == [0, 1, 2, 3]
     assert notes.stats["criterion"] == "last"
     assert {skip.reason for skip in notes.skips} == {SkipReason.NO_CALIBRATION}
-    assert len(notes.skips) == 1
+    assert len(notes.skips) == 2  # the criterion and the repair
     bound = removed(chain(6, last="y"), Context(), max_error=0.1)
     assert (bound.edits, bound.skips[0].reason) == ((), SkipReason.NO_CALIBRATION)
     work = removed(chain(6, last="y"), Context(), flops=0.5)
@@ -152,7 +165,7 @@ def test_a_block_whose_inside_is_an_output_stays() -> None:
     inner = next(value for node in model.graph for value in node.outputs if value.name == "a1")
     inner.type, inner.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(["n", HIDDEN])
     model.graph.outputs.append(inner)
-    notes = removed(model, blocks=1)
+    notes = removed(model, blocks=1, repair="none")
     assert 1 in blocks_left(model)
     assert [(skip.node, skip.reason) for skip in notes.skips] == [("block 1", SkipReason.INSEPARABLE)]
     assert len(nodes(model)) == 1 + 3 * 4 + 1

@@ -20,20 +20,18 @@ once is not reported, and of stacks that overlap (blocks within blocks) the one 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from edgefold.passes.depth.dataflow import Dataflow
-from edgefold.passes.depth.operators import TRANSPARENT
 from edgefold.passes.depth.parts import Cutter, Part
-from edgefold.passes.depth.repeats import Repeat, repeats
+from edgefold.passes.depth.runs import Run, runs
 from edgefold.passes.depth.signatures import Signatures
-from edgefold.passes.depth.steps import Step, step
-from edgefold.passes.depth.stream import Stream, streams
 
 __all__ = ["Block", "Part", "Stack", "find_stacks"]
+
+_SORTS = {"attention": "transformer", "convolution": "convolution", "feed-forward": "feed-forward"}
 
 
 @dataclass(frozen=True)
@@ -63,71 +61,27 @@ class Stack:
 def find_stacks(model: ir.Model) -> tuple[Stack, ...]:
     """Finds the stacks of the main graph, in the order in which they run; the model is not changed."""
     flow = Dataflow(model.graph)
-    found = streams(flow)
-    cutter = Cutter(flow, {place for stream in found for place in stream.sources})
-    signatures = Signatures(flow)
-    runs = [run for stream in found for chain in stream.chains() for run in _runs(stream, chain, signatures)]
-    return tuple(_stack(run, signatures, cutter) for run in _disjoint(runs))
+    cutter, signatures = Cutter(flow), Signatures(flow)
+    return tuple(_stack(run, signatures, cutter) for run in runs(flow, signatures))
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A repeat on a chain of a stream."""
-
-    stream: Stream
-    chain: tuple[int, ...]
-    steps: tuple[Step, ...]
-    repeat: Repeat
-
-    def between(self, first: int, last: int) -> list[int]:
-        """The nodes of some steps, in topological order."""
-        return self.stream.between(self.chain[first], self.chain[last])
-
-
-def _runs(stream: Stream, chain: Sequence[int], signatures: Signatures) -> Iterator[_Run]:
-    flow = stream.flow
-    waists = [place for at, place in enumerate(chain) if at == 0 or flow.nodes[place].op_type not in TRANSPARENT]
-    steps = tuple(step(stream, first, last, signatures) for first, last in itertools.pairwise(waists))
-    for repeat in repeats(steps):
-        yield _Run(stream, tuple(waists), steps, repeat)
-
-
-def _disjoint(runs: Sequence[_Run]) -> list[_Run]:
-    """The largest runs that share no node, in the order of the graph."""
-    sized = [(frozenset(run.between(run.repeat.start, run.repeat.end)), run) for run in runs]
-    taken: set[int] = set()
-    kept = []
-    for nodes, run in sorted(sized, key=lambda one: (-len(one[0]), min(one[0]))):
-        if not nodes & taken:
-            taken |= nodes
-            kept.append((min(nodes), run))
-    return [run for _, run in sorted(kept, key=lambda one: one[0])]
-
-
-def _stack(run: _Run, signatures: Signatures, cutter: Cutter) -> Stack:
+def _stack(run: Run, signatures: Signatures, cutter: Cutter) -> Stack:
     starts = range(run.repeat.start, run.repeat.end, run.repeat.period)
     blocks = tuple(_block(run, start, start + run.repeat.period, signatures, cutter) for start in starts)
-    return Stack(blocks, _name(blocks))
+    kinds = {part.kind for part in (blocks[0].halves or (_part(run, starts[0], starts[1], signatures, cutter),))}
+    sort = next((word for kind, word in _SORTS.items() if kind in kinds), "residual")
+    return Stack(blocks, f"{len(blocks)} {sort} blocks")
 
 
-def _block(run: _Run, first: int, last: int, signatures: Signatures, cutter: Cutter) -> Block:
+def _block(run: Run, first: int, last: int, signatures: Signatures, cutter: Cutter) -> Block:
     """The steps from one to another as a block with its halves."""
     cuts = [at for at in range(first, last) if run.steps[at].branches]
-    pieces = list(itertools.pairwise([*cuts, last]))
-    halves = [_part(run, begin, end, signatures, cutter) for begin, end in pieces]
+    halves = [_part(run, begin, end, signatures, cutter) for begin, end in itertools.pairwise([*cuts, last])]
     whole = _part(run, first, last, signatures, cutter)
-    fields = {**vars(whole), "kind": "block"}
-    return Block(**fields, halves=tuple(halves) if len(halves) > 1 else ())
+    return Block(**{**vars(whole), "kind": "block"}, halves=tuple(halves) if len(halves) > 1 else ())
 
 
-def _part(run: _Run, first: int, last: int, signatures: Signatures, cutter: Cutter) -> Part:
-    parameters: list[ir.Value] = []
-    for at in range(first, last):
-        parameters += signatures.parameters(run.chain[at], run.between(at, at + 1))
-    return cutter.part(run.chain[first], run.between(first, last), parameters)
-
-
-def _name(blocks: Sequence[Block]) -> str:
-    kinds = [half.kind for half in blocks[0].halves]
-    sort = "transformer" if "attention" in kinds else "residual"
-    return f"{len(blocks)} {sort} blocks"
+def _part(run: Run, first: int, last: int, signatures: Signatures, cutter: Cutter) -> Part:
+    pieces = [(run.waists[at], run.between(at, at + 1)) for at in range(first, last)]
+    parameters = [value for begin, inside in pieces for value in signatures.parameters(begin, inside)]
+    return cutter.part(run.waists[first], run.between(first, last), parameters)

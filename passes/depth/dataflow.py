@@ -5,98 +5,133 @@ Exporters surround a network with arithmetic on shapes, masks and tables. None o
 refine, and all of it connects far places of the graph. So every value is of one of three kinds:
 
 * *constant*: computable before the model runs;
-* *content*: depends on what a graph input holds;
-* *size*: depends only on how large the inputs are; nothing flows through Shape or ConstantOfShape.
+* *content*: depends on what a graph input holds, and has a part in what an output holds;
+* *size*: depends only on how large the inputs are, or serves only to measure that; nothing flows through Shape.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
-from edgefold.passes._subgraphs import reads
+from edgefold.passes._subgraphs import reads_of_own_graph
+from edgefold.passes.depth.stored import Stored
 
 _SIZE_ONLY = frozenset(("Shape", "Size", "NonZero", "ConstantOfShape"))
+_RANDOM = ("Random", "Multinomial", "Bernoulli")
 _FUSED_EMBEDDINGS = frozenset(("EmbedLayerNormalization", "QEmbedLayerNormalization"))
 _MASK_INDEX = 1  # the output of a fused embedding that reaches every attention, and is no content
 
 
 class Dataflow:
-    """The nodes of a main graph in an order in which they can run, and the kind of every value.
+    """The places of a main graph where values are made, and the kind of every value.
 
-    Reads made inside the bodies of If, Loop and Scan count as reads of the node that has the body.
+    Places are numbered: the graph's inputs, then its nodes in an order in which they can run (ONNX Runtime's own
+    optimizer writes files in another). What the bodies of If, Loop and Scan read counts as read by their node.
 
     Attributes:
-        nodes: in topological order; ONNX Runtime's own optimizer writes files that are not.
-        number: a node's place in that order.
+        graph: the graph, which is not changed.
+        made: place -> the values that are made there.
+        place: value -> where it is made; initializers are nowhere.
         constants: values that do not depend on the graph's inputs.
-        content: values that depend on what the inputs hold.
-        readers: the nodes that read a value, each once.
-        content_sources: for each node that makes content, the numbers of the nodes whose content it reads.
+        content: values on a way from what the inputs hold to what the outputs hold.
+        sources: place -> the places that it reads content from; () where it makes none.
+        readers: value -> the nodes that read it, each once.
     """
 
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
-        self.nodes = _sorted(graph)
-        self.number = {node: place for place, node in enumerate(self.nodes)}
+        inputs = [value for value in graph.inputs if not value.is_initializer()]
+        self._nodes = _sorted(graph)
+        self._first_node = len(inputs)
+        self.made: list[Sequence[ir.Value]] = [*((value,) for value in inputs), *(node.outputs for node in self._nodes)]
+        self.place = {value: place for place, values in enumerate(self.made) for value in values}
         self.constants: set[ir.Value] = set(graph.initializers.values())
-        self.content: set[ir.Value] = {value for value in graph.inputs if not value.is_initializer()}
+        self.content: set[ir.Value] = set(inputs)
+        self._stored: dict[ir.Value, Stored] = {}
+        self.sources: list[Sequence[int]] = [() for _ in inputs]
         self.readers: dict[ir.Value, list[ir.Node]] = defaultdict(list)
-        for node in self.nodes:
+        for node in self._nodes:
             self._add(node)
-        self.content_sources = [self._content_sources(node) for node in self.nodes]
+        self._drop_dead_ends()
 
-    def _add(self, node: ir.Node) -> None:
-        needed = list(self.outer_reads(node))
-        for value in needed:
-            self.readers[value].append(node)
-        if _is_constant(node) and all(value in self.constants for value in needed):
-            self.constants.update(node.outputs)
-        elif node.op_type not in _SIZE_ONLY and any(value in self.content for value in needed):
-            fused = node.op_type in _FUSED_EMBEDDINGS
-            self.content.update(v for place, v in enumerate(node.outputs) if not (fused and place == _MASK_INDEX))
+    def node(self, place: int) -> ir.Node:
+        """The node at a place that is not an input's."""
+        return self._nodes[place - self._first_node]
 
-    def outer_reads(self, node: ir.Node) -> Iterator[ir.Value]:
-        """The values of the main graph that a node needs, each once."""
-        return iter(dict.fromkeys(v for v in reads(node) if v in node.inputs or v.graph is node.graph))
+    @property
+    def inputs(self) -> range:
+        """The places of the graph's inputs."""
+        return range(self._first_node)
+
+    @property
+    def nodes(self) -> range:
+        """The places of the nodes."""
+        return range(self._first_node, len(self.made))
+
+    def constants_of(self, node: ir.Node) -> Iterator[ir.Value]:
+        """The constants among a node's inputs."""
+        return (value for value in node.inputs if value is not None and value in self.constants)
 
     def makes_content(self, node: ir.Node) -> bool:
-        """Whether what the node gives depends on what the graph's inputs hold."""
-        return any(value in self.content for value in node.outputs)
+        """Whether contents flow through the node."""
+        return bool(self.sources[self.place[node.outputs[0]]])
 
-    def _content_sources(self, node: ir.Node) -> list[int]:
-        if not self.makes_content(node):
-            return []
-        producers = (value.producer() for value in self.outer_reads(node) if value in self.content)
-        return [self.number[producer] for producer in producers if producer is not None]
-
-    def stored_behind(self, value: ir.Value) -> Iterator[ir.Value]:
-        """The initializers, and outputs of Constant nodes, that a constant is computed from; in order of use."""
-        pending, seen = [value], set()
+    def stored_behind(self, value: ir.Value) -> Iterator[Stored]:
+        """What a constant is computed from, in order of use."""
+        pending, seen = [value], {value}
         while pending:
             current = pending.pop()
-            if current in seen:
-                continue
-            seen.add(current)
             producer = current.producer()
             if producer is None or producer.op_type == "Constant":
-                yield current
-            else:
-                pending.extend(reversed(list(self.outer_reads(producer))))
+                yield self._stored_at(current)
+                continue
+            fresh = [one for one in _reads(producer) if one not in seen]
+            seen.update(fresh)
+            pending.extend(reversed(fresh))
+
+    def _stored_at(self, value: ir.Value) -> Stored:
+        if value not in self._stored:
+            self._stored[value] = Stored.of(value)
+        return self._stored[value]
+
+    def _add(self, node: ir.Node) -> None:
+        needed = _reads(node)
+        for value in needed:
+            self.readers[value].append(node)
+        sources = [self.place[value] for value in needed if value in self.content]
+        if node.op_type in _SIZE_ONLY:
+            sources = []
+        elif not sources and not node.op_type.startswith(_RANDOM) and all(one in self.constants for one in needed):
+            self.constants.update(node.outputs)
+        self.sources.append(sources)
+        if sources:
+            masked = node.op_type in _FUSED_EMBEDDINGS
+            self.content.update(v for at, v in enumerate(node.outputs) if not (masked and at == _MASK_INDEX))
+
+    def _drop_dead_ends(self) -> None:
+        """What nobody wants but for its size is no content, however it was computed."""
+        for place in reversed(self.nodes):
+            values = self.made[place]
+            readers = (reader for value in values for reader in self.readers.get(value, ()))
+            if not any(value.is_graph_output() for value in values) and not any(map(self.makes_content, readers)):
+                self.sources[place] = ()
+                self.content.difference_update(values)
 
 
-def _is_constant(node: ir.Node) -> bool:
-    return not node.op_type.startswith(("Random", "Multinomial", "Bernoulli"))
+def _reads(node: ir.Node) -> list[ir.Value]:
+    """The values of the main graph that a node needs, each once."""
+    return list(dict.fromkeys(reads_of_own_graph(node)))
 
 
 def _sorted(graph: ir.Graph) -> list[ir.Node]:
-    """The nodes so that each comes after what it reads, otherwise in the order of the graph (depth first)."""
+    """The nodes so that each comes after what it reads, otherwise in the order of the graph."""
     done: set[ir.Node] = set()
     order: list[ir.Node] = []
     for root in graph:
-        pending: list[tuple[ir.Node, bool]] = [(root, False)]
+        pending = [(root, False)]
         while pending:
             node, ready = pending.pop()
             if ready:
@@ -104,10 +139,6 @@ def _sorted(graph: ir.Graph) -> list[ir.Node]:
             elif node not in done:
                 done.add(node)
                 pending.append((node, True))
-                pending.extend((earlier, False) for earlier in _producers(node) if earlier not in done)
+                producers = (value.producer() for value in _reads(node))
+                pending.extend((one, False) for one in producers if one is not None and one not in done)
     return order
-
-
-def _producers(node: ir.Node) -> Iterable[ir.Node]:
-    producers = (value.producer() for value in reads(node))
-    return (producer for producer in producers if producer is not None and producer.graph is node.graph)

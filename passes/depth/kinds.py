@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from edgefold.passes.depth.dataflow import Dataflow
-from edgefold.passes.depth.operators import has_matrix, is_matrix, stored_shape
+from edgefold.passes.depth.operators import has_matrix
 
 _PRODUCTS = frozenset(("MatMul", "Einsum", "FusedMatMul", "MatMulInteger"))
 _CONVOLUTIONS = frozenset(("Conv", "FusedConv", "QLinearConv", "ConvInteger", "ConvTranspose", "ShiftConv"))
@@ -33,6 +33,5 @@ def _attends(nodes: Sequence[ir.Node], flow: Dataflow) -> bool:
 
 def _is_spatial(node: ir.Node, flow: Dataflow) -> bool:
     """Whether a convolution looks at more than one place; one whose kernel cannot be seen does."""
-    stored = [one for value in node.inputs if value in flow.constants for one in flow.stored_behind(value)]
-    matrices = [one for one in stored if is_matrix(one)]
-    return any(len(shape := stored_shape(one)) < 3 or any(size > 1 for size in shape[2:]) for one in matrices)
+    stored = (one for value in flow.constants_of(node) for one in flow.stored_behind(value) if one.is_matrix)
+    return any(len(one.shape) < 3 or any(size > 1 for size in one.shape[2:]) for one in stored)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What operators are to a residual stream: those that hold a matrix, that add, that only pass on, that attend."""
+"""What operators and stored values are to a residual stream: what mixes it, what adds to it, what only passes it on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import onnx_ir as ir
 
 from edgefold.passes.depth.dataflow import Dataflow
 
-_MATRIX_CODES = 64  # one-dimensional integers from here on are packed weights rather than scales or zero points
+TRANSPARENT = frozenset(("Identity", "Dropout", "Reshape", "Flatten"))
+"""Operators that move nothing but the shape: exporters and slimmers add, join and drop them at will."""
+
 _PER_ELEMENT = frozenset((
     "Add", "Sub", "Mul", "Div", "Pow", "Where", "Min", "Max", "Sum", "PRelu", "Concat", "Equal", "Less", "Greater",
     "LayerNormalization", "RMSNormalization", "L1LayerNormalization", "QuantizeLinear", "DequantizeLinear",
@@ -27,53 +29,26 @@ _ADDENDS = {
     "QLinearAdd": (0, 3),
     "Gemm": (2,),
     "FusedConv": (3,),
+    "Conv": (3,),  # in the blocked layout of ONNX Runtime
 }
-TRANSPARENT = frozenset(("Identity", "Dropout", "Reshape", "Flatten"))
-"""Operators that move nothing but the shape: exporters and slimmers add, join and drop them at will."""
 
 
 def has_matrix(node: ir.Node, flow: Dataflow) -> bool:
     """Whether the node mixes what it reads by stored weights: a projection, a convolution, a table."""
-    return node.op_type not in _PER_ELEMENT and any(
-        is_matrix(stored)
-        for value in node.inputs
-        if value is not None and value in flow.constants
-        for stored in flow.stored_behind(value)
-    )
+    constants = () if node.op_type in _PER_ELEMENT else flow.constants_of(node)
+    return any(stored.is_matrix for value in constants for stored in flow.stored_behind(value))
 
 
-def is_parameter(stored: ir.Value) -> bool:
-    """Whether a stored value holds weights, float or quantized, rather than axes, sizes and indices."""
-    dtype = _dtype(stored)
-    return dtype is not None and (dtype.is_floating_point() or dtype.bitwidth <= 8) and dtype != ir.DataType.BOOL
+def has_parameters(node: ir.Node, flow: Dataflow) -> bool:
+    """Whether the node reads more than a stored number."""
+    stored = (one for value in flow.constants_of(node) for one in flow.stored_behind(value))
+    return any(one.is_parameter and math.prod(one.shape) > 1 for one in stored)
 
 
-def is_matrix(stored: ir.Value) -> bool:
-    """Whether a stored value is a parameter of two dimensions or more, or packed codes."""
-    if not is_parameter(stored):
-        return False
-    shape = stored_shape(stored)
-    dtype = _dtype(stored)
-    packed = dtype is not None and not dtype.is_floating_point() and math.prod(shape) >= _MATRIX_CODES
-    return packed or sum(size > 1 for size in shape) >= 2
-
-
-def stored_shape(stored: ir.Value) -> tuple[int, ...]:
-    """The shape of an initializer or of a Constant's output."""
-    tensor = ir.convenience.get_const_tensor(stored)
-    return () if tensor is None else tuple(int(size) for size in tensor.shape.numpy())
-
-
-def _dtype(stored: ir.Value) -> ir.DataType | None:
-    tensor = ir.convenience.get_const_tensor(stored)
-    return None if tensor is None else ir.DataType(tensor.dtype)
-
-
-def addends(node: ir.Node) -> tuple[int, ...]:
-    """The positions of the inputs that the node adds to its result unchanged."""
-    if node.op_type == "Sum":
-        return tuple(range(len(node.inputs)))
-    return _ADDENDS.get(node.op_type, ())
+def addends(node: ir.Node) -> list[ir.Value]:
+    """The inputs that the node adds to its result unchanged."""
+    places = range(len(node.inputs)) if node.op_type == "Sum" else _ADDENDS.get(node.op_type, ())
+    return [value for at, value in enumerate(node.inputs) if at in places and value is not None]
 
 
 def passed_on(node: ir.Node, flow: Dataflow) -> list[ir.Value]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgefold.passes.depth.dataflow import Dataflow
+from edgefold.passes.depth.extent import extent, read_outside
 from edgefold.passes.depth.kinds import kind_of
 
 
@@ -42,72 +43,42 @@ class Part:
 
 
 class Cutter:
-    """Makes parts of a graph's pieces.
+    """Makes parts of the pieces of a graph's streams."""
 
-    Args:
-        flow: of the graph.
-        seeded: the numbers of the nodes that any seed reaches; those of other places belong to no part.
-    """
-
-    def __init__(self, flow: Dataflow, seeded: set[int]) -> None:
+    def __init__(self, flow: Dataflow) -> None:
         self._flow = flow
-        self._seeded = seeded
-        self._places = {node: place for place, node in enumerate(flow.graph)}
+        self._order = {node: number for number, node in enumerate(flow.graph)}
 
-    def part(self, first: int, inside: Sequence[int], parameters: Sequence[ir.Value], kind: str | None = None) -> Part:
+    def part(self, first: int, inside: Sequence[int], parameters: Sequence[ir.Value]) -> Part:
         """The part from a waist to a later one.
 
         Args:
-            first: number of the node that makes the value that enters.
+            first: where the value that enters is made.
             inside: what `Stream.between` gives; it ends with the node that makes the value that leaves.
             parameters: in canonical order.
-            kind: of the part; None: as its operators say.
         """
-        core = [self._flow.nodes[place] for place in inside]
-        nodes = self._with_own_arithmetic(core)
-        starts = [v for v in self._flow.nodes[first].outputs if any(one in nodes for one in self._flow.readers[v])]
-        starts = [value for value in starts if value in self._flow.content]
-        ends = [v for v in core[-1].outputs if self._read_outside(v, nodes)] or [core[-1].outputs[0]]
+        flow, core = self._flow, [self._flow.node(place) for place in inside]
+        nodes = extent(flow, first, inside)
+        entering = (value for value in flow.made[first] if value in flow.content)
+        starts = [value for value in entering if any(reader in nodes for reader in flow.readers.get(value, ()))]
+        ends = [value for value in core[-1].outputs if read_outside(flow, value, nodes)] or [core[-1].outputs[0]]
         return Part(
             start=starts[0],
             end=ends[0],
-            nodes=tuple(sorted(nodes, key=lambda node: self._places[node])),
+            nodes=tuple(sorted(nodes, key=lambda node: self._order[node])),
             parameters=tuple(parameters),
-            kind=kind or kind_of(core, self._flow),
+            kind=kind_of(core, flow),
             obstacle=self._obstacle(starts, ends, nodes),
         )
-
-    def _with_own_arithmetic(self, core: Sequence[ir.Node]) -> set[ir.Node]:
-        """The nodes of a piece and those off the stream that nothing else reads."""
-        nodes = set(core)
-        # Last to first: whether a node is read outside is known once all that could read it have been judged.
-        for node in sorted(self._off_stream(core), key=lambda one: -self._flow.number[one]):
-            if not any(self._read_outside(made, nodes) for made in node.outputs):
-                nodes.add(node)
-        return nodes
-
-    def _off_stream(self, core: Sequence[ir.Node]) -> set[ir.Node]:
-        """All nodes of no stream that the piece depends on."""
-        found: set[ir.Node] = set()
-        pending = list(core)
-        while pending:
-            producers = (value.producer() for value in self._flow.outer_reads(pending.pop()))
-            fresh = {one for one in producers if one is not None and self._flow.number[one] not in self._seeded}
-            pending.extend(fresh - found)
-            found |= fresh
-        return found
-
-    def _read_outside(self, value: ir.Value, nodes: set[ir.Node]) -> bool:
-        return value.is_graph_output() or any(reader not in nodes for reader in self._flow.readers.get(value, ()))
 
     def _obstacle(self, starts: Sequence[ir.Value], ends: Sequence[ir.Value], nodes: set[ir.Node]) -> str | None:
         for values in (starts, ends):
             if len(values) > 1:
                 return f"the stream is carried by several values: {', '.join(str(value.name) for value in values)}"
         start, end = starts[0], ends[0]
-        for node in sorted(nodes, key=lambda one: self._places[one]):
+        for node in sorted(nodes, key=lambda one: self._order[one]):
             for value in node.outputs:
-                if value is not end and self._read_outside(value, nodes):
+                if value is not end and read_outside(self._flow, value, nodes):
                     return self._escape(value, nodes)
         if start.dtype is not None and end.dtype is not None and start.dtype != end.dtype:
             return f"'{start.name}' is {start.dtype} but '{end.name}' is {end.dtype}"

@@ -20,7 +20,8 @@ import onnx_ir as ir
 
 from edgefold.passes._constants import trace_constant
 from edgefold.passes.depth.dataflow import Dataflow
-from edgefold.passes.depth.operators import TRANSPARENT, is_parameter
+from edgefold.passes.depth.extent import extent
+from edgefold.passes.depth.operators import TRANSPARENT
 
 _COMMUTATIVE = frozenset(("Add", "Mul", "Sum", "Min", "Max", "And", "Or"))
 _COMPARED = 64  # elements up to which integer constants count by content: axes, shapes, paddings, shifts
@@ -38,49 +39,55 @@ class Signatures:
         """The signature of what leads from a waist to another.
 
         Args:
-            first: number of the first waist.
+            first: the place of the first waist.
             inside: what `Stream.between` gives for the two; it ends with the second waist.
         """
-        return self._known(first, inside)[self._flow.nodes[inside[-1]].outputs[0]]
+        return self._known(first, self._contents(first, inside))[self._flow.made[inside[-1]][0]]
 
     def parameters(self, first: int, inside: Sequence[int]) -> list[ir.Value]:
         """The stored weights of such a piece in the order that its signature gives them."""
-        nodes, known = self._flow.nodes, self._known(first, inside)
-        members = {nodes[place] for place in inside}
-        visited: set[ir.Node] = set()
+        members = self._contents(first, inside)
+        known = self._known(first, members)
+        unvisited = set(members)
         found: list[ir.Value] = []
-        pending: list[ir.Node | ir.Value] = [nodes[inside[-1]]]
+        pending: list[ir.Node | ir.Value] = [self._flow.node(inside[-1])]
         while pending:
             current = pending.pop()
             if isinstance(current, ir.Value):
-                found.extend(stored for stored in self._flow.stored_behind(current) if is_parameter(stored))
-            elif current not in visited:
-                visited.add(current)
-                pending.extend(reversed(self._visits(current, members, known)))
+                found.extend(stored.value for stored in self._flow.stored_behind(current) if stored.is_parameter)
+            elif current in unvisited:
+                unvisited.remove(current)
+                pending.extend(reversed(self._visits(current, known)))
         return found
 
-    def _known(self, first: int, inside: Sequence[int]) -> dict[ir.Value, int]:
+    def _contents(self, first: int, inside: Sequence[int]) -> list[ir.Node]:
+        """The nodes of a piece that make contents, in topological order; arithmetic on sizes differs between blocks."""
+        flow = self._flow
+        nodes = filter(flow.makes_content, extent(flow, first, inside, needs_size=False))
+        return sorted(nodes, key=lambda node: flow.place[node.outputs[0]])
+
+    def _known(self, first: int, members: Sequence[ir.Node]) -> dict[ir.Value, int]:
         """The signature of every value that the piece makes or begins with."""
-        nodes = self._flow.nodes
-        known = {value: self._number("in", place) for place, value in enumerate(nodes[first].outputs)}
-        for place in inside:
-            self._add(nodes[place], known)
+        known = {value: self._number("in", at) for at, value in enumerate(self._flow.made[first])}
+        for node in members:
+            self._add(node, known)
         return known
 
-    def _visits(self, node: ir.Node, members: set[ir.Node], known: dict[ir.Value, int]) -> list[ir.Node | ir.Value]:
-        """What a node reads inside the piece, then the constants that it reads, in the order of the signature."""
+    def _visits(self, node: ir.Node, known: dict[ir.Value, int]) -> list[ir.Node | ir.Value]:
+        """The nodes that a node reads, then the constants, in the order of the signature."""
         values = [value for value in node.inputs if value is not None]
         if node.op_type in _COMMUTATIVE:
             values.sort(key=lambda value: self._input(value, known))
-        made = [producer for value in values if (producer := value.producer()) in members and producer is not None]
-        return [*made, *(value for value in values if value in self._flow.constants)]
+        constants = [value for value in values if value in self._flow.constants]
+        producers = (value.producer() for value in values if value not in constants)
+        return [*(producer for producer in producers if producer is not None), *constants]
 
     def _add(self, node: ir.Node, known: dict[ir.Value, int]) -> None:
         """Enters the signatures of a node's outputs."""
         inputs = [self._input(value, known) for value in node.inputs]
         if node.op_type in TRANSPARENT and node.domain in ("", "ai.onnx"):
             number = inputs[0]
-        elif node.op_type == "Gemm":
+        elif node.op_type == "Gemm" and _is_plain(node):
             number = self._gemm(node, inputs)
         else:
             ordered = sorted(inputs) if node.op_type in _COMMUTATIVE else inputs
@@ -113,11 +120,10 @@ class Signatures:
         constant = trace_constant(value)
         if constant is None or value is None:
             return self._computed(value)
-        if not is_parameter(constant.root):
+        if not next(self._flow.stored_behind(constant.root)).is_parameter:
             array = constant.array()
-            return self._number(
-                "constant", array.dtype.str, array.shape, array.tobytes() if array.size <= _COMPARED else b""
-            )
+            content = array.tobytes() if array.size <= _COMPARED else b""
+            return self._number("constant", array.dtype.str, array.shape, content)
         shape = tuple(size for size in constant.shape if size != 1)
         return self._number("stored", shape[::-1] if turned else shape, int(constant.dtype))
 
@@ -131,6 +137,12 @@ class Signatures:
 
     def _number(self, *key: Hashable) -> int:
         return self._numbers.setdefault(key, len(self._numbers))
+
+
+def _is_plain(gemm: ir.Node) -> bool:
+    """Whether a Gemm is a product and a sum, without factors."""
+    factors = (gemm.attributes.get_float("alpha", 1.0), gemm.attributes.get_float("beta", 1.0))
+    return factors == (1.0, 1.0) and not gemm.attributes.get_int("transA", 0)
 
 
 def _attributes(node: ir.Node) -> tuple[tuple[str, str], ...]:

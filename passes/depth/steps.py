@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from edgefold.passes.depth.dataflow import Dataflow
 from edgefold.passes.depth.kinds import kind_of
-from edgefold.passes.depth.operators import addends, has_matrix, is_parameter, passed_on, stored_shape
+from edgefold.passes.depth.operators import TRANSPARENT, addends, has_matrix, has_parameters, passed_on
 from edgefold.passes.depth.signatures import Signatures
 from edgefold.passes.depth.stream import Stream
 
@@ -33,32 +33,40 @@ class Step:
     rank: int = 0
 
 
-def step(stream: Stream, first: int, last: int, signatures: Signatures) -> Step:
-    """The step from a waist to the next."""
-    flow, inside = stream.flow, stream.between(first, last)
-    nodes = [flow.nodes[place] for place in inside]
-    branches = _is_unchanged(flow.nodes[first], nodes, flow) and _has_parameters(nodes[:-1], flow)
-    breaks = not branches and any(has_matrix(node, flow) for node in nodes)
-    rank = int(branches and kind_of(nodes, flow) != "attention")
-    return Step(signatures.of(first, inside), branches, breaks, rank)
+def steps(stream: Stream, waists: Sequence[int], signatures: Signatures) -> list[Step]:
+    """The steps of a chain; none where it has no two residual branches, so that nothing can repeat."""
+    flow = stream.flow
+    spans = [(first, stream.between(first, last)) for first, last in itertools.pairwise(waists)]
+    nodes = [[flow.node(place) for place in inside] for _, inside in spans]
+    branches = [_is_branch(first, inside, flow) for (first, _), inside in zip(spans, nodes, strict=True)]
+    if sum(branches) < 2:
+        return []
+    return [
+        Step(
+            signature=signatures.of(first, inside),
+            branches=branch,
+            breaks=not branch and any(has_matrix(node, flow) for node in made),
+            rank=int(branch and kind_of(made, flow) != "attention"),
+        )
+        for (first, inside), made, branch in zip(spans, nodes, branches, strict=True)
+    ]
 
 
-def _is_unchanged(first: ir.Node, nodes: Sequence[ir.Node], flow: Dataflow) -> bool:
-    """Whether the last node adds, to what the others make, what the first made."""
+def _is_branch(first: int, nodes: Sequence[ir.Node], flow: Dataflow) -> bool:
+    """Whether the last node, but for reshapes, adds what came in to something that parameters had a part in."""
+    until = max((at + 1 for at, node in enumerate(nodes) if node.op_type not in TRANSPARENT), default=1)
+    return _is_unchanged(first, nodes[:until], flow) and any(has_parameters(node, flow) for node in nodes[: until - 1])
+
+
+def _is_unchanged(first: int, nodes: Sequence[ir.Node], flow: Dataflow) -> bool:
+    """Whether what was made at the first place is added at the last as it was, up to layout and constant factors."""
     within = set(nodes)
-    pending = [nodes[-1].inputs[place] for place in addends(nodes[-1]) if place < len(nodes[-1].inputs)]
+    pending = addends(nodes[-1])
     while pending:
         value = pending.pop()
-        producer = None if value is None else value.producer()
-        if producer is first:
+        if flow.place.get(value) == first:
             return True
+        producer = value.producer()
         if producer is not None and producer in within:
             pending.extend(passed_on(producer, flow))
     return False
-
-
-def _has_parameters(nodes: Sequence[ir.Node], flow: Dataflow) -> bool:
-    """Whether any of the nodes reads more than a stored number."""
-    constants = (value for node in nodes for value in node.inputs if value is not None and value in flow.constants)
-    stored = (one for value in constants for one in flow.stored_behind(value))
-    return any(is_parameter(one) and math.prod(stored_shape(one)) > 1 for one in stored)

@@ -15,7 +15,7 @@ from edgefold.passes.depth.blocks import find_stacks
 from edgefold.passes.depth.sharing.choice import Choice, Chosen, choose
 from edgefold.passes.depth.sharing.harm import Source
 from edgefold.passes.depth.sharing.places import Modules, SharingStack, sharing_stacks
-from edgefold.passes.depth.sharing.refit import MAX_ROWS, refit_shared
+from edgefold.passes.depth.sharing.refit import MAX_ROWS, Evidence, refit_shared
 from edgefold.passes.depth.sharing.tying import tie
 
 Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -95,13 +95,11 @@ class ShareWeights(Pass, frozen=True, kw_only=True):
         why = "the shared matrices stay those of one block"
         if context.calibration is None or context.probe is None:
             return Notes(skips=(Skip("model", SkipReason.NO_CALIBRATION, why),))
-        statistics = (
-            context.calibration.through(model, max_rows=MAX_ROWS),
-            context.calibration.through(original, max_rows=MAX_ROWS),
-        )
+        changed, before = (context.calibration.through(one, max_rows=MAX_ROWS) for one in (model, original))
+        groups = [group for _, group in chosen.shared]
         try:
-            trace = context.probe(original)
-            return refit_shared(model, trace, stacks, [group for _, group in chosen.shared], statistics, self.refits)
+            evidence = Evidence(changed, before, context.probe(original).shapes)
+            return refit_shared(model, stacks, groups, evidence, self.refits)
         except ModelError as error:
             return Notes(skips=(Skip("model", SkipReason.FALLBACK, f"{error}: {why}"),))
 

@@ -24,67 +24,114 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgefold.passes._halves import Halves
-from edgefold.passes._layer_inputs import Inputs, Targets
+from edgefold.passes._layer_inputs import Inputs, Rows, Targets
 from edgefold.passes._least_squares import least_squares
 from edgefold.passes._moments import Moments
 from edgefold.passes._refit import MAX_MOMENT_BYTES
-from edgefold.passes._refittable import Layer
+from edgefold.passes._refittable import Layer, summed_with
 from edgefold.passes._weighted_nodes import WeightedNode, node_label, weighted_node
 from edgefold.passes.base import Calibrates, Edit, Notes, Skip, SkipReason
 from edgefold.passes.depth.sharing.grouping import Group
 from edgefold.passes.depth.sharing.places import SharingStack
-from edgefold.passes.pruning.groups import Trace
 from edgefold.passes.quantization.weights import layer_inputs
 
 Matrix = NDArray[np.float64]
 MAX_ROWS = 8192
 """Rows of inputs that each use of a matrix is fitted on."""
+_JUDGED_ROWS = 1024  # of the outputs, which may be as wide as a vocabulary
 _TINY = 1e-30
 
 
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What a refit goes by.
+
+    Attributes:
+        changed: statistics of the model that shares weights; read those weights as they are when asked.
+        original: of the model before.
+        shapes: of the tensors of the original.
+    """
+
+    changed: Calibrates
+    original: Calibrates
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def error(self, outputs: Sequence[str]) -> float:
+        """Squared error of the outputs of the changed model over their energy, added up."""
+        requests = [Rows(name) for name in outputs]
+        got, wanted = (one.rows(requests, _JUDGED_ROWS) for one in (self.changed, self.original))
+        return sum(
+            float(np.square(got[request] - wanted[request]).sum() / max(np.square(wanted[request]).sum(), _TINY))
+            for request in requests
+        )
+
+
 def refit_shared(
-    model: ir.Model,
-    trace: Trace,
-    stacks: Sequence[SharingStack],
-    groups: Sequence[Group],
-    statistics: tuple[Calibrates, Calibrates],
-    sweeps: int,
+    model: ir.Model, stacks: Sequence[SharingStack], groups: Sequence[Group], evidence: Evidence, sweeps: int
 ) -> Notes:
     """Refits, in place, the matrices of blocks that share, and those of all later blocks.
 
+    A first solution takes the inputs of the original for X_l, because those of the changed model are far from where
+    they will end. Then come the sweeps from the first group to the last; what new weights do in one block the uses in
+    later ones see in full only in the next sweep. The weights with the least error of the outputs are kept.
+
     Args:
         model: whose blocks share weights already.
-        trace: of the original.
         stacks: of the model.
         groups: of several blocks.
-        statistics: of the model, which read its weights as they are when asked, and of the original.
-        sweeps: how often to go from the first group to the last: the uses of a matrix in later blocks see what the
-            new weights do in earlier ones only in the next sweep.
+        evidence: of the two models.
+        sweeps: at least 1.
 
     Returns:
         An edit for each refitted matrix with its error over its uses, and a Skip for each that stays as it is.
     """
     levels, skips = _levels(model.graph, stacks, groups)
+    outputs = [str(value.name) for value in model.graph.outputs]
+    best = _Weights.of(model.graph, evidence.error(outputs))
+    before = best.error
     fits: dict[str, _Fit] = {}
-    for _ in range(sweeps):
-        for level in levels:
-            for fit in _refit_level(level, trace.shapes, *statistics):
-                first = fits.get(fit.matrix, fit)
-                fits[fit.matrix] = dataclasses.replace(fit, before=first.before)
-    edits = tuple(
-        Edit(fit.matrix, f"refitted for {fit.uses}: error {fit.before:.3g} -> {fit.after:.3g}") for fit in fits.values()
-    )
-    return Notes(edits, tuple(skips), _stats(list(fits.values())))
+    try:
+        for level in (level for level in levels if len(level[0]) > 1):
+            list(_refit_level(level, dataclasses.replace(evidence, changed=evidence.original)))
+        for _ in range(sweeps):
+            found = {fit.matrix: fit for level in levels for fit in _refit_level(level, evidence)}
+            error = evidence.error(outputs)
+            if error < best.error:
+                best, fits = _Weights.of(model.graph, error), found
+    finally:
+        best.restore(model.graph)
+    if not fits:
+        skips.append(Skip("model", SkipReason.FALLBACK, "the refit made the outputs worse: weights stay as shared"))
+    edits = tuple(Edit(fit.matrix, fit.what) for fit in fits.values())
+    return Notes(edits, tuple(skips), {"refitted": len(fits), "error_before": before, "error_after": best.error})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Weights:
+    """The stored tensors of a graph, and the error of the outputs that they give."""
+
+    tensors: Mapping[ir.Value, ir.TensorProtocol | None]
+    error: float
+
+    @classmethod
+    def of(cls, graph: ir.Graph, error: float) -> _Weights:
+        return cls({value: value.const_value for value in graph.initializers.values()}, error)
+
+    def restore(self, graph: ir.Graph) -> None:
+        """Puts them back; what was added since, biases, becomes zero."""
+        for value in graph.initializers.values():
+            if value in self.tensors:
+                value.const_value = self.tensors[value]
+            elif value.const_value is not None:
+                value.const_value = ir.tensor(np.zeros_like(value.const_value.numpy()), name=value.name)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Fit:
-    """Error of the outputs of all uses of a matrix over their variance, as it was and as refitted."""
+    """What a refit did to one matrix."""
 
     matrix: str
-    uses: str
-    before: float
-    after: float
+    what: str
 
 
 Level = list[list[ir.Node]]
@@ -132,16 +179,14 @@ def _inputs(node: ir.Node) -> Inputs | None:
     return layer_inputs(site)
 
 
-def _refit_level(
-    level: Level, shapes: Mapping[str, tuple[int, ...]], changed: Calibrates, original: Calibrates
-) -> Iterator[_Fit]:
-    """One pass over the data serves all matrices of a level."""
-    uses = [[_layer(node, shapes) for node in nodes] for nodes in level]
+def _refit_level(level: Level, evidence: Evidence) -> Iterator[_Fit]:
+    """Refits the matrices of a level; one pass over the data serves all of them."""
+    uses = [[_layer(node, evidence.shapes) for node in nodes] for nodes in level]
     requests: dict[Inputs, list[Layer]] = {}
     for layer in (layer for layers in uses for layer in layers):
         requests.setdefault(layer.inputs, []).append(layer)
     targets = {inputs: [layer.targets for layer in layers] for inputs, layers in requests.items()}
-    halves = dict(_by_layer(requests, changed.regressions(targets, original)))
+    halves = dict(_by_layer(requests, evidence.changed.regressions(targets, evidence.original)))
     for layers in uses:
         yield _refit(layers, [halves[id(layer)] for layer in layers])
 
@@ -169,8 +214,8 @@ def _refit(layers: Sequence[Layer], found: Sequence[Halves]) -> _Fit:
         errors.append([_relative_error(moments, weights) for weights in (layer.weights(), fitted)])
         layer.write(fitted)
     before, after = np.mean(errors, axis=0)
-    uses = f"{len(layers)} use" + ("s" if len(layers) > 1 else "")
-    return _Fit(str(layers[0].site.weight.root.name), uses, float(before), float(after))
+    uses = f"{len(layers)} uses" if len(layers) > 1 else "one use"
+    return _Fit(str(layers[0].site.weight.root.name), f"refitted for {uses}: error {before:.3g} -> {after:.3g}")
 
 
 def _relative_error(moments: Moments, weights: Matrix) -> float:
@@ -207,25 +252,9 @@ def _layer(node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> Layer:
     assert inputs is not None
     axis = 1 if site.geometry else -2 if site.on_left else -1
     targets = Targets(str(site.output.name), axis, site.geometry.group if site.geometry else 1)
-    return Layer(site, inputs, _sum_or_own(site.output, targets, shapes))
-
-
-def _stats(fits: Sequence[_Fit]) -> Mapping[str, float | int | str]:
-    if not fits:
-        return {}
-    return {
-        "refitted": len(fits),
-        "error_before": float(np.mean([fit.before for fit in fits])),
-        "error_after": float(np.mean([fit.after for fit in fits])),
-    }
-
-
-def _sum_or_own(output: ir.Value, targets: Targets, shapes: Mapping[str, tuple[int, ...]]) -> Targets:
-    uses = list(output.uses())
-    if len(uses) != 1 or uses[0].node.op_type != "Add" or uses[0].node.domain not in ("", "ai.onnx"):
-        return targets
-    total, other = uses[0].node.outputs[0], uses[0].node.inputs[1 - uses[0].idx]
-    shape = shapes.get(str(output.name))
-    if other is None or other.is_initializer() or shape is None or shapes.get(str(total.name)) != shape:
-        return targets
-    return dataclasses.replace(targets, tensor=str(total.name), less=str(other.name))
+    layer = Layer(site, inputs, targets)
+    total, other = summed_with(site.output) or (None, None)
+    shape = shapes.get(str(site.output.name))
+    if total is None or other is None or shape is None or shapes.get(str(total.name)) != shape:
+        return layer
+    return layer.aiming_at(str(total.name), str(other.name))

@@ -109,6 +109,10 @@ def compress(form: str, log_level: str, **options: Any) -> None:
 @click.option("-d", "--data", "task", required=True, help="Task file (YAML) with calibration data to train on.")
 @click.option("-o", "--output", required=True, help="Folder to write; an existing one is refused unless --force.")
 @click.option("--loss", default="output", show_default=True, metavar="output,tail,blockwise,labels", help="Added up.")
+@click.option("--pair", "pairs", multiple=True, metavar="STUDENT=TEACHER", help="Hidden tensors to compare; repeat.")
+@click.option("--warm-up", type=float, help="Share of the training that compares hidden tensors only.")
+@click.option("--train", default="all", show_default=True, metavar="all,matrices,vectors,NAME", help="What learns.")
+@click.option("--adapters", type=int, metavar="RANK", help="Train low-rank adapters, folded away at the end.")
 @click.option("--epochs", type=int, help="Passes over the training part (default 10).")
 @click.option("--steps", type=int, help="Instead: steps of the optimizer.")
 @click.option("--minutes", type=float, help="Instead: minutes of training.")
@@ -132,7 +136,8 @@ def heal(form: str, log_level: str, **options: Any) -> None:
     from edgefold import api
     from edgefold.console import progress
 
-    for name in ("loss", "augment"):
+    options["pairs"] = [pair.partition("=")[::2] for pair in options["pairs"]]
+    for name in ("loss", "augment", "train"):
         options[name] = [part.strip() for part in options[name].split(",") if part.strip()]
     asked = {name: value for name, value in options.items() if value is not None}
     places = [asked.pop(name) for name in ("student", "teacher", "task", "output")]

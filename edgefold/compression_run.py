@@ -17,7 +17,7 @@ from edgefold.errors import VerificationError
 from edgefold.files.loading import LoadedModel
 from edgefold.findings import findings_of
 from edgefold.goals import Attempt, search
-from edgefold.heal.differentiation import differentiator
+from edgefold.heal.differentiation import differentiator, gate_learner
 from edgefold.heal.step import healer
 from edgefold.measuring.figures import measured_figures
 from edgefold.measuring.measure import model_size
@@ -55,8 +55,10 @@ class Run:
         self.recipe = plan.recipe
         self.inputs = inputs
         if plan.task and plan.task.has_calibration:
-            heal = healer(loaded.model, plan.task, plan.recipe.seed, checkpoints.folder / "heal")
-            self.inputs = dataclasses.replace(inputs, heal=heal, gradients=differentiator(plan.task))
+            task, seed = plan.task, plan.recipe.seed
+            heal = healer(loaded.model, task, seed, checkpoints.folder / "heal")
+            gates = gate_learner(task, seed)
+            self.inputs = dataclasses.replace(inputs, heal=heal, gradients=differentiator(task), learn_gates=gates)
         self.checkpoints = checkpoints
         self.records: Records = []
         self.last_good = loaded.model

@@ -27,6 +27,7 @@ from edgefold.measuring.macs import macs_by_name
 from edgefold.measuring.measure import model_macs, model_size
 from edgefold.measuring.operator_times import operator_times
 from edgefold.passes import Context, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
+from edgefold.passes.base import LearnGates
 from edgefold.perturbing import perturb
 from edgefold.probing import probe
 from edgefold.synthetic import synthetic_feeds, wide_batch
@@ -76,6 +77,7 @@ class Inputs:
         shapes: concrete input shapes for counting multiply-accumulates per sample.
         heal: what the pass ``heal`` trains a model by, or None without calibration data.
         gradients: of the task's loss on the calibration data, or None without them.
+        learn_gates: learns which parts the task can do without, or None without calibration data.
     """
 
     probe: Feeds | None
@@ -83,6 +85,7 @@ class Inputs:
     shapes: Mapping[str, tuple[int, ...]]
     heal: Healer | None = None
     gradients: Differentiator | None = None
+    learn_gates: LearnGates | None = None
 
 
 class StepFailedError(VerificationError):
@@ -141,6 +144,7 @@ def run_recipe(
             seed=seed,
             probe=probing,
             gradients=inputs.gradients,
+            learn_gates=inputs.learn_gates,
             heal=inputs.heal,
             synthetic=functools.partial(_made_up, model, inputs, seed) if inputs.probe else None,
             operator_times=operator_times,

@@ -12,12 +12,14 @@ from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Preconditio
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
-LossName = Literal["output", "tail", "blockwise", "labels"]
+LossName = Literal["output", "tail", "blockwise", "pairs", "labels"]
+Distance = Literal["error", "error+cosine", "batch-kl"]
 Augmentation = Literal["flip", "crop", "mix"]
 
 DEFAULT_EPOCHS = 10
 DEFAULT_RATE = 3e-3
 DEFAULT_RATE_OF_QUANTIZED = 2e-4
+SIZE_OF_ZEROS = 0.01  # a step relative to a tensor that is all zeros, such as fresh biases, is relative to this
 
 
 class Heal(Pass, frozen=True, kw_only=True):
@@ -42,7 +44,16 @@ class Heal(Pass, frozen=True, kw_only=True):
         loss: what is made small, added up; label-free except for `labels`. `output`: distance to the original's
             outputs, by kind (classes: KL divergence; embeddings: cosine; others: mean squared error). `tail`: relative
             squared error of the last hidden tensors that both models have in the same shape. `blockwise`: of all of
-            them. `labels`: the task's own target.
+            them. `pairs`: of those that ``pairs`` names. `labels`: the task's own target.
+        pairs: hidden tensors to compare, student's and original's name, instead of those found. Found is what enters
+            layers of the same name, as after a removed block, else what has the same name.
+        distance: of hidden tensors: relative squared `error`; `error+cosine`: and the cosine distance along the last
+            axis; `batch-kl`: KL divergence of softmaxes along the batch, which FuseGPT's code has (an ablation).
+        warm_up: share of the training in which only the hidden tensors of `blockwise` are compared.
+        train: what is trained: `all`, `matrices` (two dimensions or more), `vectors` (biases, scales of
+            normalizations), and names or globs of weights or of the nodes that read them; several are added up.
+        adapters: rank of low-rank adapters that are trained in place of the matrices (LoRA, Hu et al. 2021) and then
+            folded into them; a matrix that has fewer numbers than its adapter is trained itself.
         epochs: passes over the training part; 10 where neither ``steps`` nor ``minutes`` is given.
         steps: instead, steps of the optimizer.
         minutes: instead, minutes of training.
@@ -69,6 +80,11 @@ class Heal(Pass, frozen=True, kw_only=True):
     effect: ClassVar[Effect] = Effect.LOSSY
 
     loss: tuple[LossName, ...] = ("output",)
+    pairs: tuple[tuple[str, str], ...] = ()
+    distance: Distance = "error"
+    warm_up: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    train: tuple[str, ...] = ("all",)
+    adapters: Count | None = None
     epochs: Count | None = None
     steps: Count | None = None
     minutes: Positive | None = None
@@ -92,6 +108,10 @@ class Heal(Pass, frozen=True, kw_only=True):
             raise ValueError(f"{' and '.join(lengths)} both say how long to train; give one of them")
         if not self.loss:
             raise ValueError("loss names nothing to make small; take output")
+        if "pairs" in self.loss and not self.pairs:
+            raise ValueError("loss pairs compares the tensors of the option pairs, which names none")
+        if not self.train:
+            raise ValueError("train names nothing to train; take all")
         if "mix" in self.augment and "labels" in self.loss:
             raise ValueError("augment mix blends images, for which there are no labels; take one of the two")
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the pipeline hands to passes that ask for gradients: those of a task's loss on its calibration data."""
+"""What the pipeline hands to passes that ask for derivatives on a task's calibration data: gradients, learnt gates."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgefold.heal import require_torch
 from edgefold.interface import ModelInterface
+from edgefold.passes.base import LearnGates
 from edgefold.scoring.task import Batch, Task
 from edgefold.session import LITTLE_MEMORY, make_session
 
@@ -47,6 +49,26 @@ def differentiator(task: Task) -> Differentiator:
         return gradients(model, batches, loss, times_hessian=times_hessian)
 
     return differentiate
+
+
+def gate_learner(task: Task, seed: int) -> LearnGates | None:
+    """A function that learns which gates of a model the task can best do without; None where torch is not installed.
+
+    torch is imported when the function is first called.
+
+    Args:
+        task: with calibration data.
+        seed: of every random choice.
+    """
+    if importlib.util.find_spec("torch") is None:
+        return None
+
+    def learn(model: ir.Model, costs: Mapping[str, float], keep: float) -> Mapping[str, float]:
+        from edgefold.heal.gates import learn_gates
+
+        return learn_gates(model, costs, keep, task, seed)
+
+    return learn
 
 
 def _label_loss(task: Task, interface: ModelInterface, model: ir.Model) -> Loss:

@@ -14,18 +14,21 @@ from typing import Any
 import msgspec
 import onnx_ir as ir
 import torch
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from edgefold import __version__
-from edgefold.errors import ModelError
+from edgefold.errors import ModelError, UsageError
 from edgefold.heal.augmentation import check_images
 from edgefold.heal.device_teacher import best_teacher
 from edgefold.heal.graph_module import GraphModule, supports
-from edgefold.heal.objective import make_objective
+from edgefold.heal.objective import Objective, make_objective
 from edgefold.heal.processes import Processes
 from edgefold.heal.progress import Epoch, TrainingFile
 from edgefold.heal.samples import read_samples
+from edgefold.heal.selection import adapted_weights, selected_weights
 from edgefold.heal.training import Training
 from edgefold.interface import ModelInterface
+from edgefold.passes.adapters import attach, fold
 from edgefold.passes.heal import Heal
 from edgefold.scoring.task import Task
 from edgefold.session import LITTLE_MEMORY, make_session
@@ -116,11 +119,10 @@ def heal_model(
         check_images(probe)
     objective = make_objective(options, task, interface, student, teacher, probe)
     saved = TrainingFile(state, _fingerprint(student, teacher, task, options, seed)) if state else None
-    with _threads(options.threads):
-        module = GraphModule(student, options.gradient_bits)
-        told = best_teacher(teacher, objective.of_teacher, options.threads, processes.device)
+    told = best_teacher(teacher, objective.of_teacher, options.threads, processes.device)
+    log.info("healing: %s; %d samples, %d held out", "; ".join(objective.described), *samples.sizes)
+    with _threads(options.threads), _trainable(student, objective, options, seed) as module:
         training = Training(module, objective, samples, told, options, seed, processes, saved)
-        log.info("healing: %s; %d samples, %d held out", "; ".join(objective.described), *samples.sizes)
         progress = training.run()
         module.cpu().write_back(student)
     if saved and not processes.rank:
@@ -138,6 +140,36 @@ def heal_model(
         processes.count,
         tuple(progress.history),
     )
+
+
+@contextlib.contextmanager
+def _trainable(student: ir.Model, objective: Objective, options: Heal, seed: int) -> Iterator[GraphModule]:
+    """The student as a module that trains what was asked for; adapters are in the student meanwhile."""
+    chosen = selected_weights(student, options.train)
+    adapted = adapted_weights(student, chosen, options.adapters) if options.adapters else ()
+    adapters = attach(student, dict.fromkeys(adapted), options.adapters or 1, seed)
+    try:
+        module = GraphModule(_what_is_read(student, objective), options.gradient_bits)
+        trained = {*chosen, *(name for adapter in adapters for name in adapter.trained)}.difference(adapted)
+        for name, weight in module.named_parameters():
+            weight.requires_grad_(name in trained)
+        if not any(weight.requires_grad for weight in module.parameters()):
+            raise UsageError(f"--train {','.join(options.train)}: the losses read none of these weights")
+        yield module
+    finally:
+        fold(student, adapters)
+
+
+def _what_is_read(student: ir.Model, objective: Objective) -> ir.Model:
+    """The student, or where no output of it is read a copy that ends at the hidden tensors that are."""
+    if objective.reads_outputs:
+        return student
+    copy = student.clone()
+    computed = {value.name: value for node in copy.graph for value in node.outputs}
+    copy.graph.outputs.clear()
+    copy.graph.outputs.extend(computed[name] for name in objective.of_student)
+    RemoveUnusedNodesPass()(copy)
+    return copy
 
 
 def refusal(model: ir.Model) -> str | None:

@@ -56,6 +56,18 @@ def relative_error(student: Tensor, teacher: Tensor) -> Tensor:
     return functional.mse_loss(student, teacher) / teacher.square().mean().clamp_min(LEAST_POWER)
 
 
+def token_cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """1 minus the cosine along the last axis, averaged over all else; where the teacher is zero, 0."""
+    cosines = functional.cosine_similarity(student, teacher, dim=-1)
+    return torch.where(teacher.abs().amax(dim=-1) > 0, 1 - cosines, 0).mean()
+
+
+def batch_kl(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL divergence of softmaxes along the batch, summed and divided by its size, as the code of FuseGPT has it."""
+    ours, wanted = functional.log_softmax(student, dim=0), functional.softmax(teacher, dim=0)
+    return functional.kl_div(ours, wanted, reduction="batchmean")
+
+
 def cross_entropy(student: Tensor, labels: Tensor) -> Tensor:
     """Negative log-likelihood of labels [...] under logits [..., classes], nats; negative labels are left out."""
     classes = student.shape[-1]

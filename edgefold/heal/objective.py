@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edgefold.errors import UsageError
 from edgefold.heal import losses
-from edgefold.heal.hidden import common_hidden
+from edgefold.heal.hidden import Pair, paired_hidden
 
 if TYPE_CHECKING:
     from edgefold.interface import ModelInterface
@@ -24,7 +24,20 @@ if TYPE_CHECKING:
 Tensors = Mapping[str, Tensor]
 Term = Callable[[Tensors, Tensors, Tensor | None], Tensor]
 
+HIDDEN = ("tail", "blockwise", "pairs")
 TAIL = 2  # hidden tensors that the tail loss compares
+DISTANCES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "error": losses.relative_error,
+    "error+cosine": lambda ours, wanted: (
+        losses.relative_error(ours, wanted) + losses.token_cosine_distance(ours, wanted)
+    ),
+    "batch-kl": losses.batch_kl,
+}
+DISTANCE_NAMES = {
+    "error": "relative squared error",
+    "error+cosine": "relative squared error and cosine distance",
+    "batch-kl": "KL divergence along the batch",
+}
 CLASSES = ("top1", "top5", "agreement", "perplexity")
 EMBEDDINGS = ("cosine", "spearman_cosine")
 
@@ -36,25 +49,38 @@ class Objective:
     Attributes:
         terms: (student's tensors, teacher's tensors, labels) -> scalar.
         described: a sentence a term, for the report.
-        hidden: hidden tensors that both models must give.
+        hidden: pairs of hidden tensors, of the student and of the teacher, that they must give.
         outputs: outputs of the teacher that are read; empty where only labels are.
+        reads_outputs: whether any term reads outputs of the student.
+        warm_up: the term that stands alone at the beginning, or None.
         mask: input [batch, positions] that is 0 where a position is padding; what is there does not count.
     """
 
     terms: tuple[Term, ...]
     described: tuple[str, ...]
-    hidden: tuple[str, ...]
+    hidden: tuple[Pair, ...]
     outputs: tuple[str, ...]
     mask: str | None = None
+    reads_outputs: bool = True
+    warm_up: Term | None = None
+
+    @property
+    def of_student(self) -> tuple[str, ...]:
+        """The hidden tensors that the student must give."""
+        return tuple(dict.fromkeys(ours for ours, _ in self.hidden))
 
     @property
     def of_teacher(self) -> tuple[str, ...]:
         """The tensors that the teacher must give."""
-        return (*self.outputs, *self.hidden)
+        return tuple(dict.fromkeys((*self.outputs, *(theirs for _, theirs in self.hidden))))
 
-    def __call__(self, student: Tensors, teacher: Tensors, labels: Tensor | None, feeds: Tensors) -> Tensor:
+    def __call__(
+        self, student: Tensors, teacher: Tensors, labels: Tensor | None, feeds: Tensors, warming: bool = False
+    ) -> Tensor:
         if self.mask is not None:
             student, teacher = (_without_padding(tensors, feeds[self.mask]) for tensors in (student, teacher))
+        if warming and self.warm_up is not None:
+            return self.warm_up(student, teacher, labels)
         total = self.terms[0](student, teacher, labels)
         for term in self.terms[1:]:
             total = total + term(student, teacher, labels)
@@ -72,7 +98,7 @@ def make_objective(
     """Choose the terms.
 
     Args:
-        options: names of the losses, and the temperature.
+        options: names of the losses, pairs of hidden tensors, and the temperature.
         task: its metric tells what kind of thing the output is.
         interface: of the student.
         student: the compressed model.
@@ -82,27 +108,26 @@ def make_objective(
     Raises:
         UsageError: a loss that this task or these models do not have.
     """
-    terms: list[tuple[Term, str]] = []
-    outputs: tuple[str, ...] = ()
-    hidden: tuple[str, ...] = ()
-    asked = dict.fromkeys(options.loss)
-    if "output" in asked:
-        found = _output_terms(options, task, interface, student)
-        outputs = tuple(found)
-        terms += found.values()
-    if "tail" in asked or "blockwise" in asked:
-        hidden = _hidden(common_hidden(student, teacher, feeds), "blockwise" in asked)
-        if "tail" in asked:
-            terms.append(_hidden_term(hidden[-TAIL:], "tail"))
-        if "blockwise" in asked:
-            terms.append(_hidden_term(hidden, "blockwise"))
-    if "labels" in asked:
+    outputs = _output_terms(options, task, interface, student) if "output" in options.loss else {}
+    hidden = _hidden_terms(options, student, teacher, feeds)
+    terms = [*outputs.values(), *(hidden[name][1] for name in HIDDEN if name in options.loss)]
+    if "labels" in options.loss:
         terms.append(_label_term(task, interface, student))
     mask = padding_mask(feeds)
     described = [text for _, text in terms]
     if mask is not None:
         described.append(f"positions where '{mask}' is 0 do not count")
-    return Objective(tuple(term for term, _ in terms), tuple(described), hidden, outputs, mask)
+    if options.warm_up:
+        described.insert(0, f"the first {100 * options.warm_up:g} % of it {hidden['blockwise'][1][1]}, then")
+    return Objective(
+        tuple(term for term, _ in terms),
+        tuple(described),
+        tuple(dict.fromkeys(pair for pairs, _ in hidden.values() for pair in pairs)),
+        tuple(outputs),
+        mask,
+        bool(outputs) or "labels" in options.loss,
+        hidden["blockwise"][1][0] if options.warm_up else None,
+    )
 
 
 def padding_mask(feeds: Mapping[str, np.ndarray[Any, Any]]) -> str | None:
@@ -167,22 +192,32 @@ def _output_term(name: str, metric: str, temperature: float, probabilities: bool
     )
 
 
-def _hidden(common: tuple[str, ...], every: bool) -> tuple[str, ...]:
-    if not common:
+def _hidden_terms(
+    options: Heal, student: ir.Model, teacher: ir.Model, feeds: Mapping[str, np.ndarray[Any, Any]]
+) -> dict[str, tuple[tuple[Pair, ...], tuple[Term, str]]]:
+    """The pairs and the term of each loss of hidden tensors that the options ask for, a warm-up included."""
+    asked = [name for name in HIDDEN if name in options.loss or (name == "blockwise" and options.warm_up)]
+    if not asked:
+        return {}
+    found = paired_hidden(student, teacher, feeds, options.pairs)
+    if not found:
         raise UsageError(
-            "--loss tail/blockwise: student and teacher have no hidden tensor of the same name and shape; "
-            "take --loss output"
+            "--loss tail/blockwise: student and teacher have no hidden tensor of the same layer or name, and shape; "
+            "take --loss output, or name tensors with --pair"
         )
-    return common if every else common[-TAIL:]
+    pairs = {"tail": found[-TAIL:], "blockwise": found, "pairs": options.pairs}
+    return {name: (pairs[name], _hidden_term(pairs[name], name, options.distance)) for name in asked}
 
 
-def _hidden_term(names: tuple[str, ...], kind: str) -> tuple[Term, str]:
+def _hidden_term(pairs: tuple[Pair, ...], kind: str, distance: str) -> tuple[Term, str]:
+    measure = DISTANCES[distance]
+
     def term(student: Tensors, teacher: Tensors, _: Tensor | None) -> Tensor:
-        errors = [losses.relative_error(student[name], teacher[name]) for name in names]
+        errors = [measure(student[ours], teacher[theirs]) for ours, theirs in pairs]
         return sum(errors[1:], start=errors[0]) / len(errors)
 
-    listed = ", ".join(names) if len(names) <= TAIL else f"{len(names)} hidden tensors"
-    return term, f"{kind}: relative squared error of {listed}"
+    listed = ", ".join(ours for ours, _ in pairs) if len(pairs) <= TAIL else f"{len(pairs)} hidden tensors"
+    return term, f"{kind}: {DISTANCE_NAMES[distance]} of {listed}"
 
 
 def _label_term(task: Task, interface: ModelInterface, student: ir.Model) -> tuple[Term, str]:

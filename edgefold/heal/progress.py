@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +91,9 @@ class TrainingFile:
     folder: Path
     fingerprint: str
 
-    def save(
-        self, progress: Progress, weights: list[Tensor], best: list[Tensor], optimizer: torch.optim.Optimizer
-    ) -> None:
+    def save(self, progress: Progress, tensors: Mapping[str, list[Tensor]], optimizer: torch.optim.Optimizer) -> None:
         """Write the state, atomically."""
-        arrays = {f"weight.{index}": _array(tensor) for index, tensor in enumerate(weights)}
-        arrays |= {f"best.{index}": _array(tensor) for index, tensor in enumerate(best)}
+        arrays = {f"{role}.{n}": _array(tensor) for role, listed in tensors.items() for n, tensor in enumerate(listed)}
         for index, state in optimizer.state_dict()["state"].items():
             arrays |= {f"optimizer.{index}.{key}": _array(value) for key, value in state.items() if value is not None}
         said = msgspec.json.encode((self.fingerprint, progress))
@@ -105,7 +103,7 @@ class TrainingFile:
             np.savez(stream, allow_pickle=False, state=np.frombuffer(said, np.uint8), **arrays)
         partial.replace(self.folder / FILE)
 
-    def load(self, weights: list[Tensor], best: list[Tensor], optimizer: torch.optim.Optimizer) -> Progress | None:
+    def load(self, tensors: Mapping[str, list[Tensor]], optimizer: torch.optim.Optimizer) -> Progress | None:
         """Fill the tensors and the optimizer from the file; None, and nothing filled, where there is no state to use.
 
         Raises:
@@ -125,9 +123,9 @@ class TrainingFile:
         if fingerprint != self.fingerprint:
             log.warning("--resume: the training beside the output is of another call; starting over")
             return None
-        for index, (weight, kept) in enumerate(zip(weights, best, strict=True)):
-            weight.copy_(torch.from_numpy(arrays.pop(f"weight.{index}")))
-            kept.copy_(torch.from_numpy(arrays.pop(f"best.{index}")))
+        for role, listed in tensors.items():
+            for index, tensor in enumerate(listed):
+                tensor.copy_(torch.from_numpy(arrays.pop(f"{role}.{index}")))
         _fill(optimizer, arrays)
         return progress
 

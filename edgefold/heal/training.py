@@ -22,6 +22,7 @@ from edgefold.errors import UsageError
 from edgefold.heal.augmentation import Draw, augmented, mixed
 from edgefold.heal.graph_module import GraphModule
 from edgefold.heal.objective import Objective
+from edgefold.heal.optimizer import make_optimizer
 from edgefold.heal.processes import Processes
 from edgefold.heal.progress import Epoch, Progress, TrainingFile
 from edgefold.heal.samples import Samples
@@ -31,7 +32,6 @@ from edgefold.passes.heal import DEFAULT_EPOCHS, DEFAULT_RATE, DEFAULT_RATE_OF_Q
 
 log = logging.getLogger("edgefold")
 SAVE_SECONDS = 60.0
-SIZE_OF_ZEROS = 0.01  # of a tensor that is all zeros, such as fresh biases
 
 Array = np.ndarray[Any, Any]
 
@@ -66,10 +66,11 @@ class Training:
     ) -> None:
         self.progress = Progress()
         self._student = student.to(processes.device, memory_format=torch.channels_last)
-        self._weights = [weight for weight in student.parameters() if weight.requires_grad]
+        weights = {name: weight for name, weight in student.named_parameters() if weight.requires_grad}
+        self._weights = list(weights.values())
         self._best = [weight.detach().clone() for weight in self._weights]
         self._rate = options.learning_rate or (DEFAULT_RATE_OF_QUANTIZED if student.least_steps else DEFAULT_RATE)
-        self._optimizer = _optimizer(student, options, self._rate)
+        self._optimizer = make_optimizer(weights, student.least_steps, options, self._rate)
         self._objective, self._samples, self._teacher = objective, samples, teacher
         self._options, self._seed, self._processes, self._saved = options, seed, processes, saved
         self._batch = _batch_size(options.batch, samples, processes)
@@ -111,7 +112,7 @@ class Training:
         loss = 0.0
         for positions in chunks:
             feeds = self._changed(batch, positions, draw) if options.augment else None
-            part = self._loss(module, batch[positions], feeds) / len(chunks)
+            part = self._loss(module, batch[positions], feeds, self._warming()) / len(chunks)
             part.backward()
             loss += float(part.detach())
         torch.nn.utils.clip_grad_norm_(self._weights, options.clip)
@@ -132,15 +133,17 @@ class Training:
         others = augmented(self._samples.take(batch[partners]), changes, draw.take(partners))
         return mixed(feeds, others, draw.shares[positions])
 
-    def _loss(self, module: torch.nn.Module, rows: Array, changed: Mapping[str, Array] | None) -> Tensor:
+    def _loss(
+        self, module: torch.nn.Module, rows: Array, changed: Mapping[str, Array] | None, warming: bool = False
+    ) -> Tensor:
         """The objective on some rows, or on what augmentation made of them."""
         samples = self._samples
         feeds = samples.take(rows) if changed is None else changed
         wanted = self._teacher.of(samples, rows) if changed is None else self._teacher(feeds)
         fed = self._tensors(feeds)
-        given = module(fed, self._objective.hidden)
+        given = module(fed, self._objective.of_student)
         labels = None if samples.labels is None else self._tensor(samples.labels[rows])
-        loss: Tensor = self._objective(given, self._tensors(wanted), labels, fed)
+        loss: Tensor = self._objective(given, self._tensors(wanted), labels, fed, warming)
         return loss
 
     def _judge(self, rate: float | None) -> None:
@@ -151,6 +154,8 @@ class Training:
         total, count = self._processes.sum(progress.loss_sum, progress.loss_count)
         record = Epoch(progress.step, total / count if count else None, held_out, rate, progress.seconds)
         progress.end_epoch(record)
+        if self._warming():
+            progress.worse = 0  # what is scored is not yet what is made small
         if progress.best_step == progress.step:
             for best, weight in zip(self._best, self._weights, strict=True):
                 best.copy_(weight.detach())
@@ -180,6 +185,9 @@ class Training:
         steps = options.steps or (options.epochs or DEFAULT_EPOCHS) * self._epoch_steps
         return (progress.step + ahead) / steps
 
+    def _warming(self) -> bool:
+        return self._share_done() < self._options.warm_up
+
     def _chunks(self, rows: Array, most: int | None = None) -> list[Array]:
         """Rows in portions that the model takes at once."""
         size = self._samples.chunk or most or len(rows)
@@ -196,7 +204,7 @@ class Training:
         if self._saved is None:
             return
         with torch.no_grad():
-            progress = self._saved.load(self._weights, self._best, self._optimizer)
+            progress = self._saved.load(self._state(), self._optimizer)
         if progress is not None:
             self.progress = progress
             log.info("resuming the training after step %d", progress.step)
@@ -206,8 +214,12 @@ class Training:
         if self._saved is None or self._processes.rank:
             return
         if due or time.monotonic() - self._saved_at > SAVE_SECONDS:
-            self._saved.save(self.progress, self._weights, self._best, self._optimizer)
+            self._saved.save(self.progress, self._state(), self._optimizer)
             self._saved_at = time.monotonic()
+
+    def _state(self) -> dict[str, list[Tensor]]:
+        """The tensors that a training goes on from, beside those of the optimizer."""
+        return {"weight": self._weights, "best": self._best}
 
     def _tell(self, loss: float) -> None:
         progress, done = self.progress, self._share_done()
@@ -237,33 +249,6 @@ class Training:
 def clock(seconds: float) -> str:
     """Minutes and seconds, as in 4:05."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-def _optimizer(student: GraphModule, options: Heal, rate: float) -> torch.optim.Optimizer:
-    """AdamW with steps relative to the size of each tensor (Shazeer and Stern 2018, section 8); SGD with absolute ones.
-
-    Adam moves every weight by about the learning rate. Relative to its tensor, one rate suits folded convolutions,
-    transformers and the small scales of quantized weights.
-    """
-    weights = {name: weight for name, weight in student.named_parameters() if weight.requires_grad}
-    if options.optimizer == "adamw":
-        steps = student.least_steps
-        groups = [
-            {"params": [weight], "scale": max(_root_mean_square(weight), steps.get(name, 0.0))}
-            for name, weight in weights.items()
-        ]
-        return torch.optim.AdamW(groups, lr=rate, weight_decay=options.weight_decay)
-    return torch.optim.SGD(
-        [{"params": list(weights.values()), "scale": 1.0}],
-        lr=rate,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=options.weight_decay,
-    )
-
-
-def _root_mean_square(weight: Tensor) -> float:
-    return float(weight.detach().square().mean().sqrt()) or SIZE_OF_ZEROS
 
 
 def _batch_size(asked: int, samples: Samples, processes: Processes) -> int:

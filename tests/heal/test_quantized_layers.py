@@ -20,10 +20,10 @@ from torch_graphs import assert_same, in_ort, in_torch, weights  # noqa: E402
 from edgefold.errors import ModelError  # noqa: E402
 from edgefold.files.serialization import serialize  # noqa: E402
 from edgefold.heal.graph_module import SPACINGS, GraphModule  # noqa: E402
-from edgefold.heal.hidden import common_hidden  # noqa: E402
+from edgefold.heal.hidden import paired_hidden  # noqa: E402
 from edgefold.heal.operators.learned_step import Levels, activation_codes  # noqa: E402
+from edgefold.heal.optimizer import make_optimizer  # noqa: E402
 from edgefold.heal.packed_weights import PackedWeights, packed_weights  # noqa: E402
-from edgefold.heal.training import _optimizer  # noqa: E402
 from edgefold.passes import Context, Heal, Quantize  # noqa: E402
 from edgefold.passes.heal import DEFAULT_RATE, DEFAULT_RATE_OF_QUANTIZED  # noqa: E402
 
@@ -140,7 +140,7 @@ def test_latent_weights_step_by_their_levels_where_these_lie_far_apart(bits: int
     weight = matrix(40, 8, bits, "rtn")
     module = GraphModule(linear(weight))
     latent = dict(module.named_parameters())["w_codes"]
-    groups = _optimizer(module, Heal(), 3e-3).param_groups
+    groups = make_optimizer(dict(module.named_parameters()), module.least_steps, Heal(), 3e-3).param_groups
     (step,) = [group["scale"] for group in groups if group["params"][0] is latent]
     of_levels = SPACINGS * np.sqrt(np.square(weight.scales).mean())
     of_weights = float(latent.detach().square().mean().sqrt())
@@ -161,7 +161,7 @@ def test_layers_of_original_and_quantized_model_are_taught_by_the_same_hidden_te
     student, x = original(), np.zeros((2, 1, 8, 8), np.float32)
     Quantize().rewrite(student, Context())
     feeds = {str(original().graph.inputs[0].name): x}
-    assert common_hidden(student, original(), feeds) == common_hidden(original(), original(), feeds) != ()
+    assert paired_hidden(student, original(), feeds) == paired_hidden(original(), original(), feeds) != ()
 
 
 def test_codes_that_two_nodes_scale_differently_are_refused_by_name() -> None:

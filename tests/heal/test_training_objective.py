@@ -15,7 +15,7 @@ import torch
 from damaged import DIGITS, original
 
 from edgefold.errors import UsageError
-from edgefold.heal.hidden import common_hidden
+from edgefold.heal.hidden import paired_hidden
 from edgefold.heal.objective import Objective, make_objective, padding_mask
 from edgefold.heal.samples import read_samples
 from edgefold.interface import ModelInterface
@@ -92,20 +92,20 @@ def test_integer_outputs_have_no_gradient(tmp_path: Path) -> None:
     parsed = task(tmp_path, "{name: top1, labels: y}")
     with pytest.raises(UsageError, match="take --loss tail"):
         objective(student, student, parsed)
-    assert objective(student, student, parsed, loss=("tail",)).hidden == ("r", "s")
+    assert objective(student, student, parsed, loss=("tail",)).hidden == (("r", "r"), ("s", "s"))
 
 
 def test_hidden_tensors_that_pruning_made_narrower_are_left_out(tmp_path: Path) -> None:
     feeds = {"x": np.ones((2, 4), np.float32)}
-    assert common_hidden(chain(5), chain(5), feeds) == ("r", "s")
-    assert common_hidden(chain(4), chain(5), feeds) == ("r",)
+    assert paired_hidden(chain(5), chain(5), feeds) == (("r", "r"), ("s", "s"))
+    assert paired_hidden(chain(4), chain(5), feeds) == (("r", "r"),)
     parsed = task(tmp_path, "{name: top1, labels: y}")
     assert objective(chain(4), chain(5), parsed, loss=("tail", "output")).of_teacher == ("y", "r")
     renamed = chain(5)
     for node in renamed.graph:
         node.outputs[0].name = f"{node.outputs[0].name}.new"
-    assert common_hidden(renamed, chain(5), feeds) == ()
-    with pytest.raises(UsageError, match="no hidden tensor of the same name and shape"):
+    assert paired_hidden(renamed, chain(5), feeds) == ()
+    with pytest.raises(UsageError, match="no hidden tensor of the same layer or name, and shape"):
         objective(renamed, chain(5), parsed, loss=("blockwise",))
 
 
@@ -175,6 +175,6 @@ def test_the_tail_of_a_real_network_is_what_its_last_layers_read() -> None:
     interface = ModelInterface.of(make_session(original()))
     name = interface.inputs[0].name
     feeds = {name: feeds["image"].reshape(2, *[s for s in interface.inputs[0].shape[1:] if isinstance(s, int)])}
-    found = common_hidden(original(), original(), feeds)
+    found = paired_hidden(original(), original(), feeds)
     assert len(found) == 8
-    assert original().graph.outputs[0].name not in found
+    assert original().graph.outputs[0].name not in dict(found)

@@ -9,6 +9,7 @@ from edgefold.passes.equalize_channels import EqualizeChannels
 from edgefold.passes.fold_batchnorm import FoldBatchnorm
 from edgefold.passes.heal import Heal
 from edgefold.passes.l1_normalization import L1Normalization
+from edgefold.passes.low_rank import LowRank
 from edgefold.passes.prune_channels import PruneChannels
 from edgefold.passes.quantize import Quantize
 from edgefold.passes.remove_blocks import RemoveBlocks
@@ -34,6 +35,7 @@ PASSES: tuple[type[Pass], ...] = (
     RemoveBlocks,
     PruneChannels,
     ShareWeights,
+    LowRank,
     EqualizeChannels,
     L1Normalization,
     Quantize,

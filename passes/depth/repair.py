@@ -73,6 +73,7 @@ def _layers(
     exclude: Callable[[str], bool],
 ) -> tuple[list[Layer], list[Skip]]:
     """The layers to refit, in the order of the graph, each with its target, and those that stay as they are."""
+    known = ir.convenience.create_value_mapping(original.graph, include_subgraphs=False)
     latest: dict[ir.Value, int] = {}  # the last layer that a value depends on
     found: list[Layer] = []
     skips: list[Skip] = []
@@ -83,7 +84,7 @@ def _layers(
         if layer is not None and _damaged(node, drift, sums, scope):
             if isinstance(layer, Skip):
                 skips.append(layer)
-            else:
+            elif layer.targets.tensor in known:  # a layer that the original lacks has nothing to aim at
                 found.append(dataclasses.replace(layer, number=len(found) + 1, after=after))
                 after = len(found)
         latest.update((value, after) for value in node.outputs)

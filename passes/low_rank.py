@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Low-rank: weight matrices become products of two thin ones, at ranks that share a budget by error."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+
+from edgefold.errors import UsageError
+from edgefold.passes._initializers import InitializerStore
+from edgefold.passes._layer_inputs import Inputs
+from edgefold.passes._weighted_nodes import WeightedNode, weighted_node
+from edgefold.passes.base import Calibrates, Context, Edit, Effect, Notes, Pass, Skip, SkipReason
+from edgefold.passes.depth.repair import repair_depth
+from edgefold.passes.factoring.nodes import factor
+from edgefold.passes.factoring.ranks import Choices, by_error, uniform
+from edgefold.passes.factoring.spectra import Spectrum
+from edgefold.passes.quantization.weights import layer_inputs
+
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Weighting = Literal["whitened", "plain"]
+
+_MOMENT_BYTES = 192 << 20
+"""Second moments held at once; every portion of them costs one more run over the calibration data."""
+
+
+class LowRank(Pass, frozen=True, kw_only=True):
+    """Replaces weight matrices by products of two thin ones, so that the outputs on calibration data change least.
+
+    What it does: of all matrices of rank r, the one whose outputs are nearest to those of W is W V V', with V the
+    principal directions of the outputs; the node then multiplies by W V and by V'. It is the whitened singular value
+    decomposition of SVD-LLM (2403.07378, section 3.1). The ranks of all matrices come from one budget; then all layers
+    are refitted, from the first to the last, by least squares to the original's outputs.
+
+    When it fires: on MatMul, Gemm and ungrouped Conv with constant weights, where fewer numbers are stored and
+    multiplied at a rank that the budget allows: below K N / (K + N).
+
+    When it does not: shared weights, quantized weights, and the bodies of If, Loop and Scan stay as they are. Without
+    calibration data it weighs all inputs alike, refits nothing, and says so.
+
+    Numerics: lossy.
+
+    Example: ``y = MatMul(x, W)`` with W [384, 1536] becomes ``t = MatMul(x, A)``, ``y = MatMul(t, B)`` with
+    A [384, 150] and B [150, 1536].
+
+    Attributes:
+        keep: share of the weights in such matrices that stays; 0.5 where no budget is given.
+        flops: instead, share of their multiply-accumulates that stays.
+        weighting: of the inputs when directions are chosen: `whitened` by their second moments, `plain` all alike.
+        ranks: `error` gives each matrix the rank with which the sum of all relative errors is smallest, `uniform` the
+            same share of its cost.
+        repair: whether the layers are refitted.
+    """
+
+    effect: ClassVar[Effect] = Effect.LOSSY
+
+    keep: Share | None = None
+    flops: Share | None = None
+    weighting: Weighting = "whitened"
+    ranks: Literal["error", "uniform"] = "error"
+    repair: bool = True
+
+    def __post_init__(self) -> None:
+        if self.keep is not None and self.flops is not None:
+            raise ValueError("keep and flops both say how much stays; give one of them")
+
+    def rewrite(self, model: ir.Model, context: Context) -> Notes:
+        sites, skips = _sites(model, context)
+        if self.weighting == "whitened" and context.calibration is None:
+            skips.append(Skip("model", SkipReason.NO_CALIBRATION, "all inputs count alike, and no layer is refitted"))
+        found = list(_spectra(sites, context.calibration if self.weighting == "whitened" else None))
+        choices = [
+            Choices(site.k * site.n * work, (site.k + site.n) * work, spectrum.errors())
+            for site, spectrum, work in zip(sites, found, self._work(model, sites, context), strict=True)
+        ]
+        share = (0.5 if self.keep is None else self.keep) if self.flops is None else self.flops
+        budget = share * sum(one.whole for one in choices)
+        chosen = (by_error if self.ranks == "error" else uniform)(choices, budget) if share < 1 else [None] * len(sites)
+        original = model.clone()
+        edits, kept = _factor(model, sites, found, choices, chosen)
+        stats = _stats(sites, choices, chosen)
+        if not edits or not self.repair or context.calibration is None:
+            return Notes(tuple(edits), (*skips, *kept), stats)
+        notes = repair_depth(model, original, context.calibration, {}, scope="all", exclude=context.excludes)
+        return Notes((*edits, *notes.edits), (*skips, *kept, *notes.skips), {**stats, **notes.stats})
+
+    def _work(self, model: ir.Model, sites: Sequence[WeightedNode], context: Context) -> list[float]:
+        """What one weight of each matrix counts towards the budget."""
+        if self.flops is None:
+            return [1.0] * len(sites)
+        macs = context.macs(model) if context.macs else {}
+        unknown = [site.label for site in sites if site.label not in macs]
+        if unknown:
+            why = f"the multiply-accumulates of {unknown[0]} are not known; give keep, or a task that fixes the shapes"
+            raise UsageError(f"low-rank: {why}")
+        return [macs[site.label] / (site.k * site.n) for site in sites]
+
+
+def _sites(model: ir.Model, context: Context) -> tuple[list[WeightedNode], list[Skip]]:
+    """The matrices that may be factored, and those that may not be."""
+    sites: list[WeightedNode] = []
+    skips: list[Skip] = []
+    for node in model.graph:
+        site = weighted_node(node)
+        if isinstance(site, Skip):
+            skips.append(site)
+        elif site is not None and site.kind != "gather":
+            refusal = _refusal(site, context)
+            if refusal is None:
+                sites.append(site)
+            else:
+                skips.append(Skip(site.label, refusal))
+    return sites, skips
+
+
+def _refusal(site: WeightedNode, context: Context) -> SkipReason | None:
+    if context.excludes(site.label):
+        return SkipReason.EXCLUDED
+    if len(site.weight.root.uses()) > 1:
+        return SkipReason.SHARED_WEIGHT
+    if site.on_left or (site.geometry is not None and site.geometry.group > 1):
+        return SkipReason.ATTRIBUTE
+    if site.stored != "conv" and len(site.weight.shape) > 2:
+        return SkipReason.RANK
+    return None if np.isfinite(site.matrix()).all() else SkipReason.NOT_FINITE
+
+
+def _spectra(sites: Sequence[WeightedNode], calibration: Calibrates | None) -> Iterator[Spectrum]:
+    """The spectrum of each matrix, a portion of second moments at a time."""
+    for portion in _portions(sites):
+        requests: list[Inputs | None] = [layer_inputs(site) for site in portion]
+        moments = calibration.moments([one for one in requests if one is not None]) if calibration else {}
+        for site, request in zip(portion, requests, strict=True):
+            yield Spectrum.of(site.matrix().astype(np.float64), moments[request].xtx[0] if moments else None)
+
+
+def _portions(sites: Sequence[WeightedNode]) -> Iterator[list[WeightedNode]]:
+    ends = itertools.accumulate(8 * site.k**2 for site in sites)
+    for _, portion in itertools.groupby(zip(sites, ends, strict=True), lambda pair: pair[1] // _MOMENT_BYTES):
+        yield [site for site, _ in portion]
+
+
+def _factor(
+    model: ir.Model,
+    sites: Sequence[WeightedNode],
+    found: Sequence[Spectrum],
+    choices: Sequence[Choices],
+    chosen: Sequence[int | None],
+) -> tuple[list[Edit], list[Skip]]:
+    edits: list[Edit] = []
+    skips: list[Skip] = []
+    store = InitializerStore(model.graph)
+    for site, spectrum, choice, rank in zip(sites, found, choices, chosen, strict=True):
+        if rank is None:
+            why = "it has no rank that costs less" if choice.most < 1 else "its weights are worth their cost"
+            skips.append(
+                Skip(site.label, SkipReason.WOULD_GROW if choice.most < 1 else SkipReason.NOTHING_TO_GAIN, why)
+            )
+            continue
+        factor(site, *spectrum.factors(site.matrix().astype(np.float64), rank), store)
+        edits.append(Edit(site.label, f"rank {rank} of {min(site.k, site.n)}: error {choice.errors[rank]:.3g}"))
+    return edits, skips
+
+
+def _stats(
+    sites: Sequence[WeightedNode], choices: Sequence[Choices], chosen: Sequence[int | None]
+) -> dict[str, float | int | str]:
+    if not sites:
+        return {}
+    pairs = list(zip(sites, chosen, strict=True))
+    errors = [0.0 if rank is None else float(one.errors[rank]) for one, rank in zip(choices, chosen, strict=True)]
+    return {
+        "matrices": len(sites),
+        "factored": sum(rank is not None for rank in chosen),
+        "weights_before": sum(site.k * site.n for site in sites),
+        "weights_after": sum(site.k * site.n if rank is None else (site.k + site.n) * rank for site, rank in pairs),
+        "error": float(np.mean(errors)),
+    }

@@ -44,19 +44,29 @@ def heal(student: Path, teacher: Path, task: Path, output: Path, **options: Any)
     return run(student, teacher, task, output, **options)
 
 
-def evaluate(model: Path, task: Path, *, threads: int = 0, weight_bits: int | None = None) -> Evaluation:
+def evaluate(
+    model: Path, task: Path, *, threads: int = 0, weight_bits: int | None = None, inputs: Sequence[str] = ()
+) -> Evaluation:
     """Score a model on a task, at one of the weight widths that it stores; as it is by default.
+
+    Args:
+        model: an ONNX file or output folder.
+        task: task file.
+        threads: threads inside an operator; 0 leaves the choice to ONNX Runtime.
+        weight_bits: the width.
+        inputs: ``NAME=NUMBER`` for optional inputs, as in ``depth=3``.
 
     Raises:
         UsageError, ModelError: task and model do not fit, or the model cannot be run.
     """
+    from edgefold.optional_inputs import parse_values
     from edgefold.scoring.evaluate import evaluate as run
     from edgefold.scoring.task import load_task
     from edgefold.weight_widths import at_width
 
     parsed, loaded = load_task(task), _loaded(model)
     config = at_width(loaded, weight_bits) if weight_bits is not None else None
-    return run(loaded.path, parsed, threads=threads, config=config)
+    return run(loaded.path, parsed, threads=threads, config=config, values=parse_values(inputs))
 
 
 def verify(folder: Path) -> FolderVerdict:
@@ -87,6 +97,7 @@ def bench(
     device: str = "local",
     threads: int = 1,
     weight_bits: Sequence[int] = (),
+    inputs: Sequence[str] = (),
 ) -> Bench:
     """Measure latency of models and of ONNX Runtime's own forms of the first, interleaved.
 
@@ -98,11 +109,13 @@ def bench(
         device: ``local``.
         threads: threads inside an operator.
         weight_bits: widths at which models that store several are run; as they are by default.
+        inputs: values of optional inputs, ``depth=3``; one row for each, on the models that have the input.
 
     Raises:
         UsageError, ModelError: wrong arguments, or a model that cannot be run.
     """
     from edgefold.measuring.bench import bench as run
+    from edgefold.optional_inputs import parse_values
     from edgefold.random_feeds import parse_shapes
     from edgefold.scoring.task import load_task
     from edgefold.weight_widths import at_widths
@@ -116,6 +129,7 @@ def bench(
         device=device,
         threads=threads,
         widths=at_widths(listed, weight_bits),
+        values=[parse_values([one]) for one in inputs],
     )
 
 

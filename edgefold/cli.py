@@ -60,6 +60,7 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
 MODEL = click.option("-m", "--model", required=True, help="An ONNX file, or an output folder of compress.")
 TASK = click.option("-d", "--data", "task", help="Task file (YAML): how the model is fed and scored.")
 THREADS = click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+INPUT = click.option("--input", "inputs", multiple=True, metavar="NAME=NUMBER", help="Of an optional input: depth=3.")
 SHAPE = click.option("--shape", "shapes", multiple=True, metavar="INPUT=1x128", help="Sizes of dynamic dimensions.")
 
 
@@ -152,6 +153,7 @@ def heal(form: str, log_level: str, **options: Any) -> None:
 @click.option("-d", "--data", "task", required=True, help="Task file (YAML).")
 @click.option("--threads", type=click.IntRange(min=1), default=None, help="Default: as many as the machine has.")
 @click.option("--weight-bits", type=click.IntRange(2, 8), help="Run at this width, of those that the file stores.")
+@INPUT
 @_common
 def eval(form: str, log_level: str, model: str, task: str, threads: int | None, **options: Any) -> None:  # noqa: A001
     """Score a model on a task: the metric with its 95 % interval, and time per sample."""
@@ -171,6 +173,7 @@ def eval(form: str, log_level: str, model: str, task: str, threads: int | None, 
 @click.option("--device", default="local", show_default=True)
 @THREADS
 @click.option("--weight-bits", type=click.IntRange(2, 8), multiple=True, help="A width that the file stores; repeat.")
+@INPUT
 @_common
 def bench(form: str, log_level: str, **options: Any) -> None:
     """Measure latency, all contenders interleaved in one run on pinned threads."""

@@ -64,15 +64,23 @@ class Port:
 
 @dataclass(frozen=True)
 class ModelInterface:
-    """All inputs (without overridable initializers) and outputs of a model, in the graph's order."""
+    """What a model takes and gives, in the graph's order.
+
+    Attributes:
+        inputs: those without a default.
+        outputs: all.
+        optional: the inputs with a default (overridable initializers).
+    """
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    optional: tuple[Port, ...] = ()
 
     @classmethod
     def of(cls, session: ort.InferenceSession) -> ModelInterface:
         """Reads the interface of a session."""
-        return cls(_ports(session.get_inputs()), _ports(session.get_outputs()))
+        optional = _ports(session.get_overridable_initializers())
+        return cls(_ports(session.get_inputs()), _ports(session.get_outputs()), optional)
 
     def output(self, name: str | None, where: str) -> Port:
         """The output called ``name``; the only output, where the model has just one.

@@ -16,10 +16,14 @@ from edgefold.measuring.baselines import KINDS, build_baseline
 from edgefold.measuring.latency import Timing, interleave, pinned
 from edgefold.measuring.machine import Machine, this_machine
 from edgefold.measuring.text_table import text_table
+from edgefold.optional_inputs import optional_feeds
 from edgefold.random_feeds import random_feeds
 from edgefold.session import make_session, run, uses_library
 
 if TYPE_CHECKING:
+    import numpy as np
+    import onnxruntime as ort
+
     from edgefold.scoring.task import Task
 
 log = logging.getLogger("edgefold")
@@ -111,6 +115,7 @@ def bench(
     threads: int = 1,
     seconds: float | None = None,
     widths: Mapping[Path, Mapping[int, Mapping[str, str]]] | None = None,
+    values: Sequence[Mapping[str, float]] = (),
 ) -> Bench:
     """Times models and ONNX Runtime's forms of the first float one among them.
 
@@ -125,9 +130,11 @@ def bench(
         threads: threads inside an operator; all contenders alike.
         seconds: budget; None: four seconds a contender, at most a minute.
         widths: for models that store several weight widths, the session configuration of each that is timed.
+        values: of optional inputs; a model that has those of an entry is timed with each such entry.
 
     Raises:
-        UsageError: another device, an unknown form, a dynamic dimension without a size, too many threads.
+        UsageError: another device, an unknown form, a dynamic dimension without a size, too many threads, values for
+            inputs that no model has.
         ModelError: one of ``models`` cannot be run.
     """
     import onnxruntime as ort
@@ -138,12 +145,13 @@ def bench(
         if kind not in KINDS:
             raise UsageError(f"--against {kind}: expected one of {', '.join(KINDS)}")
     with tempfile.TemporaryDirectory(prefix="edgefold-bench-") as folder, pinned(threads) as processors:
-        feeder = _Feeder(task, shapes or {}, threads)
+        feeder = _Feeder(task, shapes or {}, threads, values)
         forms = _forms(models, against, task, Path(folder), feeder)
         # A model that is itself the fp32 form stands in the table once.
         already = {form.path for form in forms if form.backend == "ort-fp32"}
         listed = [path for path in models if path not in already]
         contenders = [one for path in listed for one in _as_given(path, feeder, (widths or {}).get(path, {}))]
+        feeder.check_values()
         contenders = sorted([*forms, *contenders], key=lambda one: one.backend != "ort-fp32")
         runs = {str(index): one.run for index, one in enumerate(contenders) if one.run is not None}
         log.info("timing %d contenders ...", len(runs))
@@ -156,32 +164,78 @@ def bench(
 class _Feeder:
     """Opens contenders and binds each to its inputs."""
 
-    def __init__(self, task: Task | None, shapes: Mapping[str, tuple[int, ...]], threads: int) -> None:
+    def __init__(
+        self,
+        task: Task | None,
+        shapes: Mapping[str, tuple[int, ...]],
+        threads: int,
+        values: Sequence[Mapping[str, float]] = (),
+    ) -> None:
         self._task, self._shapes, self._threads = task, shapes, threads
+        self._unused = [dict(one) for one in values]
+        self._values = tuple(values)
         self.fed: dict[str, tuple[int, ...]] = {}
 
     def contender(
         self, model: Path, path: Path, backend: str, note: str = "", config: Mapping[str, str] | None = None
     ) -> _Contender:
+        """A model with its optional inputs as they are by default."""
+        session, feeds = self._opened(path, config)
+        return self._bound(model, path, backend, note, session, feeds)
+
+    def contenders(self, path: Path, backend: str, note: str, config: Mapping[str, str] | None) -> list[_Contender]:
+        """A model with each of the values that it has inputs for; as it is by default where there are none."""
+        session, feeds = self._opened(path, config)
+        names = {port.name for port in ModelInterface.of(session).optional}
+        fitting = [one for one in self._values if names.issuperset(one)]
+        self._unused = [one for one in self._unused if one not in fitting]
+        return [
+            self._bound(path, path, backend, _joined(note, one), session, {**feeds, **optional_feeds(session, one)})
+            for one in fitting or [{}]
+        ]
+
+    def check_values(self) -> None:
+        """Raises UsageError for values that no model took."""
+        for one in self._unused:
+            raise UsageError(f"--input {_joined('', one)}: no model has such an optional input")
+
+    def _opened(
+        self, path: Path, config: Mapping[str, str] | None
+    ) -> tuple[ort.InferenceSession, dict[str, np.ndarray[Any, Any]]]:
         # Without the stop, threads of the contender that ran last would spin through the next one's turn.
         config = {"session.force_spinning_stop": "1", **(config or {})}
         session = make_session(path, threads=self._threads, config=config)
         interface = ModelInterface.of(session)
         if self._task is not None:
-            feeds = next(self._task.batches(interface)).feeds
-        else:
-            feeds = random_feeds(interface, self._shapes)
+            return session, next(self._task.batches(interface)).feeds
+        return session, random_feeds(interface, self._shapes)
+
+    def _bound(
+        self,
+        model: Path,
+        path: Path,
+        backend: str,
+        note: str,
+        session: ort.InferenceSession,
+        feeds: dict[str, np.ndarray[Any, Any]],
+    ) -> _Contender:
         run(session, None, feeds)
         self.fed = self.fed or {name: array.shape for name, array in feeds.items()}
         return _Contender(model, path, backend, note, lambda: session.run(None, feeds))
 
 
+def _joined(note: str, values: Mapping[str, float]) -> str:
+    """A row's note with the values that it was run with."""
+    return ", ".join([*([note] if note else []), *(f"{name}={value:g}" for name, value in values.items())])
+
+
 def _as_given(path: Path, feeder: _Feeder, widths: Mapping[int, Mapping[str, str]]) -> list[_Contender]:
-    """A model as it is, or once for each weight width asked for."""
+    """A model as it is, or once for each weight width and each set of values asked for."""
     backend = "edgefold" if uses_library(path) else "ort"
     if not widths:
-        return [feeder.contender(path, path, backend)]
-    return [feeder.contender(path, path, backend, f"weights at {bits} bits", one) for bits, one in widths.items()]
+        return feeder.contenders(path, backend, "", None)
+    notes = {bits: f"weights at {bits} bits" for bits in widths}
+    return [one for bits in widths for one in feeder.contenders(path, backend, notes[bits], widths[bits])]
 
 
 def _forms(

@@ -11,6 +11,7 @@ import numpy as np
 
 from edgefold.errors import ModelError, UsageError
 from edgefold.interface import ModelInterface, Port
+from edgefold.optional_inputs import optional_feeds
 from edgefold.scoring.intervals import Interval, confidence_interval, paired_interval
 from edgefold.scoring.metrics import METRICS, Metric, Worse
 from edgefold.scoring.reference_rows import ReferenceRows, reference_rows
@@ -97,6 +98,7 @@ def evaluate(
     original: Path | ir.Model | None = None,
     limit: int | None = None,
     config: Mapping[str, str] | None = None,
+    values: Mapping[str, float] | None = None,
 ) -> Evaluation:
     """Runs ``model`` over a split of ``task`` and scores it.
 
@@ -110,18 +112,19 @@ def evaluate(
         original: the model to be close to on calibration data without labels.
         limit: at most so many samples.
         config: session configuration entries, such as the width of `edgefold.weight_widths.at_width`.
+        values: of optional inputs, such as a depth; the others keep their defaults.
 
     Raises:
         UsageError: task and model do not fit, or a score needs ``original`` and none is given.
         ModelError: ONNX Runtime cannot open or run the model, or the metric is not finite in every sample.
     """
     session = make_session(model, threads=threads, library=library, config=config)
-    interface = ModelInterface.of(session)
+    interface, fixed = ModelInterface.of(session), optional_feeds(session, values or {})
     scored = _choose(task, interface, split, original is not None)
     reference = _reference(task, scored, split, original, limit)
     rows, seconds, samples = [], [], 0
     for batch in task.batches(interface, split, limit):
-        output, taken = _timed(session, scored.output, batch)
+        output, taken = _timed(session, scored.output, batch, fixed)
         target = batch.labels if reference is None else reference.take(batch.count)
         assert target is not None, "batches of this split carry labels: _choose saw them"
         rows.append(_contribute(task, scored, output, target))
@@ -180,9 +183,11 @@ def _reference(
     return reference_rows(model, task, split, limit)
 
 
-def _timed(session: ort.InferenceSession, output: Port, batch: Batch) -> tuple[Array, float]:
+def _timed(
+    session: ort.InferenceSession, output: Port, batch: Batch, fixed: Mapping[str, Array]
+) -> tuple[Array, float]:
     start = time.perf_counter()
-    (value,) = run(session, [output.name], batch.feeds)
+    (value,) = run(session, [output.name], {**batch.feeds, **fixed})
     taken = time.perf_counter() - start
     cut = batch.cut(np.asarray(value))
     if not cut.ndim or cut.shape[0] != batch.count:

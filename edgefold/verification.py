@@ -16,6 +16,7 @@ import onnx_ir as ir
 from edgefold.errors import VerificationError
 from edgefold.files.saving import save_model
 from edgefold.passes import Effect, Pass
+from edgefold.passes.base import OPTION
 from edgefold.session import LITTLE_MEMORY, make_session
 
 FLOAT32_EPSILON = float(np.finfo(np.float32).eps)
@@ -104,8 +105,15 @@ def check_numerics(before: ir.Model, after: ir.Model, step: Pass, feeds: Mapping
     return difference
 
 
-def check_structure(before: ir.Model, after: ir.Model, step_name: str) -> None:
+def check_structure(before: ir.Model, after: ir.Model, step_name: str, options: Sequence[str] = ()) -> None:
     """The ONNX checker passes and the graph's inputs and outputs are those of before.
+
+    Args:
+        before: the model that the step was given.
+        after: what it made of it.
+        step_name: for messages.
+        options: names of the optional inputs that the step says it added; callers that know nothing of them go on as
+            they did. Those of earlier steps must still be there.
 
     Raises:
         VerificationError: names the step and what changed.
@@ -116,6 +124,12 @@ def check_structure(before: ir.Model, after: ir.Model, step_name: str) -> None:
     ):
         if len(old) != len(new) or not all(map(_same_port, old, new)):
             raise VerificationError(f"{step_name}: the model's {kind} changed from {_ports(old)} to {_ports(new)}")
+    wanted = {*_options(before), *options}
+    if _options(after) != wanted:
+        there = ", ".join(sorted(_options(after))) or "none"
+        raise VerificationError(
+            f"{step_name}: the model's optional inputs should be {', '.join(sorted(wanted)) or 'none'} and are {there}"
+        )
     try:
         check_onnx(after)
     except onnx.checker.ValidationError as error:
@@ -139,8 +153,13 @@ def check_onnx(model: ir.Model) -> None:
 
 
 def _interface(values: Iterable[ir.Value], model: ir.Model) -> list[ir.Value]:
-    """Inputs or outputs without the weights that IR 3 lists among the inputs."""
+    """Inputs or outputs without those that have defaults: options, and the weights that IR 3 lists among the inputs."""
     return [value for value in values if value.name not in model.graph.initializers]
+
+
+def _options(model: ir.Model) -> set[str]:
+    """The optional inputs that passes added; other inputs with defaults are weights, which passes may fold."""
+    return {str(value.name) for value in model.graph.inputs if OPTION in value.metadata_props}
 
 
 def _same_port(old: ir.Value, new: ir.Value) -> bool:

@@ -5,6 +5,7 @@ if __name__ != "edgefold.passes":
     raise ImportError("import edgefold.passes; the folder passes/ is reached only through the package")
 
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
+from edgefold.passes.elastic_depth import ElasticDepth
 from edgefold.passes.equalize_channels import EqualizeChannels
 from edgefold.passes.fold_batchnorm import FoldBatchnorm
 from edgefold.passes.heal import Heal
@@ -40,4 +41,5 @@ PASSES: tuple[type[Pass], ...] = (
     L1Normalization,
     Quantize,
     Heal,
+    ElasticDepth,
 )

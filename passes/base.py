@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from edgefold.passes.pruning.groups import Trace
 
 
+OPTION = "edgefold.option"
+"""Key of the metadata of an optional input that a pass added: the values that it may take, separated by commas."""
+
+
 class Effect(enum.Enum):
     """How far the outputs of a rewritten model may be from those before; decides how the pipeline verifies."""
 
@@ -85,12 +89,14 @@ class Notes:
     Attributes:
         stats: figures for the report.
         table: rows with the same keys, where there is more to show than figures.
+        options: names of the optional inputs that it gave the model, each marked by `OPTION`; none may come unsaid.
     """
 
     edits: tuple[Edit, ...] = ()
     skips: tuple[Skip, ...] = ()
     stats: Mapping[str, float | int | str] = dataclasses.field(default_factory=dict)
     table: tuple[Mapping[str, Any], ...] = ()
+    options: tuple[str, ...] = ()
 
 
 class Calibrates(Protocol):

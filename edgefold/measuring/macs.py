@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from edgefold.errors import ModelError
-from edgefold.measuring.shapes import graphs, inferred_skeleton, known_shapes
+from edgefold.measuring.shapes import inferred_skeleton, known_shapes, node_graphs
 
 Shape = tuple[int, ...]
 
@@ -40,7 +40,9 @@ class NodeMacs:
 
 
 def node_macs(model: ir.Model, shapes: Mapping[str, Shape]) -> list[NodeMacs]:
-    """The work of every matrix-multiplying node, in graph order; the body of a loop or branch counts once.
+    """The work of every matrix-multiplying node, outer graphs first.
+
+    The body of a loop counts once; of the branches of an If the one with most work counts, and the others do not.
 
     Args:
         model: not changed.
@@ -49,15 +51,22 @@ def node_macs(model: ir.Model, shapes: Mapping[str, Shape]) -> list[NodeMacs]:
     Raises:
         ModelError: the graph contradicts the shapes.
     """
+    return _graph_macs(inferred_skeleton(model, shapes).graph, {})
+
+
+def _graph_macs(graph: onnx.GraphProto, around: Mapping[str, Shape]) -> list[NodeMacs]:
+    known = {**around, **known_shapes(graph)}
     found: list[NodeMacs] = []
-    known: dict[str, Shape] = {}
-    for graph in graphs(inferred_skeleton(model, shapes).graph):
-        known = {**known, **known_shapes(graph)}
-        for node in graph.node:
-            if node.op_type in _MATMUL or node.op_type in _CONV or node.op_type in (*_RECURRENT, "ConvTranspose"):
-                name, output = node.name or node.output[0], known.get(node.output[0])
-                found.append(NodeMacs(name, node.op_type, _count(node, known), output))
-    return found
+    inner: list[NodeMacs] = []
+    for node in graph.node:
+        if node.op_type in _MATMUL or node.op_type in _CONV or node.op_type in (*_RECURRENT, "ConvTranspose"):
+            name, output = node.name or node.output[0], known.get(node.output[0])
+            found.append(NodeMacs(name, node.op_type, _count(node, known), output))
+        bodies = [_graph_macs(body, known) for body in node_graphs(node)]
+        if node.op_type == "If":
+            bodies = [max(bodies, key=lambda body: sum(one.macs or 0 for one in body))]
+        inner += [one for body in bodies for one in body]
+    return found + inner
 
 
 def macs_by_name(model: ir.Model, shapes: Mapping[str, Shape]) -> dict[str, int]:

@@ -54,13 +54,13 @@ def inferred_skeleton(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) ->
 
 def graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
     """A graph and all graphs inside its nodes, outermost first."""
-    found = [graph]
-    for node in graph.node:
-        for attribute in node.attribute:
-            inner = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs)
-            for one in inner:
-                found += graphs(one)
-    return found
+    return [graph, *(one for node in graph.node for body in node_graphs(node) for one in graphs(body))]
+
+
+def node_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The graphs among a node's attributes: branches, or the body of a loop."""
+    single = [attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]
+    return [*single, *(graph for attribute in node.attribute for graph in attribute.graphs)]
 
 
 def known_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:

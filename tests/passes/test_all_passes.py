@@ -104,7 +104,7 @@ def test_inputs_outputs_and_new_nodes_are_in_order(kind: type[Pass]) -> None:
     original, changed = model(), model()
     kind().rewrite(changed, CONTEXT)
     for old, new in (
-        (original.graph.inputs, changed.graph.inputs),
+        (original.graph.inputs, [value for value in changed.graph.inputs if not value.is_initializer()]),
         (original.graph.outputs, changed.graph.outputs),
     ):
         assert [(v.name, v.dtype, str(v.shape)) for v in old] == [(v.name, v.dtype, str(v.shape)) for v in new]

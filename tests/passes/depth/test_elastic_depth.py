@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One file of several depths: full depth is the original, the others are the truncated model, to the last bit."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graphs import graph, weights
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from residual_chains import WIDTH, chain
+
+from edgefold.calibration import Calibration
+from edgefold.errors import VerificationError
+from edgefold.files.saving import save_model
+from edgefold.measuring.measure import model_macs, model_size
+from edgefold.passes import Context
+from edgefold.passes.depth.truncation import Truncated, blocks_of
+from edgefold.passes.elastic_depth import ElasticDepth
+from edgefold.perturbing import perturb
+from edgefold.pipeline import Inputs, run_recipe, run_step
+from edgefold.session import make_session
+from edgefold.verification import check_structure, run_model
+
+Array = np.ndarray[Any, Any]
+
+
+def batches() -> Iterator[Mapping[str, Array]]:
+    """Correlated inputs, so that a refit has something to gain."""
+    mixing = weights(WIDTH, WIDTH, seed=5)
+    return iter([{"x": weights(256, WIDTH, seed=seed) @ mixing / 4} for seed in (21, 22)])
+
+
+def context(model: ir.Model) -> Context:
+    return Context(calibration=Calibration(model, batches), perturb=functools.partial(perturb, feeds=batches))
+
+
+def elastic(model: ir.Model, **options: Any) -> tuple[ir.Model, Any]:
+    result = model.clone()
+    notes = ElasticDepth(**options).rewrite(result, context(model))
+    return result, notes
+
+
+def at(model: ir.Model, depth: int | None = None) -> list[Array]:
+    """Outputs without the runtime's optimizations, which may add in another order."""
+    feeds = dict(next(batches())) | ({} if depth is None else {"depth": np.array(depth, np.int64)})
+    return list(run_model(model, feeds, optimize=False).values())
+
+
+def truncated(model: ir.Model, notes: Any, depth: int, repaired: bool = True) -> ir.Model:
+    row = next(row for row in notes.table if row["depth"] == depth)
+    shallow = Truncated(model, row["left_out"])
+    if repaired:
+        shallow.repair(model, Calibration(model, batches), lambda _: False)
+    return shallow.model
+
+
+@pytest.mark.parametrize("repair", ["none", "least-squares"])
+@pytest.mark.parametrize("last", ["y", "h{count}", "h2, y"])
+def test_every_depth_is_the_truncated_model(repair: str, last: str) -> None:
+    model = chain(5, last=last)
+    result, notes = elastic(model, depths=(3, 4, 2) if last != "h2, y" else (4, 3), repair=repair)
+    for got, wanted in zip(at(result), at(model), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    assert len(notes.table) == (3 if last != "h2, y" else 2)
+    for row in notes.table:
+        wanted_model = truncated(model, notes, row["depth"], repair != "none")
+        for got, wanted in zip(at(result, row["depth"]), at(wanted_model), strict=True):
+            np.testing.assert_array_equal(got, wanted)
+        assert any(not np.array_equal(a, b) for a, b in zip(at(result), at(wanted_model), strict=True))
+
+
+def test_repair_is_worth_its_weights() -> None:
+    model = chain(5)
+    plain, before = elastic(model, depths=(3,), repair="none")
+    repaired, after = elastic(model, depths=(3,))
+    assert before.stats["weights_added"] == 0
+    assert model_size(plain) - model_size(model) < 4000  # branches only, no weight twice
+    assert after.table[0]["error"] < 0.7 * before.table[0]["error"]
+    grown = model_size(repaired) - model_size(plain)
+    assert 0 < 4 * after.stats["weights_added"] <= grown < 4 * after.stats["weights_added"] + 2000
+
+
+@settings(max_examples=10, deadline=None)
+@given(depth=st.integers(-5, 99))
+def test_any_number_runs_as_the_next_smaller_depth(depth: int) -> None:
+    result = _cached()
+    serves = 2 if depth < 3 else 3 if depth < 5 else 5
+    np.testing.assert_array_equal(at(result, depth)[0], at(result, serves)[0])
+
+
+@functools.cache
+def _cached() -> ir.Model:
+    return elastic(chain(5), depths=(2, 3), repair="none")[0]
+
+
+def test_nothing_smaller_than_the_full_depth_changes_nothing() -> None:
+    model = chain(3)
+    before = ir.to_proto(model).SerializeToString()
+    notes = ElasticDepth(depths=(3, 7)).rewrite(model, context(model))
+    assert not notes.edits
+    assert [str(skip) for skip in notes.skips] == ["model: nothing to gain (all 3 blocks always run)"]
+    assert ir.to_proto(model).SerializeToString() == before
+
+
+def test_blocks_that_have_to_stay_limit_the_depths() -> None:
+    result, notes = elastic(chain(4), depths=(1, 2, 3), keep=(0, 3), repair="none")
+    assert [row["depth"] for row in notes.table] == [2, 3]
+    assert all(not {0, 3} & set(row["left_out"]) for row in notes.table)
+    assert "depth 1: it cannot be cut out (only 2 of 4 blocks can go)" in [str(skip) for skip in notes.skips]
+    assert result.graph.inputs[-1].metadata_props["edgefold.option"] == "2,3,4"
+
+
+def test_without_blocks_and_without_calibration_it_says_so() -> None:
+    flat = graph(
+        f"g (float[n, {WIDTH}] x) => (float[n, {WIDTH}] y) {{ y = MatMul(x, v) }}", {"v": weights(WIDTH, WIDTH)}
+    )
+    assert [skip.reason for skip in ElasticDepth(depths=(1,)).rewrite(flat, Context()).skips] == [
+        "no repeated residual blocks were found"
+    ]
+    model = chain(4)
+    notes = ElasticDepth(depths=(2,)).rewrite(model, Context())
+    assert notes.table == ({"depth": 2, "left_out": [2, 3], "error_before_repair": None, "error": None},)
+    assert [skip.reason for skip in notes.skips] == ["needs calibration data"] * 2
+
+
+def test_the_pipeline_takes_the_declared_input_and_no_other() -> None:
+    model = chain(4)
+    inputs = Inputs(next(batches()), batches, {"x": (1, WIDTH)})
+    result, record = run_step(model, ElasticDepth(depths=(2,)), inputs, context(model))
+    assert record.difference is not None
+    assert record.difference.relative == 0
+    assert record.macs == model_macs(model, inputs.shapes)  # of the longest branches
+    with pytest.raises(VerificationError, match="optional inputs should be none and are depth"):
+        check_structure(model, result, "some-pass")
+    with pytest.raises(VerificationError, match="optional inputs should be depth and are none"):
+        check_structure(result, model, "some-pass")
+
+
+def test_an_input_of_that_name_is_not_added_twice() -> None:
+    result, _ = elastic(chain(3), depths=(2,), repair="none")
+    notes = ElasticDepth(depths=(2,)).rewrite(result, Context())
+    assert not notes.edits
+    assert "it has a value `depth` already; the option input names another" in str(notes.skips[0])
+    named, notes = elastic(chain(3), depths=(2,), repair="none", input="blocks")
+    assert notes.options == ("blocks",)
+    assert named.graph.inputs[-1].name == "blocks"
+
+
+def test_quantized_blocks_run_at_every_depth() -> None:
+    from edgefold.passes.quantize import Quantize
+
+    model = chain(4)
+    inputs = Inputs(next(batches()), batches, {"x": (1, WIDTH)})
+    small = run_recipe(model, [Quantize(weights=4, method="shift", rounding="nearest")], inputs)
+    both = run_recipe(small, [ElasticDepth(depths=(2,))], inputs)
+    np.testing.assert_array_equal(at(both)[0], at(small)[0])
+    left_out = [number for number in range(4) if f"h{number + 1}/depth>=4" in {node.name for node in both.graph}]
+    assert len(left_out) == 2
+    np.testing.assert_array_equal(at(both, 2)[0], at(Truncated(small, left_out).model)[0])
+    assert model_size(both) < 1.3 * model_size(small)
+
+
+def test_what_does_not_run_takes_no_time(tmp_path: Any) -> None:
+    model = chain(10)
+    result, _ = elastic(model, depths=(2,), repair="none")
+    save_model(result, tmp_path / "model.onnx")
+    session = make_session(tmp_path / "model.onnx", threads=1)
+    rows = {"x": weights(4096, WIDTH)}
+
+    def seconds(depth: int) -> float:
+        times = []
+        for _ in range(5):
+            start = time.process_time()
+            session.run(None, {**rows, "depth": np.array(depth, np.int64)})
+            times.append(time.process_time() - start)
+        return min(times)
+
+    seconds(10)
+    assert seconds(2) < 0.6 * seconds(10)
+
+
+def test_blocks_are_found_in_the_chain() -> None:
+    assert len(blocks_of(chain(4))) == 4

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes docs/results/depth.md: what can be done about depth, side by side, with the cheap controls.
+
+    python docs/results/depth.py DATA_FOLDER WORK_FOLDER [PATTERN ...]
+    python docs/results/depth.py DATA_FOLDER WORK_FOLDER latency
+
+A row is kept as a JSON file and a model in WORK_FOLDER, so that an interrupted run goes on where it stopped, and a row
+that fails does not keep the others from being made. Patterns choose rows by name, such as ``"minilm *seed0"``, and what
+they start from; processes may work on different models at a time. The second form is for a quiet moment: it times all
+methods of a model that were made so far in one interleaved run.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import json
+import statistics
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from depth_measure import latencies, measured, model_file
+from depth_methods import SEEDS, SUBJECTS, Row, rows
+from rows import keep, machine_line
+
+HERE = Path(__file__).resolve().parent
+Result = Mapping[str, Any]
+INTRODUCTION = (
+    "Methods on the same models, from the same calibration data, healed for the same number of steps without labels.",
+    "Bytes are those of all tensors that the blocks read, over those of the original's blocks in float32; latency is",
+    "the median of one sample on one thread in ONNX Runtime over the original's, in one interleaved run (below 1 is",
+    "faster). `change` is against the original on the evaluation set, with the paired 95 % interval of seed 0, or with",
+    "the range over seeds where there are several. Everything is chosen, fitted and stopped on calibration data.",
+    "Processor seconds are those of the row's own steps; what it starts from is in the row of that name.",
+    "",
+    "Controls (`control: ...`): the last third of the blocks dropped, and of what remains only the head and the last",
+    "three blocks tuned (arXiv 2411.15558); a random choice of blocks, another for each seed; blocks shared by their",
+    "mean. Independent low rank is what sharing has to beat at the same bytes.",
+)
+COMMAND = (
+    "Command: `python docs/results/depth.py DATA WORK`; for one row its model, method and seed follow, as in"
+    ' `"minilm third removed, healed seed0"`.'
+)
+BY_BYTES = ("method", "block bytes", "file", "MACs", "latency", "value", "change", "interval", "processor seconds")
+BY_LATENCY = ("method", "latency", "change", "interval")
+FASTER = 0.95
+
+
+def main(data: Path, work: Path, patterns: Sequence[str]) -> None:
+    work.mkdir(parents=True, exist_ok=True)
+    if list(patterns) == ["latency"]:
+        for subject, results in by_subject(work).items():
+            (work / f"{subject}.latency").write_text(json.dumps(latencies(data, work, subject, results), indent=1))
+        patterns = ["page only"]
+    listed = {(row.subject, row.method): row for row in rows()}
+    wanted = [(seed, row) for seed in SEEDS for row in listed.values() if seed in row.seeds]
+    for seed, row in wanted:
+        if not patterns or any(fnmatch.fnmatchcase(row.name(seed), pattern) for pattern in patterns):
+            try:
+                _make(data, work, row, seed, listed)
+            except Exception:  # noqa: BLE001 - hours of other rows wait behind this one
+                traceback.print_exc()
+    (HERE / "depth.md").write_text(page(work), encoding="utf-8")
+
+
+def _make(data: Path, work: Path, row: Row, seed: int, listed: Mapping[tuple[str, str], Row]) -> Path:
+    """Makes what a row starts from and then the row, unless they are there; the row's model."""
+    base = None
+    if row.base:
+        start = listed[row.subject, row.base]
+        base = _make(data, work, start, seed if seed in start.seeds else 0, listed)
+    keep(work, row.name(seed), functools.partial(measured, data, work, row, seed, base))
+    return model_file(work, row, seed)
+
+
+def by_subject(work: Path) -> dict[str, list[Result]]:
+    """All results, by model, in the order of the methods and seeds."""
+    order = {row.method: number for number, row in enumerate(rows())}
+    found = [json.loads(path.read_text()) for path in work.glob("*.json")]
+    found.sort(key=lambda one: (order.get(one["method"], len(order)), one["seed"]))
+    return {name: mine for name in SUBJECTS if (mine := [one for one in found if one["subject"] == name])}
+
+
+def page(work: Path) -> str:
+    found = by_subject(work)
+    lines = ["# Folding depth", "", *INTRODUCTION, "", f"{machine_line()} {COMMAND}"]
+    for subject, results in found.items():
+        path = work / f"{subject}.latency"
+        lines += ["", *section(subject, results, json.loads(path.read_text()) if path.exists() else {})]
+    return "\n".join([*lines, "", "## The recipes", "", *recipes([one for of in found.values() for one in of]), ""])
+
+
+def section(subject: str, results: Sequence[Result], latency: Mapping[str, float]) -> list[str]:
+    """A model's methods by the bytes that they store, then those that are faster by their latency."""
+    methods: dict[str, list[Result]] = {}
+    for one in results:
+        methods.setdefault(one["method"], []).append(one)
+    stored = sorted(methods.values(), key=lambda of: -mean(of, "block_share"))
+    faster = sorted((share, method) for method, share in latency.items() if share < FASTER and method in methods)
+    return [
+        f"## {subject}: {results[0]['metric']} {results[0]['fp32']:.4f} in float32",
+        "",
+        "By stored bytes:",
+        "",
+        table(BY_BYTES),
+        *(by_bytes(of, latency.get(of[0]["method"])) for of in stored),
+        "",
+        "By latency:",
+        "",
+        table(BY_LATENCY),
+        *(f"| {method} | {share:.2f} | {shown_change(methods[method])} |" for share, method in faster),
+    ]
+
+
+def by_bytes(of: Sequence[Result], latency: float | None) -> str:
+    macs = of[0]["macs_share"]
+    cells = (
+        of[0]["method"],
+        f"1/{1 / mean(of, 'block_share'):.2f}",
+        f"{mean(of, 'bytes') / 1e6:.2f} MB",
+        "" if macs is None else f"{macs:.2f}",
+        "" if latency is None else f"{latency:.2f}",
+        f"{mean(of, 'value'):.4f}",
+        shown_change(of),
+        f"{mean(of, 'seconds'):.0f}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def shown_change(of: Sequence[Result]) -> str:
+    """Mean change, relative change, and the interval (one seed) or the range (several)."""
+    changes = [one["change"] for one in of]
+    low, high = of[0]["interval"] if len(of) == 1 else (min(changes), max(changes))
+    seeds = "" if len(of) == 1 else f", {len(of)} seeds"
+    relative = 100 * mean(of, "change") / of[0]["fp32"]
+    return f"{mean(of, 'change'):+.4f} ({relative:+.2f} %) | {low:+.4f} to {high:+.4f}{seeds}"
+
+
+def recipes(found: Sequence[Result]) -> list[str]:
+    """What each row is made from and by, for one seed of each."""
+    lines = []
+    for one in found:
+        if one["seed"] == 0 and one["steps"]:
+            steps = yaml.safe_dump(one["steps"], default_flow_style=True, sort_keys=False, width=10**6).strip()
+            lines.append(f"- {one['subject']}, {one['method']}, from {one['base'] or 'the original'}: `{steps}`")
+    return lines
+
+
+def mean(of: Sequence[Result], key: str) -> float:
+    return statistics.mean(float(one[key]) for one in of)
+
+
+def table(columns: Sequence[str]) -> str:
+    return f"| {' | '.join(columns)} |\n" + "|---" * len(columns) + "|"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of docs/results/depth.md: the same methods on each model, as recipes that start from others' results."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Step = Mapping[str, Any]
+SEEDS = (0, 1, 2)
+W4: Sequence[Step] = (
+    {"pass": "simplify"},
+    {"pass": "fold-batchnorm"},
+    *({"pass": "quantize", "weights": 4, "method": "shift-lut", "rounding": "gptq", "embeddings": 8, "first_last": 8},),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A model and what fits it.
+
+    Attributes:
+        file: below the data folder, without its ending; its task lies beside it.
+        shapes: of the inputs whose latency is measured.
+        third, half: options of `remove-blocks` that take out a third and a half of the blocks (of the MACs).
+        stored: shares of the blocks' bytes that the other methods keep, to be compared with a third and a half removed.
+        heal: options of `heal` for at most six minutes of one processor.
+        ends: the weights of the head and of the last three blocks that remain when the last third is gone, as globs.
+        depths: of the elastic file.
+    """
+
+    file: str
+    shapes: Sequence[str]
+    third: Step
+    half: Step
+    stored: tuple[float, float]
+    heal: Step
+    ends: Sequence[str]
+    depths: Sequence[int]
+
+
+SUBJECTS: Mapping[str, Subject] = {
+    "minilm": Subject(
+        "minilm/model",
+        [f"{name}=1x128" for name in ("input_ids", "attention_mask", "token_type_ids")],
+        {"blocks": 2},
+        {"blocks": 3},
+        (0.667, 0.5),
+        {"steps": 180, "batch": 32, "loss": ["output"]},
+        ["/layer.1/*", "/layer.2/*", "/layer.3/*"],  # its head is a mean
+        (3, 4),
+    ),
+    "gpt_charlm": Subject(
+        "gpt_charlm/model",
+        ["input_ids=1x128"],
+        {"blocks": 2},
+        {"blocks": 3},
+        (0.667, 0.5),
+        {"steps": 320, "batch": 16, "loss": ["output"]},
+        ["/h.1/*", "/h.2/*", "/h.3/*", "/ln_f/*", "/MatMul"],
+        (3, 4),
+    ),
+    "vit_mnist": Subject(
+        "vit_mnist/model",
+        ["image=1x1x28x28"],
+        {"blocks": 2},
+        {"blocks": 3},
+        (0.667, 0.5),
+        {"steps": 400, "batch": 64, "loss": ["output"]},
+        ["/layers.1.*", "/layers.2.*", "/layers.3.*", "/mlp_head/*"],
+        (3, 4),
+    ),
+    "cifar_resnet56": Subject(
+        "cifar_resnet56/model",
+        ["input=1x3x32x32"],
+        {"flops": 0.7},
+        {"flops": 0.5},
+        (0.7, 0.5),
+        {
+            "steps": 400,
+            "batch": 64,
+            "loss": ["output", "blockwise"],
+            "learning_rate": 0.005,
+            "augment": ["flip", "crop", "mix"],
+        },
+        ["/layer3/layer3.0/*", "/layer2/layer2.8/*", "/layer2/layer2.7/*", "/linear/*"],  # the last eight blocks go
+        (13, 18),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One result.
+
+    Attributes:
+        subject: name of the model.
+        method: as the page shows it.
+        steps: of the recipe.
+        base: the method whose result with the same seed (or 0) it starts from; the original where it is empty.
+        seeds: with which it is run.
+        values: of optional inputs, for the score and the latency.
+    """
+
+    subject: str
+    method: str
+    steps: Sequence[Step]
+    base: str = ""
+    seeds: Sequence[int] = (0,)
+    values: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def name(self, seed: int) -> str:
+        return f"{self.subject} {self.method} seed{seed}"
+
+
+def rows() -> Iterator[Row]:
+    """All rows, so that what a row starts from comes before it."""
+    for name, subject in SUBJECTS.items():
+        yield from _of(name, subject)
+
+
+def _of(name: str, subject: Subject) -> Iterator[Row]:
+    heal = {"pass": "heal", "patience": 0, "threads": 1, "device": "cpu", **subject.heal}
+    third, half = ({"pass": "remove-blocks", **budget} for budget in (subject.third, subject.half))
+
+    def healed(method: str) -> Row:
+        return Row(name, f"{method}, healed", [heal], method, SEEDS)
+
+    def in_4_bits(method: str) -> Row:
+        return Row(name, f"{method}, 4 bits", W4, method)
+
+    yield Row(name, "original", [])
+    yield in_4_bits("original")
+    yield Row(name, "third removed, no refit", [{**third, "repair": "none"}])
+    for method, steps in (
+        ("third removed", [third]),
+        ("half removed", [half]),
+        ("half shared", [{"pass": "share-weights", "keep": 0.5}]),
+        ("third removed, rest shared", [third, {"pass": "share-weights", "keep": 0.5}]),
+        ("low rank, two thirds", [{"pass": "low-rank", "keep": subject.stored[0]}]),
+        ("low rank, half", [{"pass": "low-rank", "keep": subject.stored[1]}]),
+        ("control: mean shared", [{"pass": "share-weights", "keep": 0.5, "source": "mean", "refits": 0}]),
+    ):
+        yield Row(name, method, steps)
+        yield healed(method)
+        if not method.startswith("control"):
+            yield in_4_bits(f"{method}, healed")
+    yield Row(name, "third fused", [{"pass": "fuse-layers", **subject.third, **_length(subject.heal)}], "", SEEDS)
+    yield Row(name, "control: last removed", [{**third, "criterion": "last", "repair": "none"}])
+    tuned = [{**heal, "train": list(subject.ends)}]
+    yield Row(name, "control: last removed, head and three blocks tuned", tuned, "control: last removed", SEEDS)
+    yield Row(name, "control: random removed", [{**third, "criterion": "random"}], "", SEEDS)
+    yield healed("control: random removed")
+    for title, repair in (("elastic", "least-squares"), ("elastic, no refit", "none")):
+        yield Row(name, title, [{"pass": "elastic-depth", "depths": list(subject.depths), "repair": repair}])
+        for depth in subject.depths:
+            yield Row(name, f"{title}, depth {depth}", [], title, values={"depth": depth})
+
+
+def _length(heal: Step) -> Step:
+    """How long and on what `fuse-layers` trains."""
+    return {key: heal[key] for key in ("steps", "batch")}

@@ -22,12 +22,11 @@ from edgefold.calibration import Calibration
 from edgefold.errors import ModelError, VerificationError
 from edgefold.files.opset import raise_opset
 from edgefold.heal.differentiation import Differentiator
-from edgefold.heal.step import Healer
 from edgefold.measuring.macs import macs_by_name
 from edgefold.measuring.measure import model_macs, model_size
 from edgefold.measuring.operator_times import operator_times
 from edgefold.passes import Context, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
-from edgefold.passes.base import LearnGates
+from edgefold.passes.base import Heals, LearnGates
 from edgefold.perturbing import perturb
 from edgefold.probing import probe
 from edgefold.synthetic import synthetic_feeds, wide_batch
@@ -83,7 +82,7 @@ class Inputs:
     probe: Feeds | None
     calibration: Callable[[], Iterator[Feeds]] | None
     shapes: Mapping[str, tuple[int, ...]]
-    heal: Healer | None = None
+    heal: Heals | None = None
     gradients: Differentiator | None = None
     learn_gates: LearnGates | None = None
 

@@ -19,7 +19,7 @@ from edgefold.files.loading import LoadedModel
 from edgefold.goals import Drop, parse_drop, parse_size
 from edgefold.heal import require_torch
 from edgefold.interface import ModelInterface
-from edgefold.passes import Heal
+from edgefold.passes import FuseLayers, Heal
 from edgefold.pipeline import Inputs
 from edgefold.random_feeds import random_feeds
 from edgefold.recipe import Recipe, load_recipe, recipe_as_yaml
@@ -134,7 +134,7 @@ def make_plan(
         seed=read.seed if seed is None else seed,
     )
     parsed = load_task(task) if task is not None else None
-    if any(isinstance(step, Heal) for step in read.steps):
+    if any(isinstance(step, Heal | FuseLayers) for step in read.steps):
         require_torch()
         if parsed is None or not parsed.has_calibration:
             raise UsageError(

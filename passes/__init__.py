@@ -8,6 +8,7 @@ from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Preconditio
 from edgefold.passes.elastic_depth import ElasticDepth
 from edgefold.passes.equalize_channels import EqualizeChannels
 from edgefold.passes.fold_batchnorm import FoldBatchnorm
+from edgefold.passes.fuse_layers import FuseLayers
 from edgefold.passes.heal import Heal
 from edgefold.passes.l1_normalization import L1Normalization
 from edgefold.passes.low_rank import LowRank
@@ -22,6 +23,7 @@ __all__ = [
     "Context",
     "Edit",
     "Effect",
+    "FuseLayers",
     "Heal",
     "Notes",
     "Pass",
@@ -34,6 +36,7 @@ PASSES: tuple[type[Pass], ...] = (
     Simplify,
     FoldBatchnorm,
     RemoveBlocks,
+    FuseLayers,
     PruneChannels,
     ShareWeights,
     LowRank,

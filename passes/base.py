@@ -120,6 +120,16 @@ class Calibrates(Protocol):
 Perturb = Callable[[ir.Model, Iterable[Mapping[str, Any]]], Iterable[float]]
 """From a model some of whose inputs have defaults, and from other values for those, to the errors of its outputs."""
 
+
+class Heals(Protocol):
+    """Trains a model, in place, as the pass ``heal`` asks; see ``edgefold.heal.step``."""
+
+    def __call__(
+        self, model: ir.Model, options: Any, teacher: ir.Model | None = None
+    ) -> Mapping[str, float | int | str]:
+        """The numbers of the training's record; ``teacher`` is what is to be done again, the original if None."""
+
+
 LearnGates = Callable[[ir.Model, Mapping[str, float], float], Mapping[str, float]]
 """Gates learnt jointly on calibration data (FoldGPT, arXiv 2407.00928).
 
@@ -154,7 +164,7 @@ class Context:
     seed: int = 0
     probe: Callable[[ir.Model], Trace] | None = None
     gradients: Callable[[ir.Model, bool], Mapping[str, Any]] | None = None
-    heal: Callable[[ir.Model, Any], Mapping[str, float | int | str]] | None = None
+    heal: Heals | None = None
     synthetic: Callable[[Literal["noise", "none"]], Calibrates] | None = None
     operator_times: Callable[[Sequence[Any]], Mapping[Any, float]] | None = None
     perturb: Perturb | None = None

@@ -19,6 +19,7 @@ from edgefold.heal.operators.node import held_by_constant
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 _VIEWS = ("Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 _LARGEST_WEIGHT = 1e30  # beyond it an additive mask: the lowest float, or minus infinity
+_MASKED = -1e3  # and at most this, beside zeros and nothing else: -1e4 or -1e9, as exporters write it too
 
 _PARAMETERS: Mapping[tuple[str, str], tuple[int, ...]] = {
     ("", "BatchNormalization"): (1, 2),
@@ -105,4 +106,6 @@ def _is_mask(array: np.ndarray[Any, np.dtype[Any]]) -> bool:
     array = array.astype(np.float64)
     if not np.all(np.abs(array) < _LARGEST_WEIGHT):  # NaN too
         return True
-    return bool(np.isin(array, (0, 1)).all() and array.min() != array.max())
+    low, high = array.min(), array.max()
+    additive = low <= _MASKED and high == 0 and bool(np.isin(array, (low, 0)).all())
+    return additive or bool(np.isin(array, (0, 1)).all() and low != high)

@@ -142,7 +142,10 @@ def test_scalars_masks_bounds_and_shapes_are_constants_and_near_misses_are_weigh
     model = graph(
         """net (float[2, 3] x) => (float[2, 3] y) {
             a = Mul(x, root)
-            b = Add(a, lowest)
+            l = Add(a, lowest)
+            m = Add(l, masked)
+            n = Add(m, shifts)
+            b = Add(n, far)
             c = Mul(b, mask)
             d = Pow(c, exponent)
             e = Mul(d, ones)
@@ -151,13 +154,16 @@ def test_scalars_masks_bounds_and_shapes_are_constants_and_near_misses_are_weigh
         }""",
         root=np.float32([0.125]),
         lowest=np.float32([0, np.finfo(np.float32).min, 0]),
+        masked=np.float32([0, -1e9, 0]),
+        shifts=np.float32([0, -9, 0]),
+        far=np.float32([2, -1e4, 0]),
         mask=np.float32([1, 0, 1]),
         exponent=np.float32([1, 2, 3]),
         ones=np.float32([1, 1, 1]),
         fraction=np.float32([1, 0, 0.5]),
         slope=np.float32([0.25]),
     )
-    assert names_of(model) == ["ones", "fraction", "slope"]
+    assert names_of(model) == ["shifts", "far", "ones", "fraction", "slope"]
 
 
 def test_default_inputs_are_weights_and_need_no_feed() -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgefold.errors import ModelError, UsageError
+from edgefold.measuring.blocks import StackRow, blocks_text, list_blocks
 from edgefold.measuring.macs import NodeMacs, node_macs
 from edgefold.measuring.measure import bits_per_weight, model_weights, stored_matrices
 from edgefold.measuring.shapes import EDGEFOLD
@@ -61,6 +62,7 @@ class Inspection:
         macs: multiply-accumulates at ``shapes``; None where a shape stays unknown.
         shapes: the input shapes that the figures are for.
         layers: the nodes that multiply matrices, in order.
+        stacks: the runs of repeated residual blocks, in order.
         skips: nodes that quantize would leave alone, each with the reason.
         notes: what the user should know.
     """
@@ -77,6 +79,7 @@ class Inspection:
     macs: int | None
     shapes: dict[str, Shape]
     layers: tuple[Layer, ...]
+    stacks: tuple[StackRow, ...]
     skips: tuple[SkipRow, ...]
     notes: tuple[str, ...]
 
@@ -102,7 +105,7 @@ class Inspection:
         if self.layers:
             header = ("node", "operator", "output", "weights", "bits", "MACs")
             lines += ["", text_table(header, [_row(layer) for layer in self.layers], left=2)]
-        lines += ["", *_skip_lines(self.skips)]
+        lines += ["", *blocks_text(self.stacks), *_skip_lines(self.skips)]
         return "\n".join([*lines, *self.notes])
 
 
@@ -144,6 +147,7 @@ def inspect(
         macs=None if unknown or not work else sum(count or 0 for count in counts),
         shapes=complete,
         layers=_layers(model, work),
+        stacks=list_blocks(model),
         skips=tuple((skips or quantize_skips)(model)),
         notes=(*loaded.notes, *notes),
     )

@@ -12,7 +12,7 @@ refine, and all of it connects far places of the graph. So every value is of one
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -38,13 +38,15 @@ class Dataflow:
         constants: values that do not depend on the graph's inputs.
         content: values on a way from what the inputs hold to what the outputs hold.
         sources: place -> the places that it reads content from; () where it makes none.
+        reads: node -> the values of the main graph that it needs, each once.
         readers: value -> the nodes that read it, each once.
     """
 
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
         inputs = [value for value in graph.inputs if not value.is_initializer()]
-        self._nodes = _sorted(graph)
+        self.reads = {node: _reads(node) for node in graph}
+        self._nodes = _sorted(self.reads)
         self._first_node = len(inputs)
         self.made: list[Sequence[ir.Value]] = [*((value,) for value in inputs), *(node.outputs for node in self._nodes)]
         self.place = {value: place for place, values in enumerate(self.made) for value in values}
@@ -88,7 +90,7 @@ class Dataflow:
             if producer is None or producer.op_type == "Constant":
                 yield self._stored_at(current)
                 continue
-            fresh = [one for one in _reads(producer) if one not in seen]
+            fresh = [one for one in self.reads[producer] if one not in seen]
             seen.update(fresh)
             pending.extend(reversed(fresh))
 
@@ -98,7 +100,7 @@ class Dataflow:
         return self._stored[value]
 
     def _add(self, node: ir.Node) -> None:
-        needed = _reads(node)
+        needed = self.reads[node]
         for value in needed:
             self.readers[value].append(node)
         sources = [self.place[value] for value in needed if value in self.content]
@@ -126,11 +128,11 @@ def _reads(node: ir.Node) -> list[ir.Value]:
     return list(dict.fromkeys(reads_of_own_graph(node)))
 
 
-def _sorted(graph: ir.Graph) -> list[ir.Node]:
-    """The nodes so that each comes after what it reads, otherwise in the order of the graph."""
+def _sorted(reads: Mapping[ir.Node, Sequence[ir.Value]]) -> list[ir.Node]:
+    """The nodes so that each comes after what it reads, otherwise in the order in which they are given."""
     done: set[ir.Node] = set()
     order: list[ir.Node] = []
-    for root in graph:
+    for root in reads:
         pending = [(root, False)]
         while pending:
             node, ready = pending.pop()
@@ -139,6 +141,6 @@ def _sorted(graph: ir.Graph) -> list[ir.Node]:
             elif node not in done:
                 done.add(node)
                 pending.append((node, True))
-                producers = (value.producer() for value in _reads(node))
+                producers = (value.producer() for value in reads[node])
                 pending.extend((one, False) for one in producers if one is not None and one not in done)
     return order

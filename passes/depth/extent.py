@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from edgefold.passes._subgraphs import reads_of_own_graph
 from edgefold.passes.depth.dataflow import Dataflow
 
 
@@ -27,7 +26,7 @@ def extent(flow: Dataflow, first: int, inside: Sequence[int], needs_size: bool =
     entering = set(flow.made[first])
     pending = list(nodes)
     while pending:  # a node read by several of the piece is accepted when the last of them comes up
-        for value in reads_of_own_graph(pending.pop()):
+        for value in flow.reads[pending.pop()]:
             maker = value.producer()
             if maker is None or maker in nodes or value in entering:
                 continue

@@ -9,6 +9,7 @@ most residual branches is taken, of these the one with the shortest period; then
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -40,16 +41,16 @@ def repeats(steps: Sequence[Step]) -> Iterator[Repeat]:
 
 
 def _within(steps: Sequence[Step], begin: int, end: int) -> Iterator[Repeat]:
-    best = max(_candidates(steps, begin, end), key=lambda one: _preference(steps, one), default=None)
+    branches = [0, *itertools.accumulate(step.branches for step in steps)]
+
+    def preference(one: Repeat) -> tuple[int, int, int, int]:
+        return branches[one.end] - branches[one.start], -one.period, -steps[one.start].rank, -one.start
+
+    best = max(_candidates(steps, begin, end), key=preference, default=None)
     if best is not None:
         yield from _within(steps, begin, best.start)
         yield best
         yield from _within(steps, best.end, end)
-
-
-def _preference(steps: Sequence[Step], repeat: Repeat) -> tuple[int, int, int, int]:
-    covered = sum(step.branches for step in steps[repeat.start : repeat.end])
-    return covered, -repeat.period, -steps[repeat.start].rank, -repeat.start
 
 
 def _candidates(steps: Sequence[Step], begin: int, end: int) -> Iterator[Repeat]:

@@ -21,7 +21,7 @@ import onnx_ir as ir
 from edgefold.passes._constants import trace_constant
 from edgefold.passes.depth.dataflow import Dataflow
 from edgefold.passes.depth.extent import extent
-from edgefold.passes.depth.operators import TRANSPARENT
+from edgefold.passes.depth.operators import TRANSPARENT, has_parameters
 
 _COMMUTATIVE = frozenset(("Add", "Mul", "Sum", "Min", "Max", "And", "Or"))
 _COMPARED = 64  # elements up to which integer constants count by content: axes, shapes, paddings, shifts
@@ -61,14 +61,23 @@ class Signatures:
         return found
 
     def _contents(self, first: int, inside: Sequence[int]) -> list[ir.Node]:
-        """The nodes of a piece that make contents, in topological order; arithmetic on sizes differs between blocks."""
-        flow = self._flow
+        """The nodes of a piece that its signature sees, in topological order.
+
+        Beside the stream only what has weights counts (the projections of a cross attention): the arithmetic on sizes
+        and masks differs between the blocks of one network.
+        """
+        flow, way = self._flow, set(inside)
+        weighted: set[int] = set()
         nodes = filter(flow.makes_content, extent(flow, first, inside, needs_size=False))
-        return sorted(nodes, key=lambda node: flow.place[node.outputs[0]])
+        for place in sorted(flow.place[node.outputs[0]] for node in nodes):
+            if place not in way and (has_parameters(flow.node(place), flow) or weighted & set(flow.sources[place])):
+                weighted.add(place)
+        return [flow.node(place) for place in sorted(way | weighted)]
 
     def _known(self, first: int, members: Sequence[ir.Node]) -> dict[ir.Value, int]:
         """The signature of every value that the piece makes or begins with."""
-        known = {value: self._number("in", at) for at, value in enumerate(self._flow.made[first])}
+        entering = (value for value in self._flow.made[first] if value in self._flow.content)
+        known = {value: self._number("in", at) for at, value in enumerate(entering)}
         for node in members:
             self._add(node, known)
         return known

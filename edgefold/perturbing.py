@@ -25,7 +25,7 @@ def perturb(
 
     Args:
         model: with the tensors to exchange among its inputs, and among its initializers, which serve as defaults.
-        changes: each a mapping from such inputs to other values.
+        changes: each a mapping from such inputs to other values; one is taken for each error that is asked for.
         feeds: makes an iterator over batches for the other inputs.
 
     Raises:

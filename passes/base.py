@@ -118,7 +118,9 @@ class Calibrates(Protocol):
 
 
 Perturb = Callable[[ir.Model, Iterable[Mapping[str, Any]]], Iterable[float]]
-"""From a model some of whose inputs have defaults, and from other values for those, to the errors of its outputs."""
+"""From a model some of whose inputs have defaults, and from other values for those, to the errors of its outputs.
+
+A change is taken only when the error of the one before was taken, so that it may depend on it."""
 
 
 class Heals(Protocol):

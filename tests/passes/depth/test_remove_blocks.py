@@ -78,6 +78,26 @@ def test_what_is_refitted_makes_up_for_what_is_gone() -> None:
     assert errors["least-squares"] < 0.8 * errors["none"]
 
 
+def test_the_layer_before_a_run_aims_at_the_stream_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, str]] = []
+
+    def repair(
+        model: ir.Model, original: ir.Model, calibration: Any, targets: dict[str, str], *, exclude: Any
+    ) -> Notes:
+        assert blocks_left(model) == [0, 3, 5]
+        assert blocks_left(original) == [0, 1, 2, 3, 4, 5]
+        assert exclude("down0")
+        assert not exclude("down3")
+        asked.append(targets)
+        return Notes(stats={"refitted": 0})
+
+    monkeypatch.setattr("edgefold.passes.remove_blocks.repair_depth", repair)
+    model = chain(6, silent=(1, 2, 4), last="y")
+    notes = removed(model, context(model, exclude=("down0",)), blocks=3)
+    assert asked == [{"h1": "h3", "h4": "h5"}]
+    assert notes.stats["refitted"] == 0
+
+
 @pytest.mark.parametrize(
     "options", [{"blocks": 0}, {"ratio": 0}, {"ratio": 0.1}, {"flops": 1.0}, {"max_error": 0}], ids=str
 )

@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 import onnx_ir as ir
 import pytest
-from graphs import run
+from graphs import graph, run, weights
 from residual_chains import blocks, chain, feeds
 
 from edgefold.calibration import Calibration
@@ -83,10 +83,10 @@ def test_a_whole_block_competes_with_halves_by_the_loss_for_its_size() -> None:
         Candidate(one.name, number // 2, one.part, Fraction(1, 2), 10, 100)
         for number, one in enumerate(made_up(1, 1, 1, 1))
     ]
-    together = {frozenset({0, 1}): 1.0}  # each of these two needs the other
+    together = {frozenset({0, 1}): 1.5}  # of what each costs alone, some is the same
 
     def judge(gone: frozenset[int]) -> float:
-        return together.get(gone, 3.0 * len(gone))
+        return together.get(gone, 1.0 * len(gone))
 
     assert greedy(found, moves(found, "any"), ByCount(found, Fraction(1)), judge) == {0, 1}
     assert moves(found, "halves") == [{0}, {1}, {2}, {3}]
@@ -130,6 +130,19 @@ def test_influences_are_the_cosines_of_their_papers() -> None:
     macro = MacroInfluence(model, parts, parts[-1], around.calibration)
     assert macro(frozenset({0})) == pytest.approx(1 - _cosine(cut, h2))
     assert macro(frozenset()) == 0
+
+
+def test_features_of_a_convolutional_stream_lie_along_its_channels() -> None:
+    model = graph(
+        "g (float[n, 4, 3, 3] x) => (float[n, 4, 3, 3] h) { c = Conv<pads = [1, 1, 1, 1]>(x, k) h = Add(x, c) }",
+        {"k": weights(4, 4, 3, 3)},
+    )
+    data = {"x": weights(6, 4, 3, 3, seed=5)}
+    end = model.graph.outputs[0]
+    only = Part(model.graph.inputs[0], end, tuple(model.graph), (), "convolution", None)
+    before, behind = (np.moveaxis(array, 1, -1).reshape(-1, 4) for array in (data["x"], run(model, data)[0]))
+    found = block_influence(model, [only], Calibration(model, lambda: iter([data])))
+    assert found == pytest.approx([1 - _cosine(before, behind)])
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

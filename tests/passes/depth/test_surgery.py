@@ -78,7 +78,9 @@ def test_branches_in_a_part_let_go_of_what_they_captured() -> None:
     model = graph(
         """g (float[n, 32] x, bool c) => (float[n, 32] y) {
             a = Relu(x)
-            b = If (c) <then_branch = t () => (float[n, 32] p) { p = Mul(a, w) },
+            b = If (c) <then_branch = t () => (float[n, 32] p) {
+                    p = If (c) <then_branch = i () => (float[n, 32] r) { r = Mul(a, w) },
+                                else_branch = j () => (float[n, 32] s) { s = Abs(a) }> },
                         else_branch = e () => (float[n, 32] q) { q = Neg(a) }>
             h = Add(x, b)
             y = If (c) <then_branch = t2 () => (float[n, 32] p2) { p2 = Abs(h) },
@@ -92,6 +94,15 @@ def test_branches_in_a_part_let_go_of_what_they_captured() -> None:
     assert not model.graph.initializers
     x = weights(2, 32)
     np.testing.assert_array_equal(run(model, {"x": x, "c": np.array(True)})[0], np.abs(x))
+
+
+def test_weights_that_are_listed_as_inputs_go_from_both_lists() -> None:
+    model = chain(2, last="y")
+    for name in ("w0", "w1"):  # as IR 3 has it
+        model.graph.inputs.append(model.graph.initializers[name])
+    cut_out(model, blocks(model)[0])
+    assert [value.name for value in model.graph.inputs] == ["x", "w1"]
+    assert "w0" not in model.graph.initializers
 
 
 def test_other_shapes_types_and_obstacles_are_refused() -> None:

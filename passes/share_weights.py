@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import onnx_ir as ir
@@ -12,11 +12,16 @@ import onnx_ir as ir
 from edgefold.errors import ModelError
 from edgefold.passes.base import Context, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
 from edgefold.passes.depth.blocks import find_stacks
-from edgefold.passes.depth.sharing.choice import Choice, Chosen, choose
+from edgefold.passes.depth.sharing.choice import Choice, Chosen, choose, pairs
+from edgefold.passes.depth.sharing.corrections import correct, correction_bytes
+from edgefold.passes.depth.sharing.factoring import Bases, factor
+from edgefold.passes.depth.sharing.grouping import Group
 from edgefold.passes.depth.sharing.harm import Source
 from edgefold.passes.depth.sharing.places import Modules, SharingStack, sharing_stacks
-from edgefold.passes.depth.sharing.refit import MAX_ROWS, Evidence, refit_shared
+from edgefold.passes.depth.sharing.refit import MAX_ROWS, Evidence, refit_levels, shared_levels
 from edgefold.passes.depth.sharing.tying import tie
+
+_AS_SHARED = "the shared matrices stay those of one block"
 
 Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Number = Annotated[int, msgspec.Meta(ge=0)]
@@ -53,6 +58,12 @@ class ShareWeights(Pass, frozen=True, kw_only=True):
         source: whose weights a group takes: of the `first` or `last` block, of the one with which the outputs move
             least (`best`), or their `mean`, which is no weight that was ever trained and mostly worse.
         refits: how often the shared matrices are solved anew, front to back; 0 leaves them as they were.
+        scales: whether each use of a shared matrix has a scale of its own for each output.
+        form: `matrices`, or `factors`: blocks in pairs (or ``groups``) share the first of two low-rank factors of each
+            matrix and ``keep`` is what the factors store; this saves time too, and needs calibration data.
+        bases: of `factors`: `shared`, or `own` for each block, or what is `best` for each matrix at the same bytes.
+        delta_rank: each use of a shared matrix W becomes ``x W + (x A) B`` with private factors of this rank; their
+            bytes count against ``keep``, their products cost time.
     """
 
     effect: ClassVar[Effect] = Effect.LOSSY
@@ -63,6 +74,10 @@ class ShareWeights(Pass, frozen=True, kw_only=True):
     modules: Modules = "all"
     source: Source = "best"
     refits: Number = 2
+    scales: bool = False
+    delta_rank: Number = 0
+    form: Literal["matrices", "factors"] = "matrices"
+    bases: Bases = "best"
 
     def __post_init__(self) -> None:
         numbers = [number for group in self.groups for number in group]
@@ -82,40 +97,79 @@ class ShareWeights(Pass, frozen=True, kw_only=True):
         stacks, skips = sharing_stacks(find_stacks(model), self.modules, context)
         if not stacks:
             return Notes(skips=tuple(skips))
-        choice = Choice(self.keep, self.groups, self.private, self.source)
-        chosen = choose(model, stacks, choice, context)
+        share = self._tie if self.form == "matrices" else self._factor
+        return _joined(Notes(skips=tuple(skips)), share(model, stacks, context))
+
+    def _tie(self, model: ir.Model, stacks: Sequence[SharingStack], context: Context) -> Notes:
+        """One matrix for several blocks, then what makes up for it."""
+        extra = {stack.first: correction_bytes(stack, self.delta_rank, self.scales) for stack in stacks}
+        chosen = choose(model, stacks, Choice(self.keep, self.groups, self.private, self.source, extra), context)
         original = model.clone()
         edits = [edit for stack, group in chosen.shared for edit in tie(model.graph, stack, group)]
-        notes = Notes(tuple(edits), (*skips, *chosen.skips), _stats(stacks, chosen), chosen.table)
-        return _with(notes, self._refit(model, original, stacks, chosen, context)) if edits and self.refits else notes
+        notes = Notes(tuple(edits), chosen.skips, _stats(stacks, chosen), chosen.table)
+        if not edits or not (self.refits or self.scales or self.delta_rank):
+            return notes
+        return _joined(notes, self._make_up(model, original, stacks, [group for _, group in chosen.shared], context))
 
-    def _refit(
-        self, model: ir.Model, original: ir.Model, stacks: Sequence[SharingStack], chosen: Chosen, context: Context
+    def _make_up(
+        self,
+        model: ir.Model,
+        original: ir.Model,
+        stacks: Sequence[SharingStack],
+        groups: Sequence[Group],
+        context: Context,
     ) -> Notes:
-        why = "the shared matrices stay those of one block"
-        if context.calibration is None or context.probe is None:
-            return Notes(skips=(Skip("model", SkipReason.NO_CALIBRATION, why),))
-        changed, before = (context.calibration.through(one, max_rows=MAX_ROWS) for one in (model, original))
-        groups = [group for _, group in chosen.shared]
+        """The refit of shared matrices, and what each use gets of its own."""
+        evidence = _evidence(model, original, context)
+        if isinstance(evidence, Skip):
+            return Notes(skips=(evidence,))
+        levels, skips = shared_levels(model.graph, stacks, groups)
+        notes = Notes(skips=tuple(skips))
         try:
-            evidence = Evidence(changed, before, context.probe(original).shapes)
-            return refit_shared(model, stacks, groups, evidence, self.refits)
+            if self.refits:
+                notes = _joined(notes, refit_levels(model, levels, evidence, self.refits))
+            if self.scales or self.delta_rank:
+                notes = _joined(notes, correct(model.graph, levels, evidence, self.delta_rank, self.scales))
         except ModelError as error:
-            return Notes(skips=(Skip("model", SkipReason.FALLBACK, f"{error}: {why}"),))
+            notes = _joined(notes, Notes(skips=(Skip("model", SkipReason.FALLBACK, f"{error}: {_AS_SHARED}"),)))
+        return notes
+
+    def _factor(self, model: ir.Model, stacks: Sequence[SharingStack], context: Context) -> Notes:
+        """One basis for several blocks, then a refit of what each block keeps."""
+        original = model.clone()
+        evidence = _evidence(model, original, context)
+        if isinstance(evidence, Skip):
+            return Notes(skips=(Skip("model", evidence.reason, "factors need calibration data"),))
+        groups = pairs(stacks, self.groups, self.private)
+        factored = factor(model.graph, groups, self.keep, self.bases, evidence.original)
+        if not factored.levels or not self.refits:
+            return factored.notes
+        return _joined(factored.notes, refit_levels(model, factored.levels, evidence, self.refits))
 
 
-def _with(first: Notes, second: Notes) -> Notes:
+def _evidence(model: ir.Model, original: ir.Model, context: Context) -> Evidence | Skip:
+    if context.calibration is None or context.probe is None:
+        return Skip("model", SkipReason.NO_CALIBRATION, _AS_SHARED)
+    try:
+        shapes = context.probe(original).shapes
+    except ModelError as error:
+        return Skip("model", SkipReason.FALLBACK, f"{error}: {_AS_SHARED}")
+    changed, before = (context.calibration.through(one, max_rows=MAX_ROWS) for one in (model, original))
+    return Evidence(changed, before, shapes)
+
+
+def _joined(first: Notes, second: Notes) -> Notes:
     return Notes(
         (*first.edits, *second.edits),
         (*first.skips, *second.skips),
         {**first.stats, **second.stats},
-        first.table,
+        (*first.table, *second.table),
     )
 
 
 def _stats(stacks: Sequence[SharingStack], chosen: Chosen) -> dict[str, float | int | str]:
     matrices = sum(len(stack.numbers) * stack.nbytes for stack in stacks)
-    saved = sum((len(group.blocks) - 1) * stack.nbytes for stack, group in chosen.shared)
+    saved = sum(len(group.blocks) * stack.nbytes - group.nbytes for stack, group in chosen.shared)
     return {
         "groups": " ".join("+".join(map(str, group.blocks)) for _, group in chosen.shared),
         "stored": round(1 - saved / matrices, 4),

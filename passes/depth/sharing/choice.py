@@ -28,12 +28,14 @@ class Choice:
         groups: given by the user; empty to choose them.
         private: blocks that are in no group.
         source: whose weights a group takes.
+        extra: bytes that each block of a group stores on top, by the first block of its stack.
     """
 
     keep: float
     groups: tuple[Blocks, ...]
     private: tuple[int, ...]
     source: Source
+    extra: Mapping[int, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,7 @@ def choose(model: ir.Model, stacks: Sequence[SharingStack], choice: Choice, cont
     Raises:
         UsageError: a given group names a block that is not there or lies across two stacks.
     """
-    wanted = _given(stacks, choice) if choice.groups else _all(stacks, choice)
+    wanted = _given(stacks, choice.groups) if choice.groups else _all(stacks, choice)
     candidates, skips = _weighed(model, wanted, choice, context)
     if choice.groups:
         groups = tuple(cheapest_sources(candidates))
@@ -63,9 +65,26 @@ def choose(model: ir.Model, stacks: Sequence[SharingStack], choice: Choice, cont
     return Chosen(shared, tuple(skips), tuple(map(_row, candidates)))
 
 
-def _given(stacks: Sequence[SharingStack], choice: Choice) -> list[tuple[SharingStack, Blocks]]:
+def pairs(
+    stacks: Sequence[SharingStack], groups: Sequence[Blocks], private: Sequence[int]
+) -> list[tuple[SharingStack, Blocks]]:
+    """All blocks: in the given groups, or two by two, and what is left or private alone.
+
+    Raises:
+        UsageError: as in `choose`.
+    """
+    found = _given(stacks, groups)
+    if not groups:
+        parts = ((stack, run) for stack in stacks for run in runs(stack.numbers, private))
+        found = [(stack, run[start : start + 2]) for stack, run in parts for start in range(0, len(run), 2)]
+    grouped = {number for _, blocks in found for number in blocks}
+    alone = [(stack, (number,)) for stack in stacks for number in stack.numbers if number not in grouped]
+    return sorted([*found, *alone], key=lambda one: one[1])
+
+
+def _given(stacks: Sequence[SharingStack], groups: Sequence[Blocks]) -> list[tuple[SharingStack, Blocks]]:
     found = []
-    for blocks in choice.groups:
+    for blocks in groups:
         homes = [stack for stack in stacks if set(blocks) <= set(stack.numbers)]
         if not homes:
             there = "; ".join(f"{one.numbers[0]} to {one.numbers[-1]}" for one in stacks)
@@ -84,7 +103,11 @@ def _weighed(
     model: ir.Model, wanted: Sequence[tuple[SharingStack, Blocks]], choice: Choice, context: Context
 ) -> tuple[list[Group], list[Skip]]:
     """Every group with each source that it may take, and the error that it makes."""
-    groups = [(stack, group) for stack, blocks in wanted for group in with_sources(stack, blocks, choice.source)]
+    groups = [
+        (stack, group)
+        for stack, blocks in wanted
+        for group in with_sources(stack, blocks, choice.source, choice.extra.get(stack.first, 0))
+    ]
     why = "without it groups are of equal length and take the weights of their first block"
     if context.perturb is None:
         return _unmeasured(groups), [Skip("model", SkipReason.NO_CALIBRATION, why)]

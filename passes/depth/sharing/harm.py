@@ -49,9 +49,9 @@ def measured(model: ir.Model, groups: Sequence[tuple[SharingStack, Group]], pert
     return [dataclasses.replace(group, error=error) for (_, group), error in zip(groups, errors, strict=True)]
 
 
-def with_sources(stack: SharingStack, blocks: tuple[int, ...], source: Source) -> list[Group]:
-    """The group with each source that may be taken."""
-    return [Group(blocks, one, stack.nbytes) for one in _sources(blocks, source)]
+def with_sources(stack: SharingStack, blocks: tuple[int, ...], source: Source, extra: int) -> list[Group]:
+    """The group with each source that may be taken; every block stores ``extra`` bytes of its own."""
+    return [Group(blocks, one, stack.nbytes + extra * len(blocks)) for one in _sources(blocks, source)]
 
 
 def _sources(blocks: tuple[int, ...], source: Source) -> list[int | None]:

@@ -36,6 +36,9 @@ from edgefold.passes.depth.sharing.places import SharingStack
 from edgefold.passes.quantization.weights import layer_inputs
 
 Matrix = NDArray[np.float64]
+Level = list[list[ir.Node]]
+"""Matrices whose uses read the same tensors, each as the nodes that apply it."""
+
 MAX_ROWS = 8192
 """Rows of inputs that each use of a matrix is fitted on."""
 _JUDGED_ROWS = 1024  # of the outputs, which may be as wide as a vocabulary
@@ -66,33 +69,29 @@ class Evidence:
         )
 
 
-def refit_shared(
-    model: ir.Model, stacks: Sequence[SharingStack], groups: Sequence[Group], evidence: Evidence, sweeps: int
-) -> Notes:
-    """Refits, in place, the matrices of blocks that share, and those of all later blocks.
+def refit_levels(model: ir.Model, levels: Sequence[Level], evidence: Evidence, sweeps: int) -> Notes:
+    """Refits, in place, matrices level by level, from the first to the last.
 
     A first solution takes the inputs of the original for X_l, because those of the changed model are far from where
     they will end. Then come the sweeps from the first group to the last; what new weights do in one block the uses in
     later ones see in full only in the next sweep. The weights with the least error of the outputs are kept.
 
     Args:
-        model: whose blocks share weights already.
-        stacks: of the model.
-        groups: of several blocks.
+        model: changed; the nodes are its own.
+        levels: what to refit, in the order of the graph.
         evidence: of the two models.
         sweeps: at least 1.
 
     Returns:
-        An edit for each refitted matrix with its error over its uses, and a Skip for each that stays as it is.
+        An edit for each refitted matrix with its error over its uses.
     """
-    levels, skips = _levels(model.graph, stacks, groups)
     outputs = [str(value.name) for value in model.graph.outputs]
     best = _Weights.of(model.graph, evidence.error(outputs))
     before = best.error
     fits: dict[str, _Fit] = {}
     try:
         for level in (level for level in levels if len(level[0]) > 1):
-            list(_refit_level(level, dataclasses.replace(evidence, changed=evidence.original)))
+            _refit_level(level, dataclasses.replace(evidence, changed=evidence.original))
         for _ in range(sweeps):
             found = {fit.matrix: fit for level in levels for fit in _refit_level(level, evidence)}
             error = evidence.error(outputs)
@@ -100,10 +99,11 @@ def refit_shared(
                 best, fits = _Weights.of(model.graph, error), found
     finally:
         best.restore(model.graph)
-    if not fits:
-        skips.append(Skip("model", SkipReason.FALLBACK, "the refit made the outputs worse: weights stay as shared"))
+    worse = Skip("model", SkipReason.FALLBACK, "the refit made the outputs worse: weights stay as shared")
     edits = tuple(Edit(fit.matrix, fit.what) for fit in fits.values())
-    return Notes(edits, tuple(skips), {"refitted": len(fits), "error_before": before, "error_after": best.error})
+    return Notes(
+        edits, () if fits else (worse,), {"refitted": len(fits), "error_before": before, "error_after": best.error}
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,11 +134,9 @@ class _Fit:
     what: str
 
 
-Level = list[list[ir.Node]]
-"""Matrices whose uses read the same tensors, each as the nodes that apply it."""
-
-
-def _levels(graph: ir.Graph, stacks: Sequence[SharingStack], groups: Sequence[Group]) -> tuple[list[Level], list[Skip]]:
+def shared_levels(
+    graph: ir.Graph, stacks: Sequence[SharingStack], groups: Sequence[Group]
+) -> tuple[list[Level], list[Skip]]:
     """What is refitted together, in the order of the graph: group by group, and in each by what the matrices read."""
     first = min(number for group in groups for number in group.blocks)
     grouped = {number: group.blocks for group in groups for number in group.blocks}
@@ -179,16 +177,19 @@ def _inputs(node: ir.Node) -> Inputs | None:
     return layer_inputs(site)
 
 
-def _refit_level(level: Level, evidence: Evidence) -> Iterator[_Fit]:
-    """Refits the matrices of a level; one pass over the data serves all of them."""
+def observed(level: Level, evidence: Evidence) -> list[list[tuple[Layer, Halves]]]:
+    """The uses of each matrix of a level with their moments; one pass over the data serves all of them."""
     uses = [[_layer(node, evidence.shapes) for node in nodes] for nodes in level]
     requests: dict[Inputs, list[Layer]] = {}
     for layer in (layer for layers in uses for layer in layers):
         requests.setdefault(layer.inputs, []).append(layer)
     targets = {inputs: [layer.targets for layer in layers] for inputs, layers in requests.items()}
     halves = dict(_by_layer(requests, evidence.changed.regressions(targets, evidence.original)))
-    for layers in uses:
-        yield _refit(layers, [halves[id(layer)] for layer in layers])
+    return [[(layer, halves[id(layer)]) for layer in layers] for layers in uses]
+
+
+def _refit_level(level: Level, evidence: Evidence) -> list[_Fit]:
+    return [_refit(uses) for uses in observed(level, evidence)]
 
 
 def _by_layer(requests: Mapping[Inputs, list[Layer]], moments: Mapping[Inputs, Halves]) -> Iterator[tuple[int, Halves]]:
@@ -199,23 +200,23 @@ def _by_layer(requests: Mapping[Inputs, list[Layer]], moments: Mapping[Inputs, H
             start += layer.width
 
 
-def _refit(layers: Sequence[Layer], found: Sequence[Halves]) -> _Fit:
+def _refit(uses: Sequence[tuple[Layer, Halves]]) -> _Fit:
     """Solves for one matrix and the biases of all its uses, and writes them."""
-    prior = layers[0].weights()
-    centred = [_centred(halves) for halves in found]
+    prior = uses[0][0].weights()
+    centred = [about_means(halves) for _, halves in uses]
     pooled = Halves(_summed([one.even for one in centred]), _summed([one.odd for one in centred]))
     ridge = pooled.best_damping(np.concatenate([prior[:, :-1], np.zeros_like(prior[:, :1])], axis=1))
     matrix = least_squares(pooled.whole.xtx, pooled.whole.xty, damping=ridge, prior=prior[:, :-1])
     errors = []
-    for layer, halves in zip(layers, found, strict=True):
+    for layer, halves in uses:
         moments = halves.whole
         bias = (moments.target_sums - np.einsum("pk,pkn->pn", moments.sums, matrix)) / moments.count
         fitted = np.concatenate([matrix, bias[:, None]], axis=1)
         errors.append([_relative_error(moments, weights) for weights in (layer.weights(), fitted)])
         layer.write(fitted)
     before, after = np.mean(errors, axis=0)
-    uses = f"{len(layers)} uses" if len(layers) > 1 else "one use"
-    return _Fit(str(layers[0].site.weight.root.name), f"refitted for {uses}: error {before:.3g} -> {after:.3g}")
+    told = f"{len(uses)} uses" if len(uses) > 1 else "one use"
+    return _Fit(str(uses[0][0].site.weight.root.name), f"refitted for {told}: error {before:.3g} -> {after:.3g}")
 
 
 def _relative_error(moments: Moments, weights: Matrix) -> float:
@@ -223,7 +224,7 @@ def _relative_error(moments: Moments, weights: Matrix) -> float:
     return float(moments.with_bias().error(weights).sum() / max(float(variance.sum()), _TINY))
 
 
-def _centred(halves: Halves) -> Halves:
+def about_means(halves: Halves) -> Halves:
     """Moments about the means over both halves, for targets of variance one: a use has a bias of its own."""
     whole = halves.whole
     mean, target = whole.mean(), whole.target_sums / whole.count

@@ -30,34 +30,36 @@ def block(number: int, start: str, end: str) -> str:
     [h{n}_add] {end} = Add({start}, d{n})"""
 
 
-def tensors(number: int, scale: float = 0.5, like: int | None = None) -> dict[str, Array]:
+def tensors(number: int, width: int, hidden: int, like: int | None = None) -> dict[str, Array]:
     """Weights of a block; near those of another one where it is told to be like it."""
     seed = 10 * (number if like is None else like)
     spread = 0.0 if like is None else 0.02
-    up = weights(WIDTH, HIDDEN, seed=seed) + spread * weights(WIDTH, HIDDEN, seed=900 + number)
-    down = weights(HIDDEN, WIDTH, seed=seed + 1) + spread * weights(HIDDEN, WIDTH, seed=800 + number)
+    up = weights(width, hidden, seed=seed) + spread * weights(width, hidden, seed=900 + number)
+    down = weights(hidden, width, seed=seed + 1) + spread * weights(hidden, width, seed=800 + number)
     return {
-        f"g{number}": 1 + 0.1 * weights(WIDTH, seed=10 * number + 2),
-        f"s{number}": 0.1 * weights(WIDTH, seed=10 * number + 3),
-        f"up{number}": (up / np.sqrt(WIDTH)).astype(np.float32),
-        f"c{number}": 0.1 * weights(HIDDEN, seed=10 * number + 4),
-        f"down{number}": (scale * down / np.sqrt(HIDDEN)).astype(np.float32),
+        f"g{number}": 1 + 0.1 * weights(width, seed=10 * number + 2),
+        f"s{number}": 0.1 * weights(width, seed=10 * number + 3),
+        f"up{number}": (up / np.sqrt(width)).astype(np.float32),
+        f"c{number}": 0.1 * weights(hidden, seed=10 * number + 4),
+        f"down{number}": (down / np.sqrt(4 * hidden)).astype(np.float32),
     }
 
 
-def stack(blocks: int, *, alike: Sequence[Sequence[int]] = ()) -> ir.Model:
+def stack(blocks: int, *, alike: Sequence[Sequence[int]] = (), width: int = WIDTH, hidden: int = HIDDEN) -> ir.Model:
     """A model of so many blocks between two projections.
 
     Args:
         blocks: how many.
         alike: groups of blocks with nearly the same weights.
+        width: of the stream.
+        hidden: of the branches.
     """
     like = {number: group[0] for group in alike for number in group}
-    parts = {"w_in": weights(WIDTH, WIDTH, seed=1) / 6, "w_out": weights(WIDTH, 8, seed=2) / 6}
-    text = f"g (float[N, {WIDTH}] x) => (float[N, 8] y) {{\n    [in] x0 = MatMul(x, w_in)"
+    parts = {"w_in": weights(width, width, seed=1) / 6, "w_out": weights(width, 8, seed=2) / 6}
+    text = f"g (float[N, {width}] x) => (float[N, 8] y) {{\n    [in] x0 = MatMul(x, w_in)"
     for number in range(blocks):
         text += block(number, f"x{number}", f"x{number + 1}")
-        parts |= tensors(number, like=like.get(number))
+        parts |= tensors(number, width, hidden, like.get(number))
     return graph(f"{text}\n    [out] y = MatMul(x{blocks}, w_out) }}", parts)
 
 

@@ -28,6 +28,7 @@ class Subject:
         heal: options of `heal` for at most six minutes of one processor.
         ends: the weights of the head and of the last three blocks that remain when the last third is gone, as globs.
         depths: of the elastic file.
+        outside: nodes with weights that belong to no block, as globs; low rank leaves them alone as the others do.
     """
 
     file: str
@@ -38,6 +39,7 @@ class Subject:
     heal: Step
     ends: Sequence[str]
     depths: Sequence[int]
+    outside: Sequence[str] = ()
 
 
 SUBJECTS: Mapping[str, Subject] = {
@@ -60,6 +62,7 @@ SUBJECTS: Mapping[str, Subject] = {
         {"steps": 320, "batch": 16, "loss": ["output"]},
         ["/h.1/*", "/h.2/*", "/h.3/*", "/ln_f/*", "/MatMul"],
         (3, 4),
+        ["/MatMul"],
     ),
     "vit_mnist": Subject(
         "vit_mnist/model",
@@ -70,6 +73,7 @@ SUBJECTS: Mapping[str, Subject] = {
         {"steps": 400, "batch": 64, "loss": ["output"]},
         ["/layers.1.*", "/layers.2.*", "/layers.3.*", "/mlp_head/*"],
         (3, 4),
+        ["/patch_to_embedding/*", "/mlp_head/*"],
     ),
     "cifar_resnet56": Subject(
         "cifar_resnet56/model",
@@ -86,6 +90,7 @@ SUBJECTS: Mapping[str, Subject] = {
         },
         ["/layer3/layer3.0/*", "/layer2/layer2.8/*", "/layer2/layer2.7/*", "/linear/*"],  # the last eight blocks go
         (13, 18),
+        ["/conv1/*", "/layer2/layer2.0/*", "/layer3/layer3.0/*", "/linear/*"],
     ),
 }
 

@@ -104,7 +104,7 @@ def _made(original: Path, start: Path, out: Path, row: Row, seed: int) -> list[d
         said = record.to_json()
         notes.append({"pass": said["pass"], "stats": said["stats"], "table": said["table"], "skips": said["skips"]})
 
-    outside = SUBJECTS[row.subject].outside if any(step["pass"] == "low-rank" for step in row.steps) else ()
+    outside = SUBJECTS[row.subject].outside if any("low-rank" in step.values() for step in row.steps) else ()
     model = run_recipe(model, recipe.steps, given, exclude=tuple(outside), seed=seed, finished=finished)
     save_model(model, out, external=False)
     return notes

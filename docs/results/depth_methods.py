@@ -28,6 +28,7 @@ class Subject:
         heal: options of `heal` for at most six minutes of one processor.
         ends: the weights of the head and of the last three blocks that remain when the last third is gone, as globs.
         depths: of the elastic file.
+        fused: how many blocks are a third.
         outside: nodes with weights that belong to no block, as globs; low rank leaves them alone as the others do.
     """
 
@@ -39,6 +40,7 @@ class Subject:
     heal: Step
     ends: Sequence[str]
     depths: Sequence[int]
+    fused: int
     outside: Sequence[str] = ()
 
 
@@ -52,6 +54,7 @@ SUBJECTS: Mapping[str, Subject] = {
         {"steps": 180, "batch": 32, "loss": ["output"]},
         ["/layer.1/*", "/layer.2/*", "/layer.3/*"],  # its head is a mean
         (3, 4),
+        2,
     ),
     "gpt_charlm": Subject(
         "gpt_charlm/model",
@@ -62,6 +65,7 @@ SUBJECTS: Mapping[str, Subject] = {
         {"steps": 320, "batch": 16, "loss": ["output"]},
         ["/h.1/*", "/h.2/*", "/h.3/*", "/ln_f/*", "/MatMul"],
         (3, 4),
+        2,
         ["/MatMul"],
     ),
     "vit_mnist": Subject(
@@ -73,6 +77,7 @@ SUBJECTS: Mapping[str, Subject] = {
         {"steps": 400, "batch": 64, "loss": ["output"]},
         ["/layers.1.*", "/layers.2.*", "/layers.3.*", "/mlp_head/*"],
         (3, 4),
+        2,
         ["/patch_to_embedding/*", "/mlp_head/*"],
     ),
     "cifar_resnet56": Subject(
@@ -90,6 +95,7 @@ SUBJECTS: Mapping[str, Subject] = {
         },
         ["/layer3/layer3.0/*", "/layer2/layer2.8/*", "/layer2/layer2.7/*", "/linear/*"],  # the last eight blocks go
         (13, 18),
+        8,
         ["/conv1/*", "/layer2/layer2.0/*", "/layer3/layer3.0/*", "/linear/*"],
     ),
 }
@@ -151,7 +157,7 @@ def _of(name: str, subject: Subject) -> Iterator[Row]:
         yield healed(method)
         if not method.startswith("control"):
             yield in_4_bits(f"{method}, healed")
-    yield Row(name, "third fused", [{"pass": "fuse-layers", **subject.third, **_length(subject.heal)}], "", SEEDS)
+    yield Row(name, "third fused", [_fusion(subject)], "", SEEDS)
     yield Row(name, "control: last removed", [{**third, "criterion": "last", "repair": "none"}])
     tuned = [{**heal, "train": list(subject.ends)}]
     yield Row(name, "control: last removed, head and three blocks tuned", tuned, "control: last removed", SEEDS)
@@ -163,6 +169,13 @@ def _of(name: str, subject: Subject) -> Iterator[Row]:
             yield Row(name, f"{title}, depth {depth}", [], title, values={"depth": depth})
 
 
-def _length(heal: Step) -> Step:
-    """How long and on what `fuse-layers` trains."""
-    return {key: heal[key] for key in ("steps", "batch")}
+def _fusion(subject: Subject) -> Step:
+    """As many steps as healing has, of the same size, shared out over the removed blocks."""
+    steps = subject.heal["steps"] // subject.fused
+    return {
+        "pass": "fuse-layers",
+        "blocks": subject.fused,
+        "steps": steps,
+        "batch": subject.heal["batch"],
+        "threads": 1,
+    }

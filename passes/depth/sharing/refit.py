@@ -86,6 +86,7 @@ def refit_levels(model: ir.Model, levels: Sequence[Level], evidence: Evidence, s
         An edit for each refitted matrix with its error over its uses.
     """
     outputs = [str(value.name) for value in model.graph.outputs]
+    _give_biases(levels, evidence.shapes)
     best = _Weights.of(model.graph, evidence.error(outputs))
     before = best.error
     fits: dict[str, _Fit] = {}
@@ -106,6 +107,12 @@ def refit_levels(model: ir.Model, levels: Sequence[Level], evidence: Evidence, s
     )
 
 
+def _give_biases(levels: Sequence[Level], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Gives every use the bias that it has, or zero, as a tensor of its own, so that weights can be put back."""
+    for layer in (_layer(node, shapes) for level in levels for nodes in level for node in nodes):
+        layer.write(layer.weights())
+
+
 @dataclasses.dataclass(frozen=True)
 class _Weights:
     """The stored tensors of a graph, and the error of the outputs that they give."""
@@ -118,12 +125,9 @@ class _Weights:
         return cls({value: value.const_value for value in graph.initializers.values()}, error)
 
     def restore(self, graph: ir.Graph) -> None:
-        """Puts them back; what was added since, biases, becomes zero."""
+        """Puts them back."""
         for value in graph.initializers.values():
-            if value in self.tensors:
-                value.const_value = self.tensors[value]
-            elif value.const_value is not None:
-                value.const_value = ir.tensor(np.zeros_like(value.const_value.numpy()), name=value.name)
+            value.const_value = self.tensors[value]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,7 +70,7 @@ class FuseLayers(Pass, frozen=True, kw_only=True):
     keep: tuple[Annotated[int, msgspec.Meta(ge=0)], ...] = ()
     repair: Literal["least-squares", "none"] = "least-squares"
     steps: Count = 200
-    learning_rate: Positive = 3e-3
+    learning_rate: Positive = 1e-2
     batch: Count = 16
     samples: Count | None = None
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0

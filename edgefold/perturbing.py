@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,11 @@ SAMPLES = 64
 
 
 def perturb(
-    model: ir.Model, changes: Iterable[Mapping[str, Array]], feeds: Callable[[], Iterable[Feeds]]
+    model: ir.Model,
+    changes: Iterable[Mapping[str, Array]],
+    feeds: Callable[[], Iterable[Feeds]],
+    *,
+    classes: Collection[str] = (),
 ) -> Iterator[float]:
     """The error of the outputs for each change: squared differences over the energy of each output, added up.
 
@@ -27,23 +31,49 @@ def perturb(
         model: with the tensors to exchange among its inputs, and among its initializers, which serve as defaults.
         changes: each a mapping from such inputs to other values; one is taken for each error that is asked for.
         feeds: makes an iterator over batches for the other inputs.
+        classes: names of outputs that are scores of classes along their last axis; the error of these is the mean
+            Kullback-Leibler divergence of their softmax from what it was, in nats.
 
     Raises:
         ModelError: ONNX Runtime cannot run the model.
     """
     session = make_session(model, config=LITTLE_MEMORY)
+    names = [output.name for output in session.get_outputs()]
     batches = _first(feeds())
-    references = [[output.astype(np.float64) for output in run(session, None, batch)] for batch in batches]
-    energies = [max(sum(float(np.vdot(one, one)) for one in same), 1e-30) for same in zip(*references, strict=True)]
+    wanted = [[output.astype(np.float64) for output in run(session, None, batch)] for batch in batches]
+    sizes = [
+        max(sum(_rows(one) if name in classes else float(np.vdot(one, one)) for one in same), 1e-30)
+        for name, same in zip(names, zip(*wanted, strict=True), strict=True)
+    ]
     for change in changes:
         error = 0.0
-        for batch, wanted in zip(batches, references, strict=True):
-            for output, reference, energy in zip(
-                run(session, None, {**batch, **change}), wanted, energies, strict=True
-            ):
-                difference = output.astype(np.float64) - reference
-                error += float(np.vdot(difference, difference)) / energy
+        for batch, references in zip(batches, wanted, strict=True):
+            outputs = run(session, None, {**batch, **change})
+            for name, output, reference, size in zip(names, outputs, references, sizes, strict=True):
+                distance = _divergence if name in classes else _squares
+                error += distance(output.astype(np.float64), reference) / size
         yield error
+
+
+def _squares(output: Array, reference: Array) -> float:
+    difference = output - reference
+    return float(np.vdot(difference, difference))
+
+
+def _rows(scores: Array) -> int:
+    return int(scores.size // max(1, scores.shape[-1]))
+
+
+def _divergence(output: Array, reference: Array) -> float:
+    """Added up over rows."""
+    before, after = _log_softmax(reference), _log_softmax(output)
+    return float(np.sum(np.exp(before) * (before - after)))
+
+
+def _log_softmax(scores: Array) -> Array:
+    shifted = scores - scores.max(axis=-1, keepdims=True)
+    logarithms: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return logarithms
 
 
 def _first(batches: Iterable[Feeds]) -> list[Feeds]:

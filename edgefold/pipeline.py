@@ -77,6 +77,7 @@ class Inputs:
         heal: what the pass ``heal`` trains a model by, or None without calibration data.
         gradients: of the task's loss on the calibration data, or None without them.
         learn_gates: learns which parts the task can do without, or None without calibration data.
+        classes: names of the outputs that the task's metric takes as scores of classes.
     """
 
     probe: Feeds | None
@@ -85,6 +86,7 @@ class Inputs:
     heal: Heals | None = None
     gradients: Differentiator | None = None
     learn_gates: LearnGates | None = None
+    classes: frozenset[str] = frozenset()
 
 
 class StepFailedError(VerificationError):
@@ -137,6 +139,7 @@ def run_recipe(
             continue
         calibration = Calibration(model, inputs.calibration) if inputs.calibration else None
         probing = functools.partial(probe, feeds=inputs.probe, seed=seed)
+        perturbed = functools.partial(perturb, feeds=inputs.calibration) if inputs.calibration else None
         context = Context(
             calibration=calibration,
             exclude=exclude,
@@ -147,7 +150,8 @@ def run_recipe(
             heal=inputs.heal,
             synthetic=functools.partial(_made_up, model, inputs, seed) if inputs.probe else None,
             operator_times=operator_times,
-            perturb=functools.partial(perturb, feeds=inputs.calibration) if inputs.calibration else None,
+            perturb=perturbed,
+            divergence=functools.partial(perturbed, classes=inputs.classes) if perturbed else None,
             macs=functools.partial(macs_by_name, shapes=inputs.shapes),
         )
         model, record = run_step(model, step, inputs, context)

@@ -31,6 +31,7 @@ log = logging.getLogger("edgefold")
 PROBE_SAMPLES = 8  # enough to verify a step on, few enough to do it after every step
 GUESSED_LENGTH = 8  # of dynamic dimensions other than the first, without a task
 GUESSED_SIDE = 64  # the same in images, which networks halve several times
+_OF_CLASSES = ("top1", "top5", "agreement", "perplexity")  # metrics of scores along the last axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,12 @@ class Plan:
             for one in task.batches(interface, "calibration"):
                 yield one.feeds
 
-        return Inputs(batch.feeds, calibration if task.has_calibration else None, _per_sample(interface, batch.feeds))
+        return Inputs(
+            batch.feeds,
+            calibration if task.has_calibration else None,
+            _per_sample(interface, batch.feeds),
+            classes=class_scores(task, interface),
+        )
 
     def _check_excludes(self, loaded: LoadedModel) -> None:
         names = [str(node.name) for node in loaded.model.graph.all_nodes()]
@@ -149,6 +155,12 @@ def make_plan(
         max_drop=parse_drop(read.max_drop) if read.max_drop else None,
         max_bytes=parse_size(read.max_size) if read.max_size else None,
     )
+
+
+def class_scores(task: Task, interface: ModelInterface) -> frozenset[str]:
+    """The name of the output that the task's metric takes as scores of classes, if it does."""
+    scored = interface.output(task.metric.output, f"{task.path}: metric")
+    return frozenset((scored.name,)) if task.metric.name in _OF_CLASSES and "float" in scored.kind else frozenset()
 
 
 def guessed_feeds(interface: ModelInterface, seed: int) -> dict[str, np.ndarray] | None:

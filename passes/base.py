@@ -156,6 +156,7 @@ class Context:
         synthetic: statistics on made-up inputs: `noise` with the moments of the calibration data, `none` without.
         operator_times: seconds of single operators; see ``edgefold.measuring.operator_times``.
         perturb: how far outputs move with other weights, on calibration data; see ``edgefold.perturbing``.
+        divergence: as ``perturb``, but scores of classes, as the task's metric takes them, by their softmax.
         learn_gates: learns which parts a model can do without; None without calibration data or without torch.
         macs: multiply-accumulates of the model's nodes, by their names, for one sample at the task's shapes; nodes
             whose shapes are unknown are left out.
@@ -170,6 +171,7 @@ class Context:
     synthetic: Callable[[Literal["noise", "none"]], Calibrates] | None = None
     operator_times: Callable[[Sequence[Any]], Mapping[Any, float]] | None = None
     perturb: Perturb | None = None
+    divergence: Perturb | None = None
     learn_gates: LearnGates | None = None
     macs: Callable[[ir.Model], Mapping[str, int]] | None = None
 

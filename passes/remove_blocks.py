@@ -48,8 +48,9 @@ class RemoveBlocks(Pass, frozen=True, kw_only=True):
         ratio: share of all blocks that goes, rounded to the nearest number; a third where no budget is given.
         flops: share of the model's multiply-accumulates that stays, at most.
         max_error: instead, blocks go one by one while the outputs' error on the calibration data, before the
-            repair, stays at most this: squared differences over the energy of each output, added up over the outputs
-            (0.01 is an error of a tenth of the outputs' size).
+            repair, stays at most this. For a metric of classes (top1, top5, agreement, perplexity) the error is the
+            mean Kullback-Leibler divergence from the original, in nats; else the squared difference over the energy of
+            each output, added up over the outputs (0.01 is an error of a tenth of their size).
         parts: `blocks`; `halves`, attention and feed-forward apart; `any`, a search step takes a half or a whole block.
         criterion: what is least, so that a part goes. `exhaustive`: the outputs' error, over all choices together.
             `greedy`: the same, one part after the other (SLEB). `block-influence`: one minus the cosine between the

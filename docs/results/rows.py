@@ -15,6 +15,7 @@ from edgefold.interface import ModelInterface
 from edgefold.measuring.machine import this_machine
 from edgefold.measuring.measure import model_macs
 from edgefold.pipeline import Feeds, Inputs
+from edgefold.plan import class_scores
 from edgefold.provenance import versions
 from edgefold.scoring.evaluate import Evaluation, evaluate, paired_difference
 from edgefold.scoring.task import Task, load_task
@@ -38,7 +39,8 @@ def inputs(path: Path, task: Task) -> Inputs:
     def calibration() -> Iterator[Feeds]:
         return (one.feeds for one in task.batches(interface, "calibration"))
 
-    return Inputs(first, calibration, shapes, gradients=differentiator(task))
+    classes = class_scores(task, interface)
+    return Inputs(first, calibration, shapes, gradients=differentiator(task), classes=classes)
 
 
 @functools.cache

@@ -33,7 +33,7 @@ class Judge(Protocol):
 
 
 class OutputError:
-    """Squared error of the outputs over their energy, added up over the outputs, on calibration data.
+    """The error of the outputs on calibration data, in the unit of what measures it.
 
     One session serves all choices: the parts have gates, which are inputs. Choices may depend on the losses of others.
 

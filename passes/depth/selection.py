@@ -59,7 +59,8 @@ class Selector:
 
     @classmethod
     def of(cls, model: ir.Model, found: Sequence[Candidate], moves: Sequence[Move], context: Context) -> Selector:
-        error = OutputError(model, [one.part for one in found], context.perturb) if context.perturb else None
+        measure = context.divergence or context.perturb
+        error = OutputError(model, [one.part for one in found], measure) if measure else None
         return cls(model, found, moves, context, error)
 
     def select(self, criterion: Criterion, budget: Budget) -> Selection:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 
 import numpy as np
@@ -170,6 +170,19 @@ def test_every_criterion_finds_what_can_be_missed(criterion: Criterion) -> None:
     assert selection.criterion == ("exhaustive" if criterion == "auto" else criterion)
     assert selection.error == pytest.approx(0, abs=1e-9)
     assert max(selection.losses[0], selection.losses[2]) < min(selection.losses[1], selection.losses[3])
+
+
+def test_what_the_metric_looks_at_decides_where_it_is_known() -> None:
+    model = chain(3, silent=(1,), last="y")
+    found = whole(model)
+
+    def reversed_scores(copy: ir.Model, changes: Iterable[Mapping[str, np.ndarray]]) -> Iterator[float]:
+        return (5.0 if "gate:h2" in change else 1.0 for change in changes)
+
+    selector = Selector.of(model, found, moves(found, "blocks"), context(model, divergence=reversed_scores))
+    selection = selector.select("auto", ByCount(found, Fraction(1)))
+    assert selection.losses == (1.0, 5.0, 1.0)
+    assert selection.gone == {0}
 
 
 def test_controls_look_at_nothing() -> None:

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far outputs move: by their energy, or by what classes their scores stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgefold.interface import ModelInterface
+from edgefold.perturbing import perturb
+from edgefold.plan import class_scores
+from edgefold.scoring.task import load_task
+from edgefold.session import make_session
+
+DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits_cnn"
+TEXT = """<ir_version: 10, opset_import: ["" : 21]> g (float[n, 3] x, float[1] c) => (float[n, 3] y, float[n, 3] z) {
+    y = Add(x, c) z = Mul(x, c)
+}"""
+
+
+def model() -> ir.Model:
+    made = ir.from_onnx_text(TEXT)
+    made.graph.inputs[1].const_value = ir.tensor(np.ones(1, np.float32), name="c")
+    made.graph.register_initializer(made.graph.inputs[1])
+    return made
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.asarray(powers / powers.sum(-1, keepdims=True))
+
+
+def test_scores_of_classes_differ_by_the_divergence_of_their_softmax() -> None:
+    batches = [{"x": np.random.default_rng(seed).standard_normal((40, 3)).astype(np.float32)} for seed in (0, 1)]
+    change = {"c": np.full(1, 3, np.float32)}
+    x = np.concatenate([batch["x"] for batch in batches]).astype(np.float64)
+    shifted, scaled = np.square(2).sum() * x.size / np.square(x + 1).sum(), np.square(2 * x).sum() / np.square(x).sum()
+    before, after = softmax(x), softmax(3 * x)
+    divergence = float((before * np.log(before / after)).sum(-1).mean())
+    assert list(perturb(model(), [change], lambda: batches)) == pytest.approx([shifted + scaled], rel=1e-5)
+    both = list(perturb(model(), [change], lambda: batches, classes=("y", "z")))
+    assert both == pytest.approx([divergence], rel=1e-5)  # classes do not see a shift of all scores
+    assert list(perturb(model(), [change], lambda: batches, classes=("z",))) == pytest.approx([shifted + divergence])
+
+
+def test_the_task_says_which_output_holds_classes() -> None:
+    interface = ModelInterface.of(make_session(DIGITS / "model.onnx"))
+    task = load_task(DIGITS / "task.yaml")
+    assert task.metric.name == "top1"
+    assert class_scores(task, interface) == {interface.outputs[0].name}

@@ -41,7 +41,7 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
 }
 
 VARIANCE = (
-    "What rounding adds to the gradient: squared error over the squared gradient, mean of 20 draws, over the convolutions",
+    "What rounding adds to the gradient: squared error over the squared gradient, mean of 20 draws, by convolution,",
     "after five epochs (`python docs/results/gradient_variance.py CALIB.npz`). Scales for samples are worth more than",
     "scales for channels; beyond three groups of samples there is nothing left to gain.",
     "",

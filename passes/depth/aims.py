@@ -2,9 +2,9 @@
 """Where the layers just before a cut should aim: at the stream after the blocks that are gone.
 
 A stream value that ends a block is the sum that the block's last layer is a term of, or what a normalization or a ReLU
-makes of that sum. The two models are read backwards side by side from a value and its target until the sum is reached;
-constants on the way (the weights of a post-LN block's normalization) are taken over from the target, so that a sum that
-equals the target's gives its value exactly.
+makes of that sum; before the first block it may be what a layer gives. The two models are read backwards side by side
+from a value and its target until that is reached; constants on the way (the weights of a post-LN block's normalization)
+are taken over from the target, so that a sum that equals the target's gives its value exactly.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Aims:
     """What the last layers before the cuts should give.
 
     Attributes:
-        sums: names of sums that a layer with weights is a term of -> names of what they should equal in the original.
+        sums: names of outputs of layers with weights, or of sums that one is a term of -> names of what they should
+            equal in the original.
         edits: constants that were taken over.
         skips: targets that no layer can aim at.
     """
@@ -76,12 +77,12 @@ class _Way:
         if value in self.seen:
             return self.seen[value] is target
         self.seen[value] = target
+        if _is_written(value):
+            self.sums[str(value.name)] = str(target.name)
+            return True
         node, other = value.producer(), target.producer()
         if node is None or other is None or (node.domain, node.op_type) != (other.domain, other.op_type):
             return False
-        if _is_sum(node):
-            self.sums[str(value.name)] = str(target.name)
-            return True
         if len(node.inputs) != len(other.inputs) or weighted_node(node) is not None:
             return False
         pairs = enumerate(zip(node.inputs, other.inputs, strict=True))
@@ -98,11 +99,13 @@ class _Way:
         return True
 
 
-def _is_sum(node: ir.Node) -> bool:
-    """Whether the node adds the output of a layer with weights to another activation."""
-    if node.op_type != "Add" or any(trace_constant(value) is not None for value in node.inputs):
-        return False
-    return any(_is_output(value) for value in node.inputs if value is not None)
+def _is_written(value: ir.Value) -> bool:
+    """Whether a layer with weights gives the value, or adds its output to another activation there."""
+    node = value.producer()
+    if node is None or _is_output(value):
+        return node is not None
+    summed = node.op_type == "Add" and all(trace_constant(term) is None for term in node.inputs)
+    return summed and any(_is_output(term) for term in node.inputs if term is not None)
 
 
 def _is_output(value: ir.Value) -> bool:

@@ -97,7 +97,7 @@ def _damaged(node: ir.Node, drift: set[ir.Value], sums: Mapping[str, str], scope
     output = site.output if isinstance(site, WeightedNode) else node.outputs[0]
     total, _ = summed_with(output) or (None, None)
     if total is None:
-        return scope == "all" and output in drift
+        return output.name in sums or (scope == "all" and output in drift)
     return output in drift or total in drift or total.name in sums
 
 
@@ -105,6 +105,7 @@ def _with_target(layer: Layer, sums: Mapping[str, str], latest: Mapping[ir.Value
     """The layer with the sum that it is a term of as its target, where the other term is there before it runs."""
     total, other = summed_with(layer.site.output) or (None, None)
     if total is None or other is None or latest.get(other, 0) >= layer.number:
-        return layer
+        own = layer.targets.tensor
+        return dataclasses.replace(layer, targets=dataclasses.replace(layer.targets, tensor=sums.get(own, own)))
     name = str(total.name)
     return layer.aiming_at(sums.get(name, name), str(other.name), latest.get(other, 0))

@@ -106,13 +106,21 @@ def test_a_silent_block_leaves_nothing_to_repair() -> None:
     np.testing.assert_allclose(values(fitted, "y", feeds), values(model, "y", feeds), rtol=1e-3, atol=1e-3)
 
 
-def test_a_value_that_no_layer_is_added_to_is_no_place_to_aim_from() -> None:
-    feeds, model = batches(WIDTH), chain(3)
-    _, notes = repaired(model, without(model, 0), {"h0": "h1"}, feeds)
+NAKED = """g (float[n, 8] x) => (float[n, 8] h2) {
+  h0 = Relu(x)  a = MatMul(h0, w)  d = MatMul(a, u)  h1 = Add(h0, d)  c = MatMul(h1, w)
+  [last] e = MatMul(c, z)  h2 = Add(h1, e) }"""
+
+
+def test_a_value_that_no_layer_writes_is_no_place_to_aim_from() -> None:
+    feeds, model = batches(8), graph(NAKED, {name: weights(8, 8, seed=i) for i, name in enumerate("wuz")})
+    cut = model.clone()
+    known = ir.convenience.create_value_mapping(cut.graph)
+    cut_out(cut, part(known["h0"], known["h1"]))
+    _, notes = repaired(model, cut, {"h0": "h1"}, feeds)
     assert [(skip.node, skip.reason) for skip in notes.skips] == [("h0", SkipReason.NO_NEIGHBOUR)]
-    assert [edit.node for edit in notes.edits] == ["down1", "down2"]
+    assert [edit.node for edit in notes.edits] == ["last"]
     with pytest.raises(ValueError, match="no value 'h7'"):
-        repaired(model, without(model, 0), {"h7": "h1"}, feeds)
+        repaired(model, cut, {"h7": "h1"}, feeds)
 
 
 def test_weights_that_others_use_keep_their_values_and_get_a_bias() -> None:
@@ -164,6 +172,24 @@ def test_behind_a_normalization_the_sum_is_aimed_at_and_its_weights_are_taken_ov
     assert [edit.node for edit in notes.edits] == ["norm0", "norm0", "down0", "down2"]
     wanted = values(model, "h2", feeds)
     assert error(values(fitted, "h1", feeds), wanted) < 0.5 * error(values(model, "h1", feeds), wanted)
+
+
+STEM = """g (float[n, 8] x) => (float[n, 8] h2) {
+  p = MatMul(x, v)  [stem] k = Add(p, b)  h0 = Relu(k)  a = MatMul(h0, w)  [down] d = MatMul(a, u)  s = Add(h0, d)
+  h1 = Relu(s)  c = MatMul(h1, w)  e = MatMul(c, z)  t = Add(h1, e)  h2 = Relu(t) }"""
+
+
+def test_before_the_first_block_the_layer_that_gives_the_stream_aims() -> None:
+    names = {name: weights(8, 8, seed=i) / np.float32(3) for i, name in enumerate("vwuz")}
+    feeds, model = batches(8), graph(STEM, {**names, "b": weights(8)})
+    cut = model.clone()
+    known = ir.convenience.create_value_mapping(cut.graph)
+    cut_out(cut, part(known["h0"], known["h1"]))
+    fitted, notes = repaired(model, cut, {"h0": "h1"}, feeds)
+    assert not notes.skips
+    assert len(notes.edits) == 2
+    wanted = values(model, "h2", feeds)
+    assert error(values(fitted, "h2", feeds), wanted) < 0.6 * error(values(cut, "h2", feeds), wanted)
 
 
 RESNET = """g (float[n, 4, 6, 6] x) => (float[n, 4, 6, 6] h3) {

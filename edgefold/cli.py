@@ -11,12 +11,12 @@ import json
 import signal
 import sys
 import traceback
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 import click
 
 from edgefold import __version__
+from edgefold.cli_options import INPUT, MODEL, SHAPE, TASK, THREADS, common
 from edgefold.errors import EdgefoldError, UsageError
 
 
@@ -38,30 +38,6 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="edgefold")
 def cli() -> None:
     """Compress ONNX models and deploy them at the edge, with evidence."""
-
-
-def _common(command: Callable[..., Any]) -> Callable[..., Any]:
-    log_level = click.option(
-        "--log-level",
-        type=click.Choice(["debug", "info", "warning"]),
-        default="info",
-        help="What to show on stderr; debug adds tracebacks.",
-    )
-    form = click.option(
-        "--format",
-        "form",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        help="json prints one JSON document and nothing else on stdout.",
-    )
-    return form(log_level(command))
-
-
-MODEL = click.option("-m", "--model", required=True, help="An ONNX file, or an output folder of compress.")
-TASK = click.option("-d", "--data", "task", help="Task file (YAML): how the model is fed and scored.")
-THREADS = click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
-INPUT = click.option("--input", "inputs", multiple=True, metavar="NAME=NUMBER", help="Of an optional input: depth=3.")
-SHAPE = click.option("--shape", "shapes", multiple=True, metavar="INPUT=1x128", help="Sizes of dynamic dimensions.")
 
 
 def _show(result: Any, form: str) -> None:
@@ -88,7 +64,7 @@ def _show(result: Any, form: str) -> None:
 @click.option("--resume", is_flag=True, help="Go on after the steps that an interrupted run finished.")
 @click.option("--force", is_flag=True, help="Replace an existing output folder.")
 @click.option("--save-config", metavar="FILE", help="Write the recipe that reproduces these flags.")
-@_common
+@common
 def compress(form: str, log_level: str, **options: Any) -> None:
     """Compress a model by a recipe, and measure what was gained and lost."""
     from edgefold.compression import compress as run
@@ -131,7 +107,7 @@ def compress(form: str, log_level: str, **options: Any) -> None:
 @click.option("--external-data/--no-external-data", default=None, help="Weights beside the model, or inside it.")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run of the same call was.")
 @click.option("--force", is_flag=True, help="Replace an existing output folder.")
-@_common
+@common
 def heal(form: str, log_level: str, **options: Any) -> None:
     """Train a compressed model to do again what the original does, without labels."""
     from edgefold import api
@@ -154,7 +130,7 @@ def heal(form: str, log_level: str, **options: Any) -> None:
 @click.option("--threads", type=click.IntRange(min=1), default=None, help="Default: as many as the machine has.")
 @click.option("--weight-bits", type=click.IntRange(2, 8), help="Run at this width, of those that the file stores.")
 @INPUT
-@_common
+@common
 def eval(form: str, log_level: str, model: str, task: str, threads: int | None, **options: Any) -> None:  # noqa: A001
     """Score a model on a task: the metric with its 95 % interval, and time per sample."""
     from edgefold import api
@@ -174,7 +150,7 @@ def eval(form: str, log_level: str, model: str, task: str, threads: int | None, 
 @THREADS
 @click.option("--weight-bits", type=click.IntRange(2, 8), multiple=True, help="A width that the file stores; repeat.")
 @INPUT
-@_common
+@common
 def bench(form: str, log_level: str, **options: Any) -> None:
     """Measure latency, all contenders interleaved in one run on pinned threads."""
     from edgefold import api
@@ -191,7 +167,7 @@ def bench(form: str, log_level: str, **options: Any) -> None:
 @SHAPE
 @click.option("--groups", is_flag=True, help="Show instead what prune-channels could remove, and what holds the rest.")
 @click.option("--picture", metavar="FILE.svg", help="With --groups: draw the layers and what goes together.")
-@_common
+@common
 def inspect(form: str, log_level: str, model: str, shapes: tuple[str, ...], groups: bool, picture: str | None) -> None:
     """Show operators, shapes, MACs, weights and bits, and what quantize would skip."""
     from edgefold import api
@@ -210,7 +186,7 @@ def inspect(form: str, log_level: str, model: str, shapes: tuple[str, ...], grou
 @click.option("-m", "--model", "models", multiple=True, required=True, help="Give it twice.")
 @TASK
 @SHAPE
-@_common
+@common
 def diff(form: str, log_level: str, models: tuple[str, ...], task: str | None, shapes: tuple[str, ...]) -> None:
     """Compare two models: every output, and every layer that both have."""
     from edgefold import api
@@ -225,7 +201,7 @@ def diff(form: str, log_level: str, models: tuple[str, ...], task: str | None, s
 
 @cli.command()
 @click.argument("folder")
-@_common
+@common
 def verify(form: str, log_level: str, folder: str) -> None:
     """Check an output folder: hashes, ONNX checker, and stock ONNX Runtime against the library."""
     from edgefold import api
@@ -238,7 +214,7 @@ def verify(form: str, log_level: str, folder: str) -> None:
 
 @cli.command()
 @click.argument("folder")
-@_common
+@common
 def repro(form: str, log_level: str, folder: str) -> None:
     """Rerun a reproducer folder that a failed step wrote."""
     from edgefold import api
@@ -250,7 +226,7 @@ def repro(form: str, log_level: str, folder: str) -> None:
 
 
 @cli.command()
-@_common
+@common
 def doctor(form: str, log_level: str) -> None:
     """Tell which kernels run here, which versions are in use, and what is missing."""
     from edgefold import api
@@ -266,7 +242,7 @@ def doctor(form: str, log_level: str) -> None:
 @cli.command()
 @click.argument("action", type=click.Choice(["list", "show"]), default="list")
 @click.argument("name", required=False)
-@_common
+@common
 def recipes(form: str, log_level: str, action: str, name: str | None) -> None:
     """List the built-in recipes and the passes with their options, or show one."""
     from edgefold.catalogue import list_recipes, show_recipe

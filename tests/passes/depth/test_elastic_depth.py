@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,16 +20,21 @@ from residual_chains import WIDTH, chain
 
 from edgefold.calibration import Calibration
 from edgefold.errors import VerificationError
+from edgefold.files.loading import load_model
 from edgefold.files.saving import save_model
+from edgefold.interface import ModelInterface
 from edgefold.measuring.measure import model_macs, model_size
 from edgefold.passes import Context
 from edgefold.passes.depth.truncation import Truncated, blocks_of
 from edgefold.passes.elastic_depth import ElasticDepth
 from edgefold.perturbing import perturb
 from edgefold.pipeline import Inputs, run_recipe, run_step
+from edgefold.plan import guessed_feeds
 from edgefold.session import make_session
 from edgefold.verification import check_structure, run_model
 
+ROOT = Path(__file__).resolve().parents[3]
+DATA = Path(os.environ.get("EDGEFOLD_DATA", ROOT.parent / "shared" / "data"))
 Array = np.ndarray[Any, Any]
 
 
@@ -186,5 +193,21 @@ def test_what_does_not_run_takes_no_time(tmp_path: Any) -> None:
     assert seconds(2) < 0.6 * seconds(10)
 
 
-def test_blocks_are_found_in_the_chain() -> None:
-    assert len(blocks_of(chain(4))) == 4
+@pytest.mark.parametrize("name", ["models/char_lm", "vit_mnist", "cifar_resnet56"])
+def test_real_models_run_at_every_depth(name: str) -> None:
+    folder = ROOT / name if name.startswith("models/") else DATA / name
+    if not (folder / "model.onnx").exists():
+        pytest.skip(f"{folder}/model.onnx is not there; EDGEFOLD_DATA names the folder of real models")
+    model = load_model(folder / "model.onnx").model
+    feeds = guessed_feeds(ModelInterface.of(make_session(model)), seed=0)
+    assert feeds is not None
+    full = len(blocks_of(model))
+    result = model.clone()
+    notes = ElasticDepth(depths=(full - 1, full // 2), repair="none").rewrite(result, Context())
+    assert [row["depth"] for row in notes.table] == [full // 2, full - 1]
+    wanted = [(None, model), *((row["depth"], Truncated(model, row["left_out"]).model) for row in notes.table)]
+    for depth, alone in wanted:
+        chosen = {} if depth is None else {"depth": np.array(depth, np.int64)}
+        got = run_model(result, {**feeds, **chosen}, optimize=False)
+        for output, value in run_model(alone, feeds, optimize=False).items():
+            np.testing.assert_array_equal(got[output], value)

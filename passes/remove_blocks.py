@@ -17,7 +17,7 @@ from edgefold.passes.depth.candidates import Candidate, Parts, candidates, moves
 from edgefold.passes.depth.judges import Judge
 from edgefold.passes.depth.repair import repair_depth
 from edgefold.passes.depth.selection import Criterion, Selection, Selector
-from edgefold.passes.depth.surgery import cut_out
+from edgefold.passes.depth.surgery import cut_out, removed_runs
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 THIRD = 1 / 3  # of the blocks, where no budget is given
@@ -132,26 +132,13 @@ class RemoveBlocks(Pass, frozen=True, kw_only=True):
 
     def _cut(self, model: ir.Model, parts: Sequence[Part], context: Context) -> Notes:
         """Cuts parts out, and refits the rest."""
-        original, targets = model.clone(), _runs(parts)
+        original, targets = model.clone(), removed_runs(parts)
         cut_out(model, *parts)
         if self.repair == "none":
             return Notes()
         if context.calibration is None:
             return Notes(skips=(Skip("model", SkipReason.NO_CALIBRATION, "nothing is refitted"),))
         return repair_depth(model, original, context.calibration, targets, exclude=context.excludes)
-
-
-def _runs(parts: Sequence[Part]) -> dict[str, str]:
-    """For each run of parts without one that stays between, the name of the value before it and of that behind it."""
-    end_of = {part.start: part.end for part in parts}
-    ends = set(end_of.values())
-    runs = {}
-    for start, end in end_of.items():
-        if start not in ends:
-            while end in end_of:
-                end = end_of[end]
-            runs[str(start.name)] = str(end.name)
-    return runs
 
 
 def _stats(gone: Sequence[Candidate], selection: Selection, stacks: Sequence[Stack]) -> dict[str, float | int | str]:

@@ -42,6 +42,19 @@ def cut_out(model: ir.Model, *parts: Part) -> list[ir.Node]:
     return _sweep(graph, [node for node in dead if node is not None])
 
 
+def removed_runs(parts: Iterable[Part]) -> dict[str, str]:
+    """For each run of parts without one that stays between, the name of the value before it and of that behind it."""
+    end_of = {part.start: part.end for part in parts}
+    ends = set(end_of.values())
+    runs = {}
+    for start, end in end_of.items():
+        if start not in ends:
+            while end in end_of:
+                end = end_of[end]
+            runs[str(start.name)] = str(end.name)
+    return runs
+
+
 def obstacle(part: Part) -> str | None:
     """Why a part cannot be cut out, or None where it can."""
     if part.obstacle is not None:

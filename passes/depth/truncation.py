@@ -12,7 +12,7 @@ from edgefold.passes.base import Calibrates, Notes
 from edgefold.passes.depth.blocks import Block, find_stacks
 from edgefold.passes.depth.elastic import Form
 from edgefold.passes.depth.repair import repair_depth
-from edgefold.passes.depth.surgery import cut_out
+from edgefold.passes.depth.surgery import cut_out, removed_runs
 
 
 class Truncated:
@@ -28,17 +28,17 @@ class Truncated:
 
     def __init__(self, original: ir.Model, removed: Collection[int]) -> None:
         self.model = original.clone()
-        self._original = blocks_of(original)
         self._removed = frozenset(removed)
         self._blocks = blocks_of(self.model)
         gone = [self._blocks[number] for number in sorted(removed)]
         before = {block.end: block.start for block in gone}
+        self._targets = removed_runs(gone)
         self._starts = [_resolved(block.start, before) for block in self._blocks]
         cut_out(self.model, *gone)
 
     def repair(self, original: ir.Model, calibration: Calibrates, exclude: Callable[[str], bool]) -> Notes:
         """Refits what writes to the stream; the block before a removed run aims at the stream behind the run."""
-        return repair_depth(self.model, original, calibration, self._targets(), exclude=exclude)
+        return repair_depth(self.model, original, calibration, self._targets, exclude=exclude)
 
     def form(self, number: int) -> Form | None:
         """How a block of the original runs here; None where it does not."""
@@ -54,15 +54,6 @@ class Truncated:
     @functools.cached_property
     def _values(self) -> Mapping[str, ir.Value]:
         return ir.convenience.create_value_mapping(self.model.graph, include_subgraphs=False)
-
-    def _targets(self) -> dict[str, str]:
-        """Stream value before a removed run -> the original's behind it."""
-        targets: dict[str, str] = {}
-        for number in sorted(self._removed):
-            start = self._starts[number]
-            if start.producer() is not None:
-                targets[str(start.name)] = str(self._original[number].end.name)
-        return targets
 
 
 def blocks_of(model: ir.Model) -> Sequence[Block]:

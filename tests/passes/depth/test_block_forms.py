@@ -259,8 +259,13 @@ def activated(net: Network, x: str) -> str:
     return net.add("Tanh", net.add("Add", y, net.add("Mul", net.add("Mul", y, y), "scale")))
 
 
-@pytest.mark.parametrize("layer", [plain, gated, dense, projected, activated])
-def test_layers_without_a_residual_branch_are_no_blocks(layer) -> None:  # type: ignore[no-untyped-def]
+def interrupted(net: Network, x: str) -> str:
+    """A residual branch, then a layer that nothing leads around."""
+    return plain(net, net.add("Add", x, net.feed_forward(x)))
+
+
+@pytest.mark.parametrize("layer", [plain, gated, dense, projected, activated, interrupted])
+def test_layers_with_no_way_around_are_no_blocks(layer) -> None:  # type: ignore[no-untyped-def]
     net = Network()
     x = "x"
     for _ in range(4):

@@ -24,12 +24,13 @@ THIRD = 1 / 3  # of the blocks, where no budget is given
 
 
 class RemoveBlocks(Pass, frozen=True, kw_only=True):
-    """Takes residual blocks, or halves of them, out of the model, and refits the layers that write to the stream.
+    """Takes residual blocks, or halves of them, out of the model, and refits the layers behind the cut.
 
     What it does: finds the repeated residual blocks of the graph, numbered from 0 over the whole model; measures on
     calibration data what it costs to do without each choice of them; cuts the cheapest choice out, so that what read a
-    block's end reads its start; and refits, by least squares, the layers that add to the residual stream, front to
-    back, towards the original's stream. The layer before a removed run aims at the stream behind the run.
+    block's end reads its start; and refits, by least squares, front to back, every layer whose inputs have changed:
+    towards the original's stream where it adds to the stream, else towards what it gave in the original. The layer
+    before a removed run aims at the stream behind the run.
 
     When it fires: on the blocks of any exporter's graph, residual convolutional stages among them, float or quantized;
     the refit is for float layers.
@@ -138,7 +139,7 @@ class RemoveBlocks(Pass, frozen=True, kw_only=True):
             return Notes()
         if context.calibration is None:
             return Notes(skips=(Skip("model", SkipReason.NO_CALIBRATION, "nothing is refitted"),))
-        return repair_depth(model, original, context.calibration, targets, exclude=context.excludes)
+        return repair_depth(model, original, context.calibration, targets, scope="all", exclude=context.excludes)
 
 
 def _stats(gone: Sequence[Candidate], selection: Selection, stacks: Sequence[Stack]) -> dict[str, float | int | str]:

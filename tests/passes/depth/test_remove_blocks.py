@@ -82,8 +82,9 @@ def test_the_layer_before_a_run_aims_at_the_stream_behind_it(monkeypatch: pytest
     asked: list[dict[str, str]] = []
 
     def repair(
-        model: ir.Model, original: ir.Model, calibration: Any, targets: dict[str, str], *, exclude: Any
+        model: ir.Model, original: ir.Model, calibration: Any, targets: dict[str, str], *, scope: str, exclude: Any
     ) -> Notes:
+        assert scope == "all"
         assert blocks_left(model) == [0, 3, 5]
         assert blocks_left(original) == [0, 1, 2, 3, 4, 5]
         assert exclude("down0")

@@ -62,5 +62,81 @@ struct FactoredLevels {
   }
 };
 
+// Two groups side by side, as in arranged rows (kernels/arrange): the lower 16 bits of a column's
+// lane belong to the first of them, the upper ones to the second.
+template <int kBits, int kShapes>
+class BlockLevels {
+ public:
+  BlockLevels(const PackedMatrix& matrix, int bias)
+      : matrix_(matrix), levels_{{matrix.factors, bias}, {matrix.factors, bias}} {}
+
+  // Turns to groups 2 * block and 2 * block + 1: their factors, and where their codes are, of
+  // matrices that end inside the block in `padded`. Beyond K levels only have to be something.
+  inline EF_INLINE const uint8_t* Block(int64_t panel, int64_t block,
+                                        uint8_t (&padded)[16 * 8 * kBits], __m256i factors[2]) {
+    const int64_t group = block * 2;
+    const int64_t left = matrix_.Units() - group * kGroupUnits;
+    const uint8_t* first = matrix_.GroupSelectors(panel, group);
+    const uint8_t* second = left > kGroupUnits ? matrix_.GroupSelectors(panel, group + 1) : first;
+    Factors(first, second, factors);
+    if constexpr (kShapes == 2) {
+      __m256i unused[2];
+      levels_[0].Group(first, unused);
+      levels_[1].Group(second, unused);
+    }
+    const uint8_t* codes = matrix_.PanelCodes(panel) + group * kGroupUnits * kUnitBytes;
+    if (left >= 2 * kGroupUnits) return codes;
+    __builtin_memset(padded, 0, sizeof padded);
+    __builtin_memcpy(padded, codes, static_cast<size_t>(left * kUnitBytes));
+    return padded;
+  }
+
+  // Levels of units 2 * u and 2 * u + 1 of a block, from those codes of unit u of either group.
+  inline EF_INLINE void Units(const uint8_t* first, const uint8_t* second,
+                              __m256i (&out)[2][2]) const {
+    if constexpr (kBits == 4 && kShapes == 1) {  // both nibbles of a byte take the same way
+      __m256i bytes[2];
+      Interleave(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(first)),
+                 _mm256_loadu_si256(reinterpret_cast<const __m256i*>(second)), bytes);
+      Unroll<2>([&](auto i) EF_INLINE {
+        out[i][0] = levels_[0].Of(0, Field<4>(bytes[i], 0));
+        out[i][1] = levels_[0].Of(1, Field<4>(bytes[i], 4));
+      });
+      return;
+    }
+    __m256i codes[2][2];
+    LoadCodes<kBits>(first, codes[0]);
+    LoadCodes<kBits>(second, codes[1]);
+    Unroll<2>([&](auto h) EF_INLINE {
+      __m256i both[2];
+      Interleave(levels_[0].Of(h, codes[0][h]), levels_[1].Of(h, codes[1][h]), both);
+      out[0][h] = both[0];
+      out[1][h] = both[1];
+    });
+  }
+
+ private:
+  static constexpr int kUnitBytes = 8 * kBits;
+
+  static inline EF_INLINE void Interleave(__m256i first, __m256i second, __m256i out[2]) {
+    out[0] = _mm256_blend_epi16(first, _mm256_slli_epi32(second, 16), 0xaa);
+    out[1] = _mm256_blend_epi16(_mm256_srli_epi32(first, 16), second, 0xaa);
+  }
+
+  inline EF_INLINE void Factors(const uint8_t* first, const uint8_t* second,
+                                __m256i factors[2]) const {
+    const __m128i numbers =
+        _mm_unpacklo_epi8(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(first)),
+                          _mm_loadl_epi64(reinterpret_cast<const __m128i*>(second)));
+    const __m128i low = _mm_and_si128(numbers, _mm_set1_epi8(15));
+    const __m128i high = _mm_and_si128(_mm_srli_epi16(numbers, 4), _mm_set1_epi8(15));
+    factors[0] = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(levels_[0].factor_of, low));
+    factors[1] = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(levels_[0].factor_of, high));
+  }
+
+  const PackedMatrix& matrix_;
+  FactoredLevels<kShapes> levels_[2];  // of either group; one shape is that of both
+};
+
 }  // namespace
 }  // namespace edgefold

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <vector>
 
+#include "base/scratch.h"
 #include "kernels/conv_quantize/conv_quantize.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm_shift/gemm_shift.h"
@@ -34,7 +35,7 @@ double Best(const Body& body) {
 
 struct Problem {
   std::vector<uint8_t> codes, selectors, activations;
-  std::vector<int8_t> table, panel, scratch;
+  std::vector<int8_t> table, panel;
   std::vector<int16_t> pair_sums;
   std::vector<int32_t> sums, acc;
   PackedMatrix matrix = {};
@@ -64,7 +65,6 @@ struct Problem {
     panel.resize(k * 16);
     matrix = {codes.data(), selectors.data(), table.data(), k, n, 4, 5, false, 0, 0, {}, {}, false};
     DetectStructure(&matrix);
-    scratch.resize(GemmShiftScratch(matrix, rows) + 64);
     a = {activations.data(), k, rows, false, sums.data(), pair_sums.data(), groups};
   }
 };
@@ -96,10 +96,14 @@ void Run(int64_t k, int64_t n) {
     for (const auto& kernel : GemmShiftKernels()) {
       if (!kernel.Supported() || kernel.isa == Isa::kReference) continue;
       for (Problem* p : {&table, &shift}) {
-        uint8_t* bytes = reinterpret_cast<uint8_t*>(p->scratch.data());
-        void* scratch = bytes + 64 - reinterpret_cast<uintptr_t>(bytes) % 64;
-        Report(kernel.name, rows, panel * 8,
-               Best([&] { kernel.run(p->matrix, 0, 8, p->a, scratch, p->acc.data(), 128); }));
+        ArrangedRows arranged = GemmShiftRows(p->matrix, rows, false);
+        const Scratch blocks = AllocateScratch(arranged.Bytes());
+        const Scratch scratch = AllocateScratch(GemmShiftScratch(arranged));
+        arranged.blocks = blocks.get();
+        ArrangeKernels().Choose().run(p->a, arranged);
+        Report(kernel.name, rows, panel * 8, Best([&] {
+                 kernel.run(p->matrix, 0, 8, arranged, scratch.get(), p->acc.data(), 128);
+               }));
       }
     }
     for (const auto& kernel : UnpackKernels()) {

@@ -19,9 +19,9 @@ GemmShiftKernel* ChooseGemmShift(const PackedMatrix& matrix) {
   return pays && GemmShiftApplies(matrix) ? row.run : nullptr;
 }
 
-// Kernels that add 128 to the weights, and those that read codes as unsigned, correct by sums.
-ConvSumsKernel* ChooseSums(const GemmShiftKernel* gemm_shift) {
-  const bool read = gemm_shift != nullptr || GemmKernels().Choose().isa == Isa::kVnni;
+// Kernels that add 128 to the weights correct by sums.
+ConvSumsKernel* ChooseSums() {
+  const bool read = GemmKernels().Choose().isa == Isa::kVnni;
   return read ? ConvSumsKernels().Choose().run : nullptr;
 }
 
@@ -44,12 +44,13 @@ Conv::Conv(const PackedMatrix& matrix, const float* scales, const ConvAttributes
       direct_(attributes.group > 1 && attributes.GroupOutputs() % kPanelColumns != 0),
       unpack_(UnpackKernels().Choose().run),
       gemm_(GemmKernels().Choose().run),
+      arrange_(ArrangeKernels().Choose().run),
       gemm_shift_(ChooseGemmShift(matrix)),
       gemm_float_(GemmFloatKernels().Choose().run),
       quantize_(ConvQuantizeKernels().Choose().run),
       depthwise_(ConvDepthwiseKernels().Choose().run),
       epilogue_(ConvEpilogueKernels().Choose().run),
-      sum_codes_(ChooseSums(gemm_shift_)) {}
+      sum_codes_(ChooseSums()) {}
 
 bool Conv::Run(const ConvInputs& inputs, const Parallel& parallel) const {
   if (inputs.batch == 0) return true;

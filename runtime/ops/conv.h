@@ -58,6 +58,7 @@ class Conv {
   void FillImage(const Call& call, int64_t image) const;
   bool RunGemm(const Call& call, int64_t image) const;
   bool GemmBlock(const Call& call, const GemmTask& task) const;
+  int64_t ShiftBytes(int64_t pixels) const;
   void GemmIntegers(const Call& call, const GemmTask& task, const uint8_t* rows,
                     uint8_t* memory) const;
   void GemmFloats(const Call& call, const GemmTask& task, const uint8_t* rows, float* memory) const;
@@ -78,6 +79,7 @@ class Conv {
   bool direct_;
   UnpackKernel* unpack_;
   GemmKernel* gemm_;
+  ArrangeKernel* arrange_;
   GemmShiftKernel* gemm_shift_;  // null where decoding to int8 is as fast
   GemmFloatKernel* gemm_float_;
   ConvQuantizeKernel* quantize_;

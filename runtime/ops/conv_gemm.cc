@@ -63,7 +63,7 @@ bool Conv::GemmBlock(const Call& call, const GemmTask& task) const {
   const int64_t built = in_place ? 0 : CeilDiv(task.pixels * row_bytes + kCopySlack, 64) * 64;
   const int64_t sums = task.pixels * (4 + matrix_.Groups() * 8);
   const int64_t acc = task.pixels * kPanelsPerChunk * kPanelColumns * 4;
-  const int64_t shift = gemm_shift_ == nullptr ? 0 : GemmShiftScratch(matrix_, task.pixels);
+  const int64_t shift = ShiftBytes(task.pixels);
   const Scratch memory = AllocateScratch(built + shift + acc + sums);
   if (memory == nullptr) return false;
 
@@ -92,11 +92,18 @@ bool Conv::GemmBlock(const Call& call, const GemmTask& task) const {
   return true;
 }
 
+// What gemm_shift needs for this many windows: its scratch, then their codes.
+int64_t Conv::ShiftBytes(int64_t pixels) const {
+  if (gemm_shift_ == nullptr) return 0;
+  const ArrangedRows rows = GemmShiftRows(matrix_, pixels, range_.is_unsigned());
+  return GemmShiftScratch(rows) + rows.Bytes();
+}
+
 void Conv::GemmIntegers(const Call& call, const GemmTask& task, const uint8_t* rows,
                         uint8_t* memory) const {
   const int64_t groups = matrix_.Groups();
   const int64_t units = matrix_.Units();
-  const int64_t shift = gemm_shift_ == nullptr ? 0 : GemmShiftScratch(matrix_, task.pixels);
+  const int64_t shift = ShiftBytes(task.pixels);
   int32_t* acc = reinterpret_cast<int32_t*>(memory + shift);
   int32_t* sums = acc + task.pixels * kPanelsPerChunk * kPanelColumns;
   int16_t* pair_sums = reinterpret_cast<int16_t*>(sums + task.pixels);
@@ -108,6 +115,11 @@ void Conv::GemmIntegers(const Call& call, const GemmTask& task, const uint8_t* r
   } else {
     sum_codes_(a, sums, pair_sums);
   }
+  ArrangedRows arranged = GemmShiftRows(matrix_, task.pixels, range_.is_unsigned());
+  if (gemm_shift_ != nullptr) {
+    arranged.blocks = memory + GemmShiftScratch(arranged);
+    arrange_(a, arranged);
+  }
   for (int64_t p = 0; p < task.panels; p += kPanelsPerChunk) {
     const int64_t panel = task.first_panel + p;
     const int64_t count = std::min(kPanelsPerChunk, task.panels - p);
@@ -115,7 +127,7 @@ void Conv::GemmIntegers(const Call& call, const GemmTask& task, const uint8_t* r
     if (gemm_shift_ == nullptr) {
       gemm_(a, call.panels + panel * units * kUnitCodes, count, units, acc, width);
     } else {
-      gemm_shift_(matrix_, panel, count, a, memory, acc, width);
+      gemm_shift_(matrix_, panel, count, arranged, memory, acc, width);
     }
     const int64_t column = panel * kPanelColumns;
     Finish(call, task.image, column, std::min(width, matrix_.n - column), task.first_pixel,

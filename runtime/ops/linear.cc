@@ -37,6 +37,7 @@ struct Linear::Call {
   float* row_scales;
   int32_t* sums;
   int16_t* pair_sums;
+  uint8_t* arranged;  // of one tile of rows after the other; null where not read
 };
 
 Linear::Linear(const PackedMatrix& matrix, const float* scales, ActivationRange range)
@@ -45,6 +46,7 @@ Linear::Linear(const PackedMatrix& matrix, const float* scales, ActivationRange 
       range_(std::move(range)),
       unpack_(UnpackKernels().Choose().run),
       gemm_(GemmKernels().Choose().run),
+      arrange_(ArrangeKernels().Choose().run),
       gemm_shift_(ChooseGemmShift(matrix)),
       gemv_(GemvKernels().Choose().run),
       quantize_(QuantizeKernels().Choose().run),
@@ -63,9 +65,13 @@ bool Linear::RunQuantized(const LinearInputs& inputs, const Parallel& parallel) 
   const int64_t rows = inputs.rows;
   const int64_t groups = matrix_.Groups();
   const int64_t stride = groups * kGroupDepth;
+  const bool few = rows <= kGemvRows;
+  const int64_t tall = few ? rows : kRowsPerTile;
+  const bool shifts = !few && gemm_shift_ != nullptr;
   const Scratch memory = AllocateScratch(rows * (stride + 4 + 4 + groups * 8));
-  if (memory == nullptr) return false;
-  Call call = {inputs, {}, memory.get(), nullptr, nullptr, nullptr};
+  const Scratch arranged = AllocateScratch(shifts ? CeilDiv(rows, tall) * TileBytes() : 0);
+  if (memory == nullptr || arranged == nullptr) return false;
+  Call call = {inputs, {}, memory.get(), nullptr, nullptr, nullptr, arranged.get()};
   call.row_scales = reinterpret_cast<float*>(call.codes + rows * stride);
   call.sums = reinterpret_cast<int32_t*>(call.row_scales + rows);
   call.pair_sums = range_.is_unsigned() ? nullptr : reinterpret_cast<int16_t*>(call.sums + rows);
@@ -76,11 +82,10 @@ bool Linear::RunQuantized(const LinearInputs& inputs, const Parallel& parallel) 
     Quantize(call, parallel);
   }
 
-  const bool few = rows <= kGemvRows;
+  if (shifts) Arrange(call, parallel);
   const int64_t panels = matrix_.Panels();
   const int64_t share = std::clamp(panels / kTasksWanted, kPanelsPerTile, kShiftPanels);
-  const int64_t wide = few ? kGemvPanels : gemm_shift_ != nullptr ? share : kPanelsPerTile;
-  const int64_t tall = few ? rows : kRowsPerTile;
+  const int64_t wide = few ? kGemvPanels : shifts ? share : kPanelsPerTile;
   const int64_t across = CeilDiv(panels, wide);
   std::atomic<bool> enough_memory{true};
   parallel.For(across * CeilDiv(rows, tall), [&](size_t index) {
@@ -135,6 +140,27 @@ void Linear::TakeOperands(const Call& call, const Parallel& parallel) const {
   });
 }
 
+// The arranged rows of the tile that begins at first_row.
+ArrangedRows Linear::TileRows(const Call& call, int64_t first_row) const {
+  const int64_t rows = std::min(kRowsPerTile, call.a.rows - first_row);
+  ArrangedRows tile = GemmShiftRows(matrix_, rows, range_.is_unsigned());
+  tile.blocks = call.arranged + first_row / kRowsPerTile * TileBytes();
+  return tile;
+}
+
+int64_t Linear::TileBytes() const {
+  return GemmShiftRows(matrix_, kRowsPerTile, range_.is_unsigned()).Bytes();
+}
+
+void Linear::Arrange(const Call& call, const Parallel& parallel) const {
+  parallel.For(CeilDiv(call.a.rows, kRowsPerTile), [&](size_t index) {
+    const int64_t first = static_cast<int64_t>(index) * kRowsPerTile;
+    Activations a = call.a;
+    a.codes += first * a.stride;
+    arrange_(a, TileRows(call, first));
+  });
+}
+
 bool Linear::Tile(const Call& call, int64_t first_panel, int64_t panels, int64_t first_row,
                   int64_t rows) const {
   const bool few = call.a.rows <= kGemvRows;
@@ -143,7 +169,7 @@ bool Linear::Tile(const Call& call, int64_t first_panel, int64_t panels, int64_t
   const int64_t acc_bytes = rows * width * 4;
   const int64_t panel_bytes = units * kUnitCodes;
   const int64_t decoded = few                      ? 0
-                          : gemm_shift_ != nullptr ? GemmShiftScratch(matrix_, rows)
+                          : gemm_shift_ != nullptr ? GemmShiftScratch(TileRows(call, first_row))
                                                    : panels * panel_bytes;
   const Scratch memory = AllocateScratch(decoded + acc_bytes);
   if (memory == nullptr) return false;
@@ -157,7 +183,7 @@ bool Linear::Tile(const Call& call, int64_t first_panel, int64_t panels, int64_t
   if (few) {
     gemv_(matrix_, first_panel, panels, a, acc, width);
   } else if (gemm_shift_ != nullptr) {
-    gemm_shift_(matrix_, first_panel, panels, a, memory.get(), acc, width);
+    gemm_shift_(matrix_, first_panel, panels, TileRows(call, first_row), memory.get(), acc, width);
   } else {
     int8_t* weights = reinterpret_cast<int8_t*>(memory.get());
     for (int64_t p = 0; p < panels; ++p) {

@@ -5,6 +5,7 @@
 #include "base/activation_range.h"
 #include "base/packed_matrix.h"
 #include "base/parallel.h"
+#include "kernels/arrange/arrange.h"
 #include "kernels/conv_sums/conv_sums.h"
 #include "kernels/epilogue/epilogue.h"
 #include "kernels/gemm/gemm.h"
@@ -43,7 +44,10 @@ class Linear {
   bool RunFloat(const LinearInputs& inputs, const Parallel& parallel) const;
   bool RunQuantized(const LinearInputs& inputs, const Parallel& parallel) const;
   void Quantize(const Call& call, const Parallel& parallel) const;
+  void Arrange(const Call& call, const Parallel& parallel) const;
   void TakeOperands(const Call& call, const Parallel& parallel) const;
+  int64_t TileBytes() const;
+  ArrangedRows TileRows(const Call& call, int64_t first_row) const;
   bool Tile(const Call& call, int64_t first_panel, int64_t panels, int64_t first_row,
             int64_t rows) const;
   bool FloatTile(const LinearInputs& inputs, int64_t panel, int64_t first_row, int64_t rows) const;
@@ -53,6 +57,7 @@ class Linear {
   ActivationRange range_;  // steps padded to whole groups
   UnpackKernel* unpack_;
   GemmKernel* gemm_;
+  ArrangeKernel* arrange_;
   GemmShiftKernel* gemm_shift_;  // null where decoding to int8 is as fast
   GemvKernel* gemv_;
   QuantizeKernel* quantize_;

@@ -48,15 +48,35 @@ Output<int32_t, 2> Gemm(GemmKernel* run, const Rows& rows, const Input<int8_t, 3
   return out;
 }
 
+// The blocks as bytes: codes and offsets of one after the other.
+Output<uint8_t, 2> Arrange(ArrangeKernel* run, const Rows& rows, int run_units, int bias) {
+  const Activations& a = rows.activations;
+  const bool known = run_units == 4 || run_units == 8 || run_units == 16;
+  Require(known || run_units == 2 && a.is_unsigned, "runs have 4, 8 or 16 units, or 2 of uint8");
+  Require(bias >= 0 && bias < 64, "bias must be within 0..63");
+  ArrangedRows arranged = {nullptr, a.rows, a.groups, a.is_unsigned, run_units, bias};
+  const Scratch blocks = AllocateScratch(arranged.Bytes());
+  std::fill_n(blocks.get(), arranged.Bytes(), uint8_t{0});
+  arranged.blocks = blocks.get();
+  run(a, arranged);
+  Output<uint8_t, 2> out({arranged.Blocks(), arranged.BlockBytes()});
+  std::copy_n(blocks.get(), arranged.Bytes(), out.data());
+  return out;
+}
+
 Output<int32_t, 2> GemmShift(GemmShiftKernel* run, const Matrix& matrix, int64_t panel,
                              const Rows& rows) {
   const PackedMatrix& m = matrix.packed;
   Require(GemmShiftApplies(m), "the tables are not multiples of one another, or wider than 4 bits");
   Require(panel >= 0 && panel < m.Panels(), "panel is outside the matrix");
   Require(rows.activations.groups == m.Groups(), "the rows and the matrix differ in K");
-  const Scratch scratch = AllocateScratch(GemmShiftScratch(m, rows.activations.rows));
+  ArrangedRows arranged = GemmShiftRows(m, rows.activations.rows, rows.activations.is_unsigned);
+  const Scratch blocks = AllocateScratch(arranged.Bytes());
+  const Scratch scratch = AllocateScratch(GemmShiftScratch(arranged));
+  arranged.blocks = blocks.get();
+  ArrangeKernels().Choose().run(rows.activations, arranged);
   Output<int32_t, 2> out({rows.activations.rows, kPanelColumns});
-  run(m, panel, 1, rows.activations, scratch.get(), out.data(), kPanelColumns);
+  run(m, panel, 1, arranged, scratch.get(), out.data(), kPanelColumns);
   return out;
 }
 
@@ -173,6 +193,7 @@ nanobind::dict Families() {
   nanobind::dict families;
   families["unpack"] = Variants(UnpackKernels());
   families["gemm"] = Variants(GemmKernels());
+  families["arrange"] = Variants(ArrangeKernels());
   families["gemm_shift"] = Variants(GemmShiftKernels());
   families["gemv"] = Variants(GemvKernels());
   families["quantize"] = Variants(QuantizeKernels());
@@ -213,6 +234,7 @@ NB_MODULE(_kernels, module) {
 
   Bind<&Unpack>(module, "Unpack", UnpackKernels());
   Bind<&Gemm>(module, "Gemm", GemmKernels());
+  Bind<&Arrange>(module, "Arrange", ArrangeKernels());
   Bind<&GemmShift>(module, "GemmShift", GemmShiftKernels());
   Bind<&Gemv>(module, "Gemv", GemvKernels());
   Bind<&Quantize>(module, "Quantize", QuantizeKernels());

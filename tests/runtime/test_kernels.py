@@ -96,6 +96,27 @@ def test_gemv(row: Any, bits: int, method: str, is_unsigned: bool) -> None:
 
 
 @pytest.mark.parametrize("is_unsigned", [False, True])
+@pytest.mark.parametrize("run_units", [4, 8, 16])
+@pytest.mark.parametrize("row", FAMILIES["arrange"], ids=lambda row: row.name())
+def test_arrange(row: Any, run_units: int, is_unsigned: bool) -> None:
+    rng = np.random.default_rng(run_units)
+    for m, k, _ in SHAPES:
+        codes = random_codes(rng, m, k, is_unsigned)
+        blocks = -(-k // 64)
+        bias = 0 if is_unsigned else 7
+        got = supported(row)(_kernels.Rows(padded(codes), is_unsigned), run_units, bias)
+        whole = np.zeros((m, blocks * 64), np.int64)
+        whole[:, :k] = codes
+        # [row, block, group, pair, k of the pair] to [block, row, pair, group, k of the pair].
+        expected = whole.reshape(m, blocks, 2, 16, 2).transpose(1, 0, 3, 2, 4)
+        np.testing.assert_array_equal(got[:, : m * 64], (expected.reshape(blocks, -1) & 255).astype(np.uint8))
+        if not is_unsigned:
+            sums = expected.sum(-1).reshape(blocks, m, 16 // run_units, run_units, 2).sum(3).reshape(blocks, -1)
+            offsets = np.ascontiguousarray(got[:, m * 64 :]).view(np.int16)[:, : sums.shape[1]]
+            np.testing.assert_array_equal(offsets, -bias * sums)
+
+
+@pytest.mark.parametrize("is_unsigned", [False, True])
 @pytest.mark.parametrize("method", ["rtn", "shift", "shapes"])
 @pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize("row", FAMILIES["gemm_shift"], ids=lambda row: row.name())

@@ -5,39 +5,46 @@
 //
 // For matrices with GemmShiftApplies(matrix): W is a small level times its group's factor (Factors
 // in packed_matrix.h), so a variant may add products in 16 bits over a run of k and multiply by the
-// factor once. `scratch` holds GemmShiftScratch(matrix, rows) bytes, 64-byte aligned; its content
-// does not matter. acc is [rows][acc_stride], acc_stride >= 16 * panel_count. Exact, K <= 65536.
+// factor once. `rows` are those that GemmShiftRows describes, arranged. `scratch` holds
+// GemmShiftScratch(rows) bytes, 64-byte aligned; its content does not matter. acc is
+// [rows][acc_stride], acc_stride >= 16 * panel_count. Exact, K <= 65536.
 #pragma once
 
-#include "base/activations.h"
 #include "base/kernel.h"
 #include "base/packed_matrix.h"
+#include "kernels/arrange/arrange.h"
 
 namespace edgefold {
 
 inline bool GemmShiftApplies(const PackedMatrix& matrix) { return matrix.factors.shapes > 0; }
 
-// Units whose products fit a 16-bit sum, in any order: two of each unit meet in a lane.
+// Units of a block whose products fit a 16-bit sum, in any order: two of each unit meet in a lane.
 // int8 rows: |sum of a * level| <= 2 * units * 127 * top < 2^15. The levels are read as unsigned,
-// which changes the sum modulo 2^16 only; the offset of the row (pair_sums) takes it back.
-// uint8 rows: |sum| <= 2 * units * 255 * top < 2^15.
+// which changes the sum modulo 2^16 only; the offset of the row takes it back.
+// uint8 rows: |sum| <= 2 * units * 255 * top < 2^15. Few levels of one shape are method shift.
+inline bool FewLevels(const Factors& factors) { return factors.shapes == 1 && factors.top <= 8; }
 inline int RunUnits(const Factors& factors, bool is_unsigned) {
-  const int top = factors.top * (is_unsigned ? 2 : 1);
-  return top <= 16 ? 8 : top <= 32 ? 4 : 2;
+  return (FewLevels(factors) ? 16 : 4) / (is_unsigned ? 2 : 1);
 }
 
-// A block of one panel stays in the first-level cache while all rows pass by.
-inline constexpr int64_t kShiftBlockGroups = 24;
+// How rows of this matrix are to be arranged; `blocks` is the caller's to set.
+inline ArrangedRows GemmShiftRows(const PackedMatrix& matrix, int64_t rows, bool is_unsigned) {
+  return {nullptr,
+          rows,
+          matrix.Groups(),
+          is_unsigned,
+          RunUnits(matrix.factors, is_unsigned),
+          is_unsigned ? 0 : matrix.factors.top};
+}
 
-// Levels of a block and 64 bytes of factors a group; then four offsets a row and group. A multiple
-// of 64: sums that follow should not straddle cache lines.
-inline int64_t GemmShiftScratch(const PackedMatrix& matrix, int64_t rows) {
-  const int64_t block = kShiftBlockGroups * (kGroupUnits * kUnitCodes + 64);
-  return block + (rows * matrix.Groups() * 8 + 63) / 64 * 64;
+// Decoded levels and factors of a block, then sums of one panel.
+inline int64_t GemmShiftScratch(const ArrangedRows& rows) {
+  return kBlockUnits * kUnitCodes + 64 + rows.rows * kPanelColumns * 4;
 }
 
 using GemmShiftKernel = void(const PackedMatrix& matrix, int64_t first_panel, int64_t panel_count,
-                             const Activations& a, void* scratch, int32_t* acc, int64_t acc_stride);
+                             const ArrangedRows& rows, void* scratch, int32_t* acc,
+                             int64_t acc_stride);
 
 #define EF_KERNEL(isa, symbol) GemmShiftKernel symbol;
 #include "kernels/gemm_shift/kernels.inc"

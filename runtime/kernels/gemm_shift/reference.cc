@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "base/activation_at.h"
 #include "kernels/gemm_shift/gemm_shift.h"
 
 namespace edgefold {
@@ -13,16 +12,22 @@ int WeightByFactors(const PackedMatrix& matrix, int64_t k, int64_t column) {
   return f.factor[t] * f.shape[f.shape_of[t]][CodeAt(matrix, k, column)];
 }
 
+int CodeOfRow(const ArrangedRows& rows, int64_t m, int64_t k) {
+  const int64_t at = k / kGroupDepth % kBlockGroups * 2 + k % kGroupDepth / 2 * 4 + k % 2;
+  const uint8_t code = rows.Codes(k / kBlockDepth)[m * kBlockDepth + at];
+  return rows.is_unsigned ? code : static_cast<int8_t>(code);
+}
+
 }  // namespace
 
 void gemm_shift_reference(const PackedMatrix& matrix, int64_t first_panel, int64_t panel_count,
-                          const Activations& a, void* /*scratch*/, int32_t* acc,
+                          const ArrangedRows& rows, void* /*scratch*/, int32_t* acc,
                           int64_t acc_stride) {
-  for (int64_t m = 0; m < a.rows; ++m) {
+  for (int64_t m = 0; m < rows.rows; ++m) {
     for (int64_t c = 0; c < panel_count * kPanelColumns; ++c) {
       int32_t sum = 0;
       for (int64_t k = 0; k < matrix.k; ++k) {
-        sum += ActivationAt(a, m, k) * WeightByFactors(matrix, k, first_panel * kPanelColumns + c);
+        sum += CodeOfRow(rows, m, k) * WeightByFactors(matrix, k, first_panel * kPanelColumns + c);
       }
       acc[m * acc_stride + c] = sum;
     }

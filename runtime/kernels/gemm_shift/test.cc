@@ -21,15 +21,19 @@ void Case(Random& random, int bits, Tables tables, int64_t rows, int64_t k, bool
   const int64_t panel = random.Range(0, panels - 1);
   const int64_t count = random.Range(1, panels - static_cast<int>(panel));
   const int64_t stride = count * kPanelColumns + random.Range(0, 3);
+  ArrangedRows arranged = GemmShiftRows(m.matrix, rows, is_unsigned);
+  const Scratch blocks = AllocateScratch(arranged.Bytes());
+  arranged.blocks = blocks.get();
+  arrange_reference(a.activations, arranged);
   Guarded<int32_t> expected(rows * stride);
-  gemm_shift_reference(m.matrix, panel, count, a.activations, nullptr, expected.data(), stride);
+  gemm_shift_reference(m.matrix, panel, count, arranged, nullptr, expected.data(), stride);
   for (size_t i = 0; i < kernels.size; ++i) {
     if (!tallies[i].supported) continue;
-    const int64_t bytes = GemmShiftScratch(m.matrix, rows);
+    const int64_t bytes = GemmShiftScratch(arranged);
     const Scratch scratch = AllocateScratch(bytes);
     std::memset(scratch.get(), 0xa5, bytes);
     Guarded<int32_t> got(rows * stride);
-    kernels.rows[i].run(m.matrix, panel, count, a.activations, scratch.get(), got.data(), stride);
+    kernels.rows[i].run(m.matrix, panel, count, arranged, scratch.get(), got.data(), stride);
     char where[100];
     std::snprintf(where, sizeof where, "bits %d tables %d rows %d k %d unsigned %d extreme %d",
                   bits, static_cast<int>(tables), static_cast<int>(rows), static_cast<int>(k),

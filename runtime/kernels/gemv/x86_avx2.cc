@@ -17,8 +17,7 @@ Panel* ChooseWay(const PackedMatrix& matrix, bool is_unsigned) {
     const Factors& factors = matrix.factors;
     if (factors.shapes > 0 && !is_unsigned) {
       // Half a group suits all; few levels of one shape (method shift) deserve a variant.
-      const bool few = factors.shapes == 1 && RunUnits(factors, false) == 8;
-      return few ? FactoredPanel<kBits, 1, kRows, 8>::Multiply
+      return FewLevels(factors) ? FactoredPanel<kBits, 1, kRows, 8>::Multiply
                  : FactoredPanel<kBits, 2, kRows, 4>::Multiply;
     }
   }

@@ -18,7 +18,7 @@ Panel* ChooseWay(const PackedMatrix& matrix, bool is_unsigned) {
     if (factors.shapes > 0 && !is_unsigned) {
       // Half a group suits all; few levels of one shape (method shift) deserve a variant.
       return FewLevels(factors) ? FactoredPanel<kBits, 1, kRows, 8>::Multiply
-                 : FactoredPanel<kBits, 2, kRows, 4>::Multiply;
+                                : FactoredPanel<kBits, 2, kRows, 4>::Multiply;
     }
   }
   if (matrix.linear) {

@@ -28,7 +28,7 @@ class FuseLayers(Pass, frozen=True, kw_only=True):
     """Removes residual blocks one by one, each injected into its neighbours (FuseGPT, arXiv 2411.14507).
 
     What it does: finds the repeated residual blocks, takes out the one whose absence the stream feels least, and
-    refits the layers that write to the stream. Then every matrix W of the neighbours becomes
+    refits the layers behind the cut. Then every matrix W of the neighbours becomes
     ``W + B A + (P Q) * D`` with D the same matrix of the removed block, and A, B, P, Q, biases and scales are trained
     until the stream behind the neighbours is the original's. The sum is folded: a plain, shallower model. The next
     block is chosen in what has come out.
@@ -157,9 +157,8 @@ class _Run:
         assert context.heal is not None, "rewrite looked"
         assert context.calibration is not None, "rewrite looked"
         if options.repair == "least-squares":
-            repair_depth(
-                self.model, self.original, context.calibration, dict(self.stands_for), exclude=context.excludes
-            )
+            aims = dict(self.stands_for)
+            repair_depth(self.model, self.original, context.calibration, aims, scope="all", exclude=context.excludes)
         adapters = attach(self.model, fusion.donors, options.rank, context.seed)
         factors = tuple(name for adapter in adapters for name in adapter.trained)
         target = self.stands_for.get(fusion.group_end, fusion.group_end)

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from edgefold.passes._constants import trace_constant
 from edgefold.passes._layer_inputs import Inputs, Targets
-from edgefold.passes._weighted_nodes import WeightedNode, node_label, weighted_node
+from edgefold.passes._weighted_nodes import WeightedNode, layer_inputs, node_label, weighted_node
 from edgefold.passes.base import Skip, SkipReason
-from edgefold.passes.quantization.weights import layer_inputs
 
 Matrix = NDArray[np.float64]
 Method = Literal["least-squares", "bias"]
@@ -92,13 +91,21 @@ def as_layer(
         reason = site.reason if constant else SkipReason.FALLBACK
         weighty = constant or site.reason == SkipReason.TARGET_LACKS_OP
         return Skip(site.node, reason, f"{node.op_type} keeps its weights, no refit") if weighty else None
-    refusal, inputs = _refusal(site, tied, exclude), layer_inputs(site)
+    refusal, layer = _refusal(site, tied, exclude), layer_of(site)
     bias_only = bias_of_shared and refusal == SkipReason.SHARED_WEIGHT
-    if (refusal is not None and not bias_only) or inputs is None:
+    if (refusal is not None and not bias_only) or layer is None:
         return Skip(site.label, refusal or SkipReason.NOT_CONSTANT, "keeps its weights, no refit")
+    return dataclasses.replace(layer, method="bias") if bias_only else layer
+
+
+def layer_of(site: WeightedNode) -> Layer | None:
+    """A node with weights as a layer whose target is its own output; None where its inputs cannot be observed."""
+    inputs = layer_inputs(site)
+    if inputs is None:
+        return None
     axis = 1 if site.geometry else -2 if site.on_left else -1
     targets = Targets(str(site.output.name), axis, site.geometry.group if site.geometry else 1)
-    return Layer(site, inputs, targets, "bias" if bias_only else "least-squares")
+    return Layer(site, inputs, targets)
 
 
 def summed_with(output: ir.Value) -> tuple[ir.Value, ir.Value] | None:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from edgefold.passes._constants import Constant, small_constant, trace_constant
 from edgefold.passes._conv_geometry import ConvGeometry, conv_geometry
+from edgefold.passes._layer_inputs import Inputs, Patches, Rows
 from edgefold.passes.base import Skip, SkipReason
 
 Float = npt.NDArray[np.float32]
@@ -104,6 +105,17 @@ def weighted_node(node: ir.Node) -> WeightedNode | Skip | None:
     if node.op_type in _QUANTIZED and any(trace_constant(value) for value in node.inputs[1:]):
         return _refuse(node, SkipReason.ALREADY_QUANTIZED)
     return _foreign(node) if node.op_type in _UNPACKED else None
+
+
+def layer_inputs(site: WeightedNode) -> Inputs | None:
+    """What the node's weights are multiplied with, as calibration names it; None for a lookup."""
+    tensor = str(site.data.name)
+    if site.kind == "gather":
+        return None
+    if site.geometry is None:
+        return Rows(tensor, axis=-2 if site.on_left else -1)
+    geometry = site.geometry
+    return Patches(tensor, geometry.kernel, geometry.strides, geometry.pads, geometry.dilations, geometry.group)
 
 
 def _foreign(node: ir.Node) -> Skip | None:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from edgefold.passes.adapters import attach, fold
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
 from edgefold.passes.depth.blocks import find_stacks
-from edgefold.passes.depth.budget import ByCount
+from edgefold.passes.depth.budget import THIRD, ByCount
 from edgefold.passes.depth.candidates import Candidate, candidates, moves
 from edgefold.passes.depth.fusion import Fusion, numbered, plan_fusion
 from edgefold.passes.depth.repair import repair_depth
@@ -21,7 +21,6 @@ from edgefold.passes.depth.surgery import cut_out
 from edgefold.passes.heal import Count, Distance, Heal, Positive
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-THIRD = 1 / 3  # of the blocks, where no budget is given
 
 
 class FuseLayers(Pass, frozen=True, kw_only=True):

@@ -14,13 +14,12 @@ import onnx_ir as ir
 from edgefold.errors import UsageError
 from edgefold.passes._initializers import InitializerStore
 from edgefold.passes._layer_inputs import Inputs
-from edgefold.passes._weighted_nodes import WeightedNode, weighted_node
+from edgefold.passes._weighted_nodes import WeightedNode, layer_inputs, weighted_node
 from edgefold.passes.base import Calibrates, Context, Edit, Effect, Notes, Pass, Skip, SkipReason
 from edgefold.passes.depth.repair import repair_depth
 from edgefold.passes.factoring.nodes import factor
 from edgefold.passes.factoring.ranks import Choices, by_error, uniform
 from edgefold.passes.factoring.spectra import Spectrum
-from edgefold.passes.quantization.weights import layer_inputs
 
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Weighting = Literal["whitened", "plain"]

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
 from edgefold.passes.depth.blocks import Part, Stack, find_stacks
-from edgefold.passes.depth.budget import Budget, ByCount, ByError, ByWork
+from edgefold.passes.depth.budget import THIRD, Budget, ByCount, ByError, ByWork
 from edgefold.passes.depth.candidates import Candidate, Parts, candidates, moves
 from edgefold.passes.depth.judges import Judge
 from edgefold.passes.depth.repair import repair_depth
@@ -20,7 +20,6 @@ from edgefold.passes.depth.selection import Criterion, Selection, Selector
 from edgefold.passes.depth.surgery import cut_out, removed_runs
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-THIRD = 1 / 3  # of the blocks, where no budget is given
 
 
 class RemoveBlocks(Pass, frozen=True, kw_only=True):

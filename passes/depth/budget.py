@@ -11,6 +11,8 @@ from typing import Protocol
 
 from edgefold.passes.depth.candidates import Candidate, Move
 
+THIRD = 1 / 3
+"""Of the blocks: what goes where no budget is given."""
 MOST_CHOICES = 300
 """So many choices are measured one by one; where there are more, the search goes step by step."""
 

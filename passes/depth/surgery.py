@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 
@@ -35,11 +35,15 @@ def cut_out(model: ir.Model, *parts: Part) -> list[ir.Node]:
     start_of = {part.end: part.start for part in parts}
     dead = [part.end.producer() for part in parts]
     for part in parts:
-        start = part.start
-        while start in start_of:
-            start = start_of[start]
-        _redirect(graph, part.end, start)
+        _redirect(graph, part.end, followed(part.start, start_of))
     return _sweep(graph, [node for node in dead if node is not None])
+
+
+def followed(value: ir.Value, onward: Mapping[ir.Value, ir.Value]) -> ir.Value:
+    """Where a value leads along a run of parts, from each one's end to the other."""
+    while value in onward:
+        value = onward[value]
+    return value
 
 
 def removed_runs(parts: Iterable[Part]) -> dict[str, str]:
@@ -49,9 +53,7 @@ def removed_runs(parts: Iterable[Part]) -> dict[str, str]:
     runs = {}
     for start, end in end_of.items():
         if start not in ends:
-            while end in end_of:
-                end = end_of[end]
-            runs[str(start.name)] = str(end.name)
+            runs[str(start.name)] = str(followed(end, end_of).name)
     return runs
 
 

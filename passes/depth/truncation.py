@@ -12,7 +12,7 @@ from edgefold.passes.base import Calibrates, Notes
 from edgefold.passes.depth.blocks import Block, find_stacks
 from edgefold.passes.depth.elastic import Form
 from edgefold.passes.depth.repair import repair_depth
-from edgefold.passes.depth.surgery import cut_out, removed_runs
+from edgefold.passes.depth.surgery import cut_out, followed, removed_runs
 
 
 class Truncated:
@@ -33,7 +33,7 @@ class Truncated:
         gone = [self._blocks[number] for number in sorted(removed)]
         before = {block.end: block.start for block in gone}
         self._targets = removed_runs(gone)
-        self._starts = [_resolved(block.start, before) for block in self._blocks]
+        self._starts = [followed(block.start, before) for block in self._blocks]
         cut_out(self.model, *gone)
 
     def repair(self, original: ir.Model, calibration: Calibrates, exclude: Callable[[str], bool]) -> Notes:
@@ -59,10 +59,3 @@ class Truncated:
 def blocks_of(model: ir.Model) -> Sequence[Block]:
     """The blocks of a model by number, over all its stacks."""
     return [block for stack in find_stacks(model) for block in stack.blocks]
-
-
-def _resolved(value: ir.Value, before: dict[ir.Value, ir.Value]) -> ir.Value:
-    """What is read in the place of a value when the blocks that end with it are gone."""
-    while value in before:
-        value = before[value]
-    return value

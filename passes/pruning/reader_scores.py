@@ -13,14 +13,13 @@ import onnx_ir as ir
 from edgefold.passes._halves import Halves
 from edgefold.passes._layer_inputs import Inputs
 from edgefold.passes._least_squares import DAMPING
-from edgefold.passes._weighted_nodes import WeightedNode, weighted_node
+from edgefold.passes._weighted_nodes import WeightedNode, layer_inputs, weighted_node
 from edgefold.passes.base import Calibrates
 from edgefold.passes.pruning.dilution import Sum, dilution, sums_after
 from edgefold.passes.pruning.groups import Group, IntArray, Role, Slice
 from edgefold.passes.pruning.importance import Vector, gather_units, group_scores
 from edgefold.passes.pruning.second_order import Matrix, Surgeon, White, removal_scores, surgeons
 from edgefold.passes.pruning.weight_scores import Weights, energy
-from edgefold.passes.quantization.weights import layer_inputs
 
 _MOMENT_BYTES = 256 << 20
 """Second moments held at once; every portion of them costs one more run over the calibration data."""

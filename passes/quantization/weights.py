@@ -17,9 +17,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgefold.errors import ModelError
-from edgefold.passes._layer_inputs import Inputs, Patches, Rows
 from edgefold.passes._least_squares import least_squares
-from edgefold.passes._weighted_nodes import Float, WeightedNode
+from edgefold.passes._weighted_nodes import Float, WeightedNode, layer_inputs
 from edgefold.passes.base import Calibrates, Skip, SkipReason
 from edgefold.passes.quantization.coded_inputs import Coded
 from edgefold.passes.quantization.codes import QuantizedMatrix, Rounding, quantize_matrix
@@ -111,17 +110,6 @@ def _coded(site: WeightedNode, activations: Mapping[ir.Node, Activation]) -> Cod
     inputs = layer_inputs(site)
     assert inputs is not None
     return Coded(inputs, activations[site.node])
-
-
-def layer_inputs(site: WeightedNode) -> Inputs | None:
-    """What the node's weights are multiplied with, as calibration names it; None for a lookup."""
-    tensor = str(site.data.name)
-    if site.kind == "gather":
-        return None
-    if site.geometry is None:
-        return Rows(tensor, axis=-2 if site.on_left else -1)
-    geometry = site.geometry
-    return Patches(tensor, geometry.kernel, geometry.strides, geometry.pads, geometry.dilations, geometry.group)
 
 
 def _moment_bytes(group: WeightGroup) -> int:

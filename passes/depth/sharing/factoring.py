@@ -19,12 +19,11 @@ from edgefold.passes._constants import remove_if_unread
 from edgefold.passes._initializers import InitializerStore
 from edgefold.passes._layer_inputs import Inputs
 from edgefold.passes._moments import Moments
-from edgefold.passes._weighted_nodes import WeightedNode
+from edgefold.passes._weighted_nodes import WeightedNode, layer_inputs
 from edgefold.passes.base import Calibrates, Edit, Notes, Skip, SkipReason
 from edgefold.passes.depth.sharing.factors import affordable_rank, relative_error, shared_basis
 from edgefold.passes.depth.sharing.places import Place, SharingStack
 from edgefold.passes.depth.sharing.refit import Level
-from edgefold.passes.quantization.weights import layer_inputs
 
 Matrix = NDArray[np.float64]
 Bases = Literal["best", "shared", "own"]

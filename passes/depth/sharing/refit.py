@@ -24,16 +24,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgefold.passes._halves import Halves
-from edgefold.passes._layer_inputs import Inputs, Rows, Targets
+from edgefold.passes._layer_inputs import Inputs, Rows
 from edgefold.passes._least_squares import least_squares
 from edgefold.passes._moments import Moments
 from edgefold.passes._refit import MAX_MOMENT_BYTES
-from edgefold.passes._refittable import Layer, summed_with
-from edgefold.passes._weighted_nodes import WeightedNode, node_label, weighted_node
+from edgefold.passes._refittable import Layer, layer_of, summed_with
+from edgefold.passes._weighted_nodes import WeightedNode, layer_inputs, node_label, weighted_node
 from edgefold.passes.base import Calibrates, Edit, Notes, Skip, SkipReason
 from edgefold.passes.depth.sharing.grouping import Group
 from edgefold.passes.depth.sharing.places import SharingStack
-from edgefold.passes.quantization.weights import layer_inputs
 
 Matrix = NDArray[np.float64]
 Level = list[list[ir.Node]]
@@ -253,11 +252,8 @@ def _summed(moments: Sequence[Moments]) -> Moments:
 def _layer(node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> Layer:
     site = weighted_node(node)
     assert isinstance(site, WeightedNode)
-    inputs = layer_inputs(site)
-    assert inputs is not None
-    axis = 1 if site.geometry else -2 if site.on_left else -1
-    targets = Targets(str(site.output.name), axis, site.geometry.group if site.geometry else 1)
-    layer = Layer(site, inputs, targets)
+    layer = layer_of(site)
+    assert layer is not None
     total, other = summed_with(site.output) or (None, None)
     shape = shapes.get(str(site.output.name))
     if total is None or other is None or shape is None or shapes.get(str(total.name)) != shape:

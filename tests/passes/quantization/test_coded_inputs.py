@@ -9,11 +9,10 @@ from graphs import Array, graph, run, weights
 
 from edgefold.ops import add_functions
 from edgefold.passes._initializers import InitializerStore
-from edgefold.passes._weighted_nodes import WeightedNode, weighted_node
+from edgefold.passes._weighted_nodes import WeightedNode, layer_inputs, weighted_node
 from edgefold.passes.quantization.coded_inputs import Coded
 from edgefold.passes.quantization.codes import quantize_matrix
 from edgefold.passes.quantization.shift_nodes import Activation, replace_node, store_matrix
-from edgefold.passes.quantization.weights import layer_inputs
 
 LINEAR = "g (float[N, 20] x) => (float[N, 6] y) { [n] y = MatMul(x, w) }"
 LEFT = "g (float[20, N] x) => (float[6, N] y) { [n] y = MatMul(w, x) }"

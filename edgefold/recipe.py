@@ -6,6 +6,8 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import operator
+import re
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -142,5 +144,14 @@ def _parse_step(step: dict[str, Any], index: int, place: str) -> Pass:
     try:
         return msgspec.convert(step, union)
     except (msgspec.ValidationError, ValueError) as error:
-        options = ", ".join(f.replace("_", "-") for f in kind.__struct_fields__) or "no options"
-        raise UsageError(f"{place}: steps[{index}] ({step['pass']}): {error}; it takes {options}") from None
+        raise UsageError(f"{place}: steps[{index}] ({step['pass']}): {error}; {_accepted(kind, str(error))}") from None
+
+
+def _accepted(kind: type[Pass], complaint: str) -> str:
+    """What a pass takes: the values of the option that a complaint names where they are listed, else its options."""
+    named = re.search(r"`\$\.(\w+)`", complaint)
+    hint = typing.get_type_hints(kind).get(named[1]) if named else None
+    if named and typing.get_origin(hint) is typing.Literal:
+        return f"{named[1].replace('_', '-')} takes {', '.join(map(str, typing.get_args(hint)))}"
+    options = ", ".join(name.replace("_", "-") for name in kind.__struct_fields__) or "no options"
+    return f"it takes {options}"

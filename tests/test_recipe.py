@@ -77,3 +77,17 @@ def test_yaml_that_is_none_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not valid YAML") as caught:
         load_recipe(str(path))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "advice"),
+    [
+        ("remove-blocks.criterion=nonsense", "; criterion takes auto, exhaustive, greedy, "),
+        ("remove-blocks.blcks=2", "; it takes blocks, ratio, flops, max-error, parts, criterion, "),
+        ("remove-blocks.ratio=2", "; it takes blocks, ratio, "),
+    ],
+)
+def test_a_wrong_option_is_told_what_would_do(setting: str, advice: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe("shallow", [setting])
+    assert advice in str(caught.value)

@@ -53,10 +53,10 @@ READING = (
     "blocks, also after a short healing (MiniLM -5.0 %); longer healing is what its papers rely on. It is ahead of",
     "the control that shares the mean (ViT 95.3 against 94.4 healed, 85.8 against 80.3 before). Independent low",
     "rank is ahead of both at equal bytes on the ViT: 96.8 against 96.5 at two thirds; 96.2 against 95.8 (removed)",
-    "and 95.3 (shared), healed, at half. ResNet-56 loses most: its blocks of small feature maps are not redundant.",
+    "and 95.3 (shared), healed, at half. ResNet-56 loses most.",
     "",
-    "MiniLM's rows were made when removal refitted only the layers that write to the stream, not all behind the",
-    "cut.",
+    "MiniLM's rows were made when removal refitted only the layers that write to the stream. As it is now, with all",
+    "layers behind the cut, `third removed` is 0.8524 (-1.70 %).",
 )
 BY_BYTES = ("method", "block bytes", "file", "MACs", "latency", "value", "change", "interval", "processor seconds")
 BY_LATENCY = ("method", "latency", "change", "interval")

@@ -12,21 +12,9 @@
 namespace edgefold {
 namespace {
 
-constexpr int64_t kRowsPerTile = 128;     // a decoded panel serves this many rows
-constexpr int64_t kPanelsPerTile = 2;     // 32 columns: one register tile of AVX-512
-constexpr int64_t kShiftPanels = 8;       // panels of one gemm_shift task, at most
-constexpr int64_t kTasksWanted = 8;       // enough for the cores of a small machine
-constexpr int64_t kGemvRows = 3;          // up to here decoding in registers wins
-constexpr int64_t kGemvPanels = 8;        // panels of one gemv task
 constexpr int64_t kRowsPerQuantize = 16;  // rows of one quantization task
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-GemmShiftKernel* ChooseGemmShift(const PackedMatrix& matrix) {
-  const Kernel<GemmShiftKernel>& row = GemmShiftKernels().Choose();
-  const bool pays = row.isa != Isa::kReference && row.isa == GemmKernels().Choose().isa;
-  return pays && GemmShiftApplies(matrix) ? row.run : nullptr;
-}
 
 }  // namespace
 
@@ -37,22 +25,19 @@ struct Linear::Call {
   float* row_scales;
   int32_t* sums;
   int16_t* pair_sums;
-  uint8_t* arranged;  // of one tile of rows after the other; null where not read
+  uint8_t* arranged;  // of one tile of rows after the other
+  int64_t tile_bytes;
 };
 
 Linear::Linear(const PackedMatrix& matrix, const float* scales, ActivationRange range)
     : matrix_(matrix),
       scales_(scales),
       range_(std::move(range)),
+      product_(matrix, scales),
       unpack_(UnpackKernels().Choose().run),
-      gemm_(GemmKernels().Choose().run),
-      arrange_(ArrangeKernels().Choose().run),
-      gemm_shift_(ChooseGemmShift(matrix)),
-      gemv_(GemvKernels().Choose().run),
       quantize_(QuantizeKernels().Choose().run),
       sum_codes_(ConvSumsKernels().Choose().run),
-      gemm_float_(GemmFloatKernels().Choose().run),
-      epilogue_(EpilogueKernels().Choose().run) {
+      gemm_float_(GemmFloatKernels().Choose().run) {
   if (!range_.steps.empty()) range_.steps.resize(matrix_.Groups() * kGroupDepth, 1.0f);
 }
 
@@ -65,13 +50,13 @@ bool Linear::RunQuantized(const LinearInputs& inputs, const Parallel& parallel) 
   const int64_t rows = inputs.rows;
   const int64_t groups = matrix_.Groups();
   const int64_t stride = groups * kGroupDepth;
-  const bool few = rows <= kGemvRows;
-  const int64_t tall = few ? rows : kRowsPerTile;
-  const bool shifts = !few && gemm_shift_ != nullptr;
+  const int64_t tiles = CeilDiv(rows, kRowsPerTile);
+  const int64_t tall = std::min(rows, kRowsPerTile);
+  const int64_t tile_bytes = product_.ArrangedBytes(tall, range_.is_unsigned());
   const Scratch memory = AllocateScratch(rows * (stride + 4 + 4 + groups * 8));
-  const Scratch arranged = AllocateScratch(shifts ? CeilDiv(rows, tall) * TileBytes() : 0);
+  const Scratch arranged = AllocateScratch(tiles * tile_bytes);
   if (memory == nullptr || arranged == nullptr) return false;
-  Call call = {inputs, {}, memory.get(), nullptr, nullptr, nullptr, arranged.get()};
+  Call call = {inputs, {}, memory.get(), nullptr, nullptr, nullptr, arranged.get(), tile_bytes};
   call.row_scales = reinterpret_cast<float*>(call.codes + rows * stride);
   call.sums = reinterpret_cast<int32_t*>(call.row_scales + rows);
   call.pair_sums = range_.is_unsigned() ? nullptr : reinterpret_cast<int16_t*>(call.sums + rows);
@@ -82,16 +67,17 @@ bool Linear::RunQuantized(const LinearInputs& inputs, const Parallel& parallel) 
     Quantize(call, parallel);
   }
 
-  if (shifts) Arrange(call, parallel);
+  if (tile_bytes > 0) Arrange(call, parallel);
   const int64_t panels = matrix_.Panels();
-  const int64_t share = std::clamp(panels / kTasksWanted, kPanelsPerTile, kShiftPanels);
-  const int64_t wide = few ? kGemvPanels : shifts ? share : kPanelsPerTile;
+  const int64_t wide = product_.PanelsPerTask(tall);
   const int64_t across = CeilDiv(panels, wide);
   std::atomic<bool> enough_memory{true};
-  parallel.For(across * CeilDiv(rows, tall), [&](size_t index) {
+  parallel.For(across * tiles, [&](size_t index) {
     const int64_t panel = static_cast<int64_t>(index) % across * wide;
-    const int64_t row = static_cast<int64_t>(index) / across * tall;
-    if (!Tile(call, panel, std::min(wide, panels - panel), row, std::min(tall, rows - row))) {
+    const int64_t row = static_cast<int64_t>(index) / across * kRowsPerTile;
+    const ProductOutput out = {inputs.bias, inputs.bias_is_scalar, inputs.y + row * matrix_.n,
+                               matrix_.n};
+    if (!product_.Run(Tile(call, row), panel, std::min(wide, panels - panel), out)) {
       enough_memory = false;
     }
   });
@@ -140,72 +126,21 @@ void Linear::TakeOperands(const Call& call, const Parallel& parallel) const {
   });
 }
 
-// The arranged rows of the tile that begins at first_row.
-ArrangedRows Linear::TileRows(const Call& call, int64_t first_row) const {
-  const int64_t rows = std::min(kRowsPerTile, call.a.rows - first_row);
-  ArrangedRows tile = GemmShiftRows(matrix_, rows, range_.is_unsigned());
-  tile.blocks = call.arranged + first_row / kRowsPerTile * TileBytes();
-  return tile;
-}
-
-int64_t Linear::TileBytes() const {
-  return GemmShiftRows(matrix_, kRowsPerTile, range_.is_unsigned()).Bytes();
+// The tile of rows that begins at first_row.
+RowTile Linear::Tile(const Call& call, int64_t first_row) const {
+  Activations a = call.a;
+  a.codes += first_row * a.stride;
+  a.rows = std::min(kRowsPerTile, a.rows - first_row);
+  a.sums += first_row;
+  if (a.pair_sums != nullptr) a.pair_sums += first_row * a.groups * 4;
+  uint8_t* arranged = call.arranged + first_row / kRowsPerTile * call.tile_bytes;
+  return {a, call.row_scales + first_row, arranged};
 }
 
 void Linear::Arrange(const Call& call, const Parallel& parallel) const {
   parallel.For(CeilDiv(call.a.rows, kRowsPerTile), [&](size_t index) {
-    const int64_t first = static_cast<int64_t>(index) * kRowsPerTile;
-    Activations a = call.a;
-    a.codes += first * a.stride;
-    arrange_(a, TileRows(call, first));
+    product_.Arrange(Tile(call, static_cast<int64_t>(index) * kRowsPerTile));
   });
-}
-
-bool Linear::Tile(const Call& call, int64_t first_panel, int64_t panels, int64_t first_row,
-                  int64_t rows) const {
-  const bool few = call.a.rows <= kGemvRows;
-  const int64_t units = matrix_.Units();
-  const int64_t width = panels * kPanelColumns;
-  const int64_t acc_bytes = rows * width * 4;
-  const int64_t panel_bytes = units * kUnitCodes;
-  const int64_t decoded = few                      ? 0
-                          : gemm_shift_ != nullptr ? GemmShiftScratch(TileRows(call, first_row))
-                                                   : panels * panel_bytes;
-  const Scratch memory = AllocateScratch(decoded + acc_bytes);
-  if (memory == nullptr) return false;
-  int32_t* acc = reinterpret_cast<int32_t*>(memory.get() + decoded);
-
-  Activations a = call.a;
-  a.codes += first_row * a.stride;
-  a.rows = rows;
-  a.sums += first_row;
-  if (a.pair_sums != nullptr) a.pair_sums += first_row * a.groups * 4;
-  if (few) {
-    gemv_(matrix_, first_panel, panels, a, acc, width);
-  } else if (gemm_shift_ != nullptr) {
-    gemm_shift_(matrix_, first_panel, panels, TileRows(call, first_row), memory.get(), acc, width);
-  } else {
-    int8_t* weights = reinterpret_cast<int8_t*>(memory.get());
-    for (int64_t p = 0; p < panels; ++p) {
-      unpack_(matrix_, first_panel + p, 0, units, weights + p * panel_bytes);
-    }
-    gemm_(a, weights, panels, units, acc, width);
-  }
-
-  const int64_t column = first_panel * kPanelColumns;
-  EpilogueArguments e = {};
-  e.acc = acc;
-  e.acc_stride = width;
-  e.rows = rows;
-  e.columns = std::min(width, matrix_.n - column);
-  e.row_scales = call.row_scales + first_row;
-  e.scales = scales_ + column;
-  e.bias = call.inputs.bias + (call.inputs.bias_is_scalar ? 0 : column);
-  e.bias_is_scalar = call.inputs.bias_is_scalar;
-  e.y = call.inputs.y + first_row * matrix_.n + column;
-  e.y_stride = matrix_.n;
-  epilogue_(e);
-  return true;
 }
 
 bool Linear::RunFloat(const LinearInputs& inputs, const Parallel& parallel) const {

@@ -5,15 +5,10 @@
 #include "base/activation_range.h"
 #include "base/packed_matrix.h"
 #include "base/parallel.h"
-#include "kernels/arrange/arrange.h"
 #include "kernels/conv_sums/conv_sums.h"
-#include "kernels/epilogue/epilogue.h"
-#include "kernels/gemm/gemm.h"
 #include "kernels/gemm_float/gemm_float.h"
-#include "kernels/gemm_shift/gemm_shift.h"
-#include "kernels/gemv/gemv.h"
 #include "kernels/quantize/quantize.h"
-#include "kernels/unpack/unpack.h"
+#include "ops/panel_product.h"
 
 namespace edgefold {
 
@@ -46,24 +41,17 @@ class Linear {
   void Quantize(const Call& call, const Parallel& parallel) const;
   void Arrange(const Call& call, const Parallel& parallel) const;
   void TakeOperands(const Call& call, const Parallel& parallel) const;
-  int64_t TileBytes() const;
-  ArrangedRows TileRows(const Call& call, int64_t first_row) const;
-  bool Tile(const Call& call, int64_t first_panel, int64_t panels, int64_t first_row,
-            int64_t rows) const;
+  RowTile Tile(const Call& call, int64_t first_row) const;
   bool FloatTile(const LinearInputs& inputs, int64_t panel, int64_t first_row, int64_t rows) const;
 
   PackedMatrix matrix_;
   const float* scales_;
   ActivationRange range_;  // steps padded to whole groups
+  PanelProduct product_;   // of quantized rows
   UnpackKernel* unpack_;
-  GemmKernel* gemm_;
-  ArrangeKernel* arrange_;
-  GemmShiftKernel* gemm_shift_;  // null where decoding to int8 is as fast
-  GemvKernel* gemv_;
   QuantizeKernel* quantize_;
   ConvSumsKernel* sum_codes_;
   GemmFloatKernel* gemm_float_;
-  EpilogueKernel* epilogue_;
 };
 
 }  // namespace edgefold

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/panel_product.h"
+
+#include <algorithm>
+
+#include "base/scratch.h"
+
+namespace edgefold {
+namespace {
+
+constexpr int64_t kPanelsPerTile = 2;  // 32 columns: one register tile of AVX-512
+constexpr int64_t kShiftPanels = 8;    // panels of one gemm_shift task, at most
+constexpr int64_t kTasksWanted = 8;    // enough for the cores of a small machine
+constexpr int64_t kGemvRows = 3;       // up to here decoding in registers wins
+constexpr int64_t kGemvPanels = 8;     // panels of one gemv task
+
+GemmShiftKernel* ChooseGemmShift(const PackedMatrix& matrix) {
+  const Kernel<GemmShiftKernel>& row = GemmShiftKernels().Choose();
+  const bool pays = row.isa != Isa::kReference && row.isa == GemmKernels().Choose().isa;
+  return pays && GemmShiftApplies(matrix) ? row.run : nullptr;
+}
+
+}  // namespace
+
+PanelProduct::PanelProduct(const PackedMatrix& matrix, const float* scales)
+    : matrix_(matrix),
+      scales_(scales),
+      unpack_(UnpackKernels().Choose().run),
+      gemm_(GemmKernels().Choose().run),
+      arrange_(ArrangeKernels().Choose().run),
+      gemm_shift_(ChooseGemmShift(matrix)),
+      gemv_(GemvKernels().Choose().run),
+      epilogue_(EpilogueKernels().Choose().run) {}
+
+bool PanelProduct::Arranges(int64_t rows) const {
+  return gemm_shift_ != nullptr && rows > kGemvRows;
+}
+
+int64_t PanelProduct::ArrangedBytes(int64_t rows, bool is_unsigned) const {
+  return Arranges(rows) ? GemmShiftRows(matrix_, rows, is_unsigned).Bytes() : 0;
+}
+
+ArrangedRows PanelProduct::Arranged(const RowTile& tile) const {
+  ArrangedRows rows = GemmShiftRows(matrix_, tile.a.rows, tile.a.is_unsigned);
+  rows.blocks = tile.arranged;
+  return rows;
+}
+
+void PanelProduct::Arrange(const RowTile& tile) const {
+  if (Arranges(tile.a.rows)) arrange_(tile.a, Arranged(tile));
+}
+
+int64_t PanelProduct::PanelsPerTask(int64_t rows) const {
+  if (rows <= kGemvRows) return kGemvPanels;
+  if (gemm_shift_ == nullptr) return kPanelsPerTile;
+  return std::clamp(matrix_.Panels() / kTasksWanted, kPanelsPerTile, kShiftPanels);
+}
+
+bool PanelProduct::Run(const RowTile& tile, int64_t first_panel, int64_t panels,
+                       const ProductOutput& out) const {
+  const int64_t rows = tile.a.rows;
+  const int64_t units = matrix_.Units();
+  const int64_t width = panels * kPanelColumns;
+  const int64_t panel_bytes = units * kUnitCodes;
+  const bool few = rows <= kGemvRows;
+  const int64_t decoded = few              ? 0
+                          : Arranges(rows) ? GemmShiftScratch(Arranged(tile))
+                                           : panels * panel_bytes;
+  const Scratch memory = AllocateScratch(decoded + rows * width * 4);
+  if (memory == nullptr) return false;
+  int32_t* acc = reinterpret_cast<int32_t*>(memory.get() + decoded);
+  if (few) {
+    gemv_(matrix_, first_panel, panels, tile.a, acc, width);
+  } else if (Arranges(rows)) {
+    gemm_shift_(matrix_, first_panel, panels, Arranged(tile), memory.get(), acc, width);
+  } else {
+    int8_t* weights = reinterpret_cast<int8_t*>(memory.get());
+    for (int64_t p = 0; p < panels; ++p) {
+      unpack_(matrix_, first_panel + p, 0, units, weights + p * panel_bytes);
+    }
+    gemm_(tile.a, weights, panels, units, acc, width);
+  }
+
+  const int64_t column = first_panel * kPanelColumns;
+  EpilogueArguments e = {};
+  e.acc = acc;
+  e.acc_stride = width;
+  e.rows = rows;
+  e.columns = std::min(width, matrix_.n - column);
+  e.row_scales = tile.row_scales;
+  e.scales = scales_ + column;
+  e.bias = out.bias + (out.bias_is_scalar ? 0 : column);
+  e.bias_is_scalar = out.bias_is_scalar;
+  e.y = out.y + column;
+  e.y_stride = out.stride;
+  epilogue_(e);
+  return true;
+}
+
+}  // namespace edgefold

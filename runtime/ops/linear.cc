@@ -6,8 +6,8 @@
 #include <cstring>
 #include <utility>
 
-#include "base/check.h"
 #include "base/scratch.h"
+#include "ops/operand_rows.h"
 
 namespace edgefold {
 namespace {
@@ -20,11 +20,7 @@ int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Linear::Call {
   const LinearInputs& inputs;
-  Activations a;
-  uint8_t* codes;
-  float* row_scales;
-  int32_t* sums;
-  int16_t* pair_sums;
+  const OperandRows& operands;
   uint8_t* arranged;  // of one tile of rows after the other
   int64_t tile_bytes;
 };
@@ -48,19 +44,13 @@ bool Linear::Run(const LinearInputs& inputs, const Parallel& parallel) const {
 
 bool Linear::RunQuantized(const LinearInputs& inputs, const Parallel& parallel) const {
   const int64_t rows = inputs.rows;
-  const int64_t groups = matrix_.Groups();
-  const int64_t stride = groups * kGroupDepth;
   const int64_t tiles = CeilDiv(rows, kRowsPerTile);
   const int64_t tall = std::min(rows, kRowsPerTile);
   const int64_t tile_bytes = product_.ArrangedBytes(tall, range_.is_unsigned());
-  const Scratch memory = AllocateScratch(rows * (stride + 4 + 4 + groups * 8));
+  const OperandRows operands(rows, matrix_.k, range_.is_unsigned());
   const Scratch arranged = AllocateScratch(tiles * tile_bytes);
-  if (memory == nullptr || arranged == nullptr) return false;
-  Call call = {inputs, {}, memory.get(), nullptr, nullptr, nullptr, arranged.get(), tile_bytes};
-  call.row_scales = reinterpret_cast<float*>(call.codes + rows * stride);
-  call.sums = reinterpret_cast<int32_t*>(call.row_scales + rows);
-  call.pair_sums = range_.is_unsigned() ? nullptr : reinterpret_cast<int16_t*>(call.sums + rows);
-  call.a = {call.codes, stride, rows, range_.is_unsigned(), call.sums, call.pair_sums, groups};
+  if (!operands.ok() || arranged == nullptr) return false;
+  const Call call = {inputs, operands, arranged.get(), tile_bytes};
   if (range_.x_codes) {
     TakeOperands(call, parallel);
   } else {
@@ -75,8 +65,8 @@ bool Linear::RunQuantized(const LinearInputs& inputs, const Parallel& parallel) 
   parallel.For(across * tiles, [&](size_t index) {
     const int64_t panel = static_cast<int64_t>(index) % across * wide;
     const int64_t row = static_cast<int64_t>(index) / across * kRowsPerTile;
-    const ProductOutput out = {inputs.bias, inputs.bias_is_scalar, inputs.y + row * matrix_.n,
-                               matrix_.n};
+    float* y = inputs.y + row * matrix_.n + panel * kPanelColumns;
+    const ProductOutput out = {inputs.bias, inputs.bias_is_scalar, y, matrix_.n};
     if (!product_.Run(Tile(call, row), panel, std::min(wide, panels - panel), out)) {
       enough_memory = false;
     }
@@ -85,7 +75,7 @@ bool Linear::RunQuantized(const LinearInputs& inputs, const Parallel& parallel) 
 }
 
 void Linear::Quantize(const Call& call, const Parallel& parallel) const {
-  const int64_t rows = call.a.rows;
+  const int64_t rows = call.inputs.rows;
   parallel.For(CeilDiv(rows, kRowsPerQuantize), [&](size_t index) {
     const int64_t first = static_cast<int64_t>(index) * kRowsPerQuantize;
     QuantizeArguments q = {};
@@ -96,49 +86,39 @@ void Linear::Quantize(const Call& call, const Parallel& parallel) const {
     q.static_scale = call.inputs.x_scale;
     q.low = range_.low;
     q.high = range_.high;
-    q.codes = call.codes + first * call.a.stride;
-    q.stride = call.a.stride;
-    q.row_scales = call.row_scales + first;
-    q.sums = call.sums + first;
-    q.pair_sums = call.pair_sums == nullptr ? nullptr : call.pair_sums + first * call.a.groups * 4;
+    call.operands.Receive(first, &q);
     quantize_(q);
   });
 }
 
 // Operands that x holds already: padded to whole groups, and summed.
 void Linear::TakeOperands(const Call& call, const Parallel& parallel) const {
-  const int64_t rows = call.a.rows;
+  const int64_t rows = call.inputs.rows;
+  const OperandRows& operands = call.operands;
+  const int64_t padding = matrix_.Groups() * kGroupDepth - matrix_.k;
   parallel.For(CeilDiv(rows, kRowsPerQuantize), [&](size_t index) {
     const int64_t first = static_cast<int64_t>(index) * kRowsPerQuantize;
     const int64_t last = std::min(rows, first + kRowsPerQuantize);
     for (int64_t m = first; m < last; ++m) {
       const uint8_t* x = static_cast<const uint8_t*>(call.inputs.x) + m * matrix_.k;
-      uint8_t* codes = call.codes + m * call.a.stride;
-      std::memcpy(codes, x, static_cast<size_t>(matrix_.k));
-      std::memset(codes + matrix_.k, 0, static_cast<size_t>(call.a.stride - matrix_.k));
-      call.row_scales[m] = call.inputs.x_scale;
+      std::memcpy(operands.Codes(m), x, static_cast<size_t>(matrix_.k));
+      std::memset(operands.Codes(m) + matrix_.k, 0, static_cast<size_t>(padding));
+      *operands.Scales(m) = call.inputs.x_scale;
     }
     if (range_.is_unsigned()) return;
-    Activations some = call.a;
-    some.codes = call.codes + first * some.stride;
-    some.rows = last - first;
-    sum_codes_(some, call.sums + first, call.pair_sums + first * some.groups * 4);
+    sum_codes_(operands.Rows(first, last - first), operands.Sums(first), operands.PairSums(first));
   });
 }
 
-// The tile of rows that begins at first_row.
-RowTile Linear::Tile(const Call& call, int64_t first_row) const {
-  Activations a = call.a;
-  a.codes += first_row * a.stride;
-  a.rows = std::min(kRowsPerTile, a.rows - first_row);
-  a.sums += first_row;
-  if (a.pair_sums != nullptr) a.pair_sums += first_row * a.groups * 4;
-  uint8_t* arranged = call.arranged + first_row / kRowsPerTile * call.tile_bytes;
-  return {a, call.row_scales + first_row, arranged};
+// The tile of rows that begins at `first`.
+RowTile Linear::Tile(const Call& call, int64_t first) const {
+  const int64_t rows = std::min(kRowsPerTile, call.inputs.rows - first);
+  return {call.operands.Rows(first, rows), call.operands.Scales(first),
+          call.arranged + first / kRowsPerTile * call.tile_bytes};
 }
 
 void Linear::Arrange(const Call& call, const Parallel& parallel) const {
-  parallel.For(CeilDiv(call.a.rows, kRowsPerTile), [&](size_t index) {
+  parallel.For(CeilDiv(call.inputs.rows, kRowsPerTile), [&](size_t index) {
     product_.Arrange(Tile(call, static_cast<int64_t>(index) * kRowsPerTile));
   });
 }

@@ -41,7 +41,7 @@ class Linear {
   void Quantize(const Call& call, const Parallel& parallel) const;
   void Arrange(const Call& call, const Parallel& parallel) const;
   void TakeOperands(const Call& call, const Parallel& parallel) const;
-  RowTile Tile(const Call& call, int64_t first_row) const;
+  RowTile Tile(const Call& call, int64_t first) const;
   bool FloatTile(const LinearInputs& inputs, int64_t panel, int64_t first_row, int64_t rows) const;
 
   PackedMatrix matrix_;

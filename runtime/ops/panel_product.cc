@@ -91,7 +91,7 @@ bool PanelProduct::Run(const RowTile& tile, int64_t first_panel, int64_t panels,
   e.scales = scales_ + column;
   e.bias = out.bias + (out.bias_is_scalar ? 0 : column);
   e.bias_is_scalar = out.bias_is_scalar;
-  e.y = out.y + column;
+  e.y = out.y;
   e.y_stride = out.stride;
   epilogue_(e);
   return true;

@@ -23,11 +23,11 @@ struct RowTile {
   uint8_t* arranged;        // ArrangedBytes(a.rows) bytes, 64-byte aligned, filled by Arrange
 };
 
-// Where the results of a product go, from column 0 on.
+// Where the results of some panels go.
 struct ProductOutput {
   const float* bias;  // [N], or one value
   bool bias_is_scalar;
-  float* y;  // [rows][stride]
+  float* y;  // [rows][stride], from the panels' first column on
   int64_t stride;
 };
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/scratch.h"
+#include "kernels/activation/activation.h"
 #include "kernels/conv_depthwise/conv_depthwise.h"
 #include "kernels/conv_epilogue/conv_epilogue.h"
 #include "kernels/conv_quantize/conv_quantize.h"
@@ -141,6 +142,17 @@ Output<float, 2> Epilogue(EpilogueKernel* run, const Input<int32_t, 2>& acc,
   return y;
 }
 
+Output<float, 2> Activate(ActivationKernel* run, const Input<float, 2>& x, int kind, float alpha,
+                          float beta) {
+  Require(kind >= 0 && kind < kActivationKinds, "kind must be within 0..7");
+  const int64_t rows = static_cast<int64_t>(x.shape(0));
+  const int64_t columns = static_cast<int64_t>(x.shape(1));
+  Output<float, 2> y({rows, columns});
+  const Activation activation = {static_cast<ActivationKind>(kind), alpha, beta};
+  run({activation, x.data(), columns, rows, columns, y.data(), columns});
+  return y;
+}
+
 // One row of a family's table.
 template <typename Function>
 struct Variant {
@@ -199,6 +211,7 @@ nanobind::dict Families() {
   families["quantize"] = Variants(QuantizeKernels());
   families["gemm_float"] = Variants(GemmFloatKernels());
   families["epilogue"] = Variants(EpilogueKernels());
+  families["activation"] = Variants(ActivationKernels());
   return families;
 }
 
@@ -240,6 +253,7 @@ NB_MODULE(_kernels, module) {
   Bind<&Quantize>(module, "Quantize", QuantizeKernels());
   Bind<&GemmFloat>(module, "GemmFloat", GemmFloatKernels());
   Bind<&Epilogue>(module, "Epilogue", EpilogueKernels());
+  Bind<&Activate>(module, "Activation", ActivationKernels());
   module.def("families", Families);
   Bind(module, "ConvQuantize", ConvQuantizeKernels());
   Bind(module, "ConvDepthwise", ConvDepthwiseKernels());

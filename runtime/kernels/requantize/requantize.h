@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// What follows the sums of a convolution, up to the codes that the next one reads.
+//
+//   v = float(sums[i][n]) * scales[n] + bias[n]         values[i][n] where there are no sums
+//   v = v + float(residual[i][n]) * residual_scale      where it is added before clipping
+//   v = min(max(v, clip_low), clip_high)
+//   v = v + float(residual[i][n]) * residual_scale      where it is added after clipping
+//   y[i][n] = min(max(round_half_even(v / y_scale), low), high)       v where y is float
+//
+// in float32, each operation rounded once (no fused multiply-add), for pixels i and channels n; a
+// NaN becomes clip_low, or the code `low`. Other activations than clipping run between two calls:
+// sums to float, and values to codes. Bit-equal. Nothing overlaps; no pointer needs alignment.
+#pragma once
+
+#include <cstdint>
+
+#include "base/kernel.h"
+
+namespace edgefold {
+
+struct CodeRange {
+  int32_t low;   // -127..0; codes are int8 when negative, else uint8
+  int32_t high;  // 1..127 or 1..255; 0: float
+
+  bool is_float() const { return high == 0; }
+  bool is_unsigned() const { return low >= 0; }
+};
+
+enum class Residual { kNone, kBeforeActivation, kAfterActivation };
+
+struct RequantizeArguments {
+  const int32_t* sums;  // [pixels][stride], or null
+  const float* values;  // [pixels][stride], read where there are no sums
+  int64_t stride;       // >= channels rounded up to 16: a kernel may read as far as that
+  int64_t pixels;
+  int64_t channels;
+  const float* scales;  // [channels rounded up to 16]; not read where there are no sums
+  const float* bias;    // the same
+  float clip_low;
+  float clip_high;
+  Residual place;
+  const uint8_t* residual;  // [pixels][residual_stride] codes; `channels` of a pixel are read
+  int64_t residual_stride;
+  bool residual_is_unsigned;
+  float residual_scale;
+  CodeRange range;
+  float y_scale;     // positive
+  void* y;           // [pixels][y_stride] bytes, or floats; `channels` of a pixel are written
+  int64_t y_stride;  // in elements
+};
+
+using RequantizeKernel = void(const RequantizeArguments& arguments);
+
+#define EF_KERNEL(isa, symbol) RequantizeKernel symbol;
+#include "kernels/requantize/kernels.inc"
+#undef EF_KERNEL
+
+// All variants, fastest first.
+KernelTable<RequantizeKernel> RequantizeKernels();
+
+}  // namespace edgefold

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <limits>
+
+#include "kernels/requantize/requantize.h"
+#include "selftest.h"
+
+namespace edgefold::selftest {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+std::vector<float> Floats(Random& random, int64_t size, float scale) {
+  std::vector<float> values(size);
+  for (float& value : values) value = random.Uniform() * scale;
+  return values;
+}
+
+struct Layout {
+  int64_t channels;
+  int64_t pixels;
+  bool sums;
+  CodeRange range;
+  Residual place;
+};
+
+// Compares every variant with the reference; y begins as canaries between canaries.
+template <typename Element>
+void Compare(RequantizeArguments r, const char* where, std::vector<Tally>& tallies) {
+  const KernelTable<RequantizeKernel> kernels = RequantizeKernels();
+  Guarded<Element> expected(r.pixels * r.y_stride);
+  r.y = expected.data();
+  requantize_reference(r);
+  for (size_t i = 0; i < kernels.size; ++i) {
+    if (!tallies[i].supported) continue;
+    Guarded<Element> got(r.pixels * r.y_stride);
+    r.y = got.data();
+    kernels.rows[i].run(r);
+    tallies[i].Check(got.Equals(expected), where);
+  }
+}
+
+void Case(Random& random, const Layout& l, std::vector<Tally>& tallies) {
+  const int64_t whole = (l.channels + 15) / 16 * 16;
+  const int64_t stride = whole + random.Range(0, 3);
+  std::vector<int32_t> sums(l.pixels * stride);
+  for (int32_t& sum : sums) sum = random.Range(-40000, 40000);
+  const std::vector<float> values = Floats(random, l.pixels * stride, 300.0f);
+  std::vector<float> scales = Floats(random, whole, 0.01f);
+  std::vector<float> bias = Floats(random, whole, 3.0f);
+  if (random.Next() % 2 == 0) {
+    // Quotients that are halves: rounding must be to even.
+    for (float& scale : scales) scale = 0.5f;
+    for (float& value : bias) value = 0.0f;
+    for (int32_t& sum : sums) sum = random.Range(-600, 600);
+  }
+  const int64_t residual_stride = l.channels + random.Range(0, 3);
+  // Exactly as many codes as the contract lets a kernel read, for the sanitizer.
+  std::vector<uint8_t> residual(l.place == Residual::kNone ? 0 : l.pixels * residual_stride);
+  for (uint8_t& code : residual) code = static_cast<uint8_t>(random.Range(-127, 127));
+
+  RequantizeArguments r = {};
+  r.sums = l.sums ? sums.data() : nullptr;
+  r.values = l.sums ? nullptr : values.data();
+  r.stride = stride;
+  r.pixels = l.pixels;
+  r.channels = l.channels;
+  r.scales = scales.data();
+  r.bias = bias.data();
+  r.clip_low = random.Next() % 2 == 0 ? 0.0f : -kInfinity;
+  r.clip_high = random.Next() % 2 == 0 ? 6.0f : kInfinity;
+  r.place = l.place;
+  r.residual = residual.data();
+  r.residual_stride = residual_stride;
+  r.residual_is_unsigned = random.Next() % 2 == 0;
+  r.residual_scale = 0.037f;
+  r.range = l.range;
+  r.y_scale = random.Next() % 2 == 0 ? 1.0f : 0.0123f;
+  r.y_stride = l.channels + random.Range(0, 3);
+  char where[120];
+  std::snprintf(where, sizeof where, "channels %d pixels %d sums %d low %d high %d residual %d",
+                static_cast<int>(l.channels), static_cast<int>(l.pixels), l.sums, l.range.low,
+                l.range.high, static_cast<int>(l.place));
+  l.range.is_float() ? Compare<float>(r, where, tallies) : Compare<uint8_t>(r, where, tallies);
+}
+
+// What no calculation should give, and must not break one.
+void Special(std::vector<Tally>& tallies) {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  const float values[16] = {kNan, kInfinity, -kInfinity, 1e38f, -1e38f, 1e-45f, -0.0f,  0.5f,
+                            1.5f, 2.5f,      -0.5f,      -1.5f, 254.5f, 255.5f, 126.5f, -127.5f};
+  RequantizeArguments r = {};
+  r.values = values;
+  r.stride = 16;
+  r.pixels = 1;
+  r.channels = 16;
+  r.clip_low = -kInfinity;
+  r.clip_high = kInfinity;
+  r.y_scale = 1.0f;
+  r.y_stride = 16;
+  for (CodeRange range : {CodeRange{0, 255}, CodeRange{-127, 127}, CodeRange{-7, 7}}) {
+    r.range = range;
+    Compare<uint8_t>(r, "special values", tallies);
+  }
+}
+
+}  // namespace
+
+std::vector<Tally> TestRequantize() {
+  std::vector<Tally> tallies = Tallies(RequantizeKernels());
+  Random random(16);
+  for (CodeRange range : {CodeRange{0, 255}, CodeRange{-127, 127}, CodeRange{0, 15}, CodeRange{}}) {
+    for (Residual place :
+         {Residual::kNone, Residual::kBeforeActivation, Residual::kAfterActivation}) {
+      for (int64_t channels : {1, 7, 8, 15, 16, 17, 32, 40}) {
+        for (int64_t pixels : {0, 1, 2, 5}) {
+          for (bool sums : {false, true}) {
+            Case(random, {channels, pixels, sums, range, place}, tallies);
+          }
+        }
+      }
+    }
+  }
+  Special(tallies);
+  return tallies;
+}
+
+}  // namespace edgefold::selftest

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "ops/conv_call.h"
+#include "ops/tap_pairs.h"
 
 namespace edgefold {
 namespace {
@@ -23,15 +24,6 @@ void DepthwiseFloats(const float* x, int64_t step, const int64_t* offsets, int64
       for (int c = 0; c < kPanelColumns; ++c) sums[c] += values[c] * weights[t * 16 + c];
     }
     std::memcpy(acc, sums, sizeof sums);
-  }
-}
-
-// Decoded units [K4][16][4] as pairs of taps [ceil(K / 2)][16][2].
-void PairTaps(const int8_t* units, int64_t k, int16_t* pairs) {
-  for (int64_t t = 0; t < CeilDiv(k, 2) * 2; ++t) {
-    for (int c = 0; c < kPanelColumns; ++c) {
-      pairs[t / 2 * 32 + c * 2 + t % 2] = t < k ? units[t / 4 * 64 + c * 4 + t % 4] : 0;
-    }
   }
 }
 

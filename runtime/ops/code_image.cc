@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/code_image.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace edgefold {
+namespace {
+
+constexpr int64_t kPixelsPerTask = 512;
+constexpr int64_t kChannelsAtOnce = 16;  // as many streams as the caches follow
+
+}  // namespace
+
+CodeImage::CodeImage(const ActivationRange& range, int64_t channels)
+    : range_(range), channels_(channels), quantize_(ConvQuantizeKernels().Choose().run) {}
+
+const uint8_t* CodeImage::Codes(const void* x, int64_t image, int64_t pixels, float scale,
+                                uint8_t* memory, const Parallel& parallel) const {
+  const int64_t first_element = image * pixels * channels_;
+  if (!is_float()) return static_cast<const uint8_t*>(x) + first_element;
+  const float* values = static_cast<const float*>(x) + first_element;
+  parallel.For((pixels + kPixelsPerTask - 1) / kPixelsPerTask, [&](size_t index) {
+    const int64_t first = static_cast<int64_t>(index) * kPixelsPerTask;
+    ConvQuantizeArguments q = {};
+    q.channel_stride = pixels;
+    q.pixels = std::min(kPixelsPerTask, pixels - first);
+    q.scale = scale;
+    q.low = range_.low;
+    q.high = range_.high;
+    q.pixel_stride = channels_;
+    for (int64_t c = 0; c < channels_; c += kChannelsAtOnce) {
+      q.x = values + c * pixels + first;
+      q.channels = std::min(kChannelsAtOnce, channels_ - c);
+      q.steps = range_.steps.empty() ? nullptr : range_.steps.data() + c;
+      q.codes = memory + first * channels_ + c;
+      quantize_(q);
+    }
+  });
+  return memory;
+}
+
+void PadRows(const uint8_t* rows, int64_t bytes, int64_t count, int64_t row_bytes, uint8_t* out) {
+  for (int64_t r = 0; r < count; ++r, rows += bytes, out += row_bytes) {
+    std::memcpy(out, rows, static_cast<size_t>(bytes));
+    std::memset(out + bytes, 0, static_cast<size_t>(row_bytes - bytes));
+  }
+}
+
+}  // namespace edgefold

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// The codes that a stage reads.
+#pragma once
+
+#include "base/activation_range.h"
+#include "base/parallel.h"
+#include "kernels/conv_quantize/conv_quantize.h"
+
+namespace edgefold {
+
+// Read-only once made.
+class CodeImage {
+ public:
+  CodeImage(const ActivationRange& range, int64_t channels);
+
+  bool is_float() const { return !range_.x_codes; }
+  // Bytes that Codes writes for an image of so many pixels; 0 where images are codes already.
+  int64_t Bytes(int64_t pixels) const { return is_float() ? pixels * channels_ : 0; }
+  // Image `image` of x, channel-last: made in `memory`, or where it lies.
+  const uint8_t* Codes(const void* x, int64_t image, int64_t pixels, float scale, uint8_t* memory,
+                       const Parallel& parallel) const;
+
+ private:
+  ActivationRange range_;
+  int64_t channels_;
+  ConvQuantizeKernel* quantize_;
+};
+
+// Rows of `bytes` bytes to rows of `row_bytes`, the rest of which is zero.
+void PadRows(const uint8_t* rows, int64_t bytes, int64_t count, int64_t row_bytes, uint8_t* out);
+
+}  // namespace edgefold

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows of codes times a packed matrix as int32 sums, some columns at a time: the sums are finished
+// while they are in the first-level cache.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/packed_matrix.h"
+#include "kernels/arrange/arrange.h"
+#include "kernels/conv_sums/conv_sums.h"
+#include "kernels/gemm/gemm.h"
+#include "kernels/gemm_shift/gemm_shift.h"
+
+namespace edgefold {
+
+// Read-only once made.
+class CodeProduct {
+ public:
+  static constexpr int64_t kChunkPanels = 4;
+  static constexpr int64_t kChunkColumns = kChunkPanels * kPanelColumns;
+
+  // The memory of `matrix` must outlive this object.
+  CodeProduct(const PackedMatrix& matrix, bool is_unsigned);
+
+  const PackedMatrix& matrix() const { return matrix_; }
+  // Bytes from one row of codes to the next; those from K on are zero.
+  int64_t RowBytes() const { return matrix_.Groups() * kGroupDepth; }
+  // Bytes of scratch, 64-byte aligned, for so many rows; a multiple of 64.
+  int64_t ScratchBytes(int64_t rows) const;
+
+  // Calls finish(column, columns, sums) for one chunk of the panels after the other; columns end
+  // with N, and row r of the sums begins at sums[r * kChunkColumns].
+  template <typename Finish>
+  void Run(const uint8_t* codes, int64_t rows, int64_t first_panel, int64_t panels,
+           uint8_t* scratch, const Finish& finish) const {
+    const Operands operands = Prepare(codes, rows, scratch);
+    for (int64_t p = 0; p < panels; p += kChunkPanels) {
+      const int64_t count = panels - p < kChunkPanels ? panels - p : kChunkPanels;
+      const int64_t column = (first_panel + p) * kPanelColumns;
+      const int64_t left = matrix_.n - column;
+      Chunk(operands, first_panel + p, count);
+      finish(column, left < count * kPanelColumns ? left : count * kPanelColumns, operands.sums);
+    }
+  }
+
+ private:
+  struct Operands {
+    Activations a;
+    ArrangedRows arranged;
+    void* shift_scratch;
+    int32_t* sums;  // [rows][kChunkColumns]
+  };
+
+  Operands Prepare(const uint8_t* codes, int64_t rows, uint8_t* scratch) const;
+  void Chunk(const Operands& operands, int64_t first_panel, int64_t panels) const;
+
+  PackedMatrix matrix_;
+  bool is_unsigned_;
+  GemmKernel* gemm_;
+  ArrangeKernel* arrange_;
+  GemmShiftKernel* gemm_shift_;  // null where decoding to int8 is as fast
+  ConvSumsKernel* sum_codes_;    // null where no kernel in use reads sums
+  std::vector<int8_t> panels_;   // decoded, where there is no gemm_shift_
+};
+
+}  // namespace edgefold

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/conv_block.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include "base/scratch.h"
+#include "ops/conv_block_call.h"
+#include "ops/tap_pairs.h"
+
+namespace edgefold {
+namespace {
+
+constexpr int64_t kRowsOfBlock = 128;       // of a pointwise product
+constexpr int64_t kBlockBytes = 64 * 1024;  // rows of a pointwise product, well within L2
+constexpr int64_t kBandPixels = 256;        // of the output, at least, where there are as many
+constexpr int64_t kTasksWanted = 4;         // enough for the cores of a small machine
+
+bool NeedsGather(const ConvAttributes& a) {
+  return a.group > 1 && a.GroupOutputs() % kPanelColumns != 0;
+}
+
+}  // namespace
+
+ConvBlock::ConvBlock(const ConvStage& stage)
+    : stage_(stage),
+      image_(stage.x, stage.attributes.in_channels),
+      finish_(stage),
+      depthwise_(ConvDepthwiseKernels().Choose().run) {
+  if (NeedsGather(stage.attributes)) {
+    tap_pairs_ = TapPairs(stage.matrix);
+  } else {
+    product_.emplace(stage.matrix, stage.x.is_unsigned());
+  }
+}
+
+bool ConvBlock::Run(const ConvBlockInputs& inputs, const Parallel& parallel) const {
+  if (inputs.batch == 0) return true;
+  const int64_t pixels = inputs.shape.InPixels();
+  const int64_t codes = CeilDiv(image_.Bytes(pixels), 64) * 64;
+  const Scratch memory = AllocateScratch(codes + finish_.ConstantFloats() * 4);
+  if (memory == nullptr) return false;
+  float* constants = reinterpret_cast<float*>(memory.get() + codes);
+  Call call = {inputs, {}, 0, nullptr};
+  call.constants = finish_.Prepare(inputs.stage, inputs.x_scale, inputs.residual_scale, constants);
+  const bool pointwise = stage_.attributes.Pointwise() && stage_.attributes.group == 1;
+  for (call.image = 0; call.image < inputs.batch; ++call.image) {
+    call.x = image_.Codes(inputs.x, call.image, pixels, inputs.x_scale, memory.get(), parallel);
+    if (!(pointwise ? RunPointwise(call, parallel) : RunBands(call, parallel))) return false;
+  }
+  return true;
+}
+
+// Output pixel `pixel` of the call's image.
+StageFinish::Target ConvBlock::Target(const Call& call, int64_t pixel) const {
+  const int64_t channels = stage_.attributes.out_channels;
+  const int64_t pixels = call.inputs.shape.OutPixels();
+  const int64_t first = (call.image * pixels + pixel) * channels;  // of channel-last codes
+  StageFinish::Target target = {};
+  if (stage_.residual != Residual::kNone) {
+    target.residual = static_cast<const uint8_t*>(call.inputs.residual) + first;
+  }
+  if (stage_.y.is_float()) {
+    target.y = static_cast<float*>(call.inputs.y) + call.image * pixels * channels + pixel;
+    target.y_stride = pixels;
+  } else {
+    target.y = static_cast<uint8_t*>(call.inputs.y) + first;
+    target.y_stride = channels;
+  }
+  return target;
+}
+
+bool ConvBlock::RunPointwise(const Call& call, const Parallel& parallel) const {
+  const int64_t channels = stage_.attributes.in_channels;
+  const int64_t row_bytes = product_->RowBytes();
+  const int64_t pixels = call.inputs.shape.OutPixels();
+  const int64_t fitting = std::max<int64_t>(16, kBlockBytes / row_bytes / 16 * 16);
+  const int64_t block = std::min({pixels, fitting, kRowsOfBlock});
+  const int64_t blocks = CeilDiv(pixels, block);
+  const int64_t chunks = CeilDiv(stage_.matrix.Panels(), CodeProduct::kChunkPanels);
+  const int64_t splits = std::min(chunks, CeilDiv(kTasksWanted, blocks));
+  const int64_t share = CeilDiv(chunks, splits) * CodeProduct::kChunkPanels;
+  const bool in_place = channels == row_bytes;
+  std::atomic<bool> enough_memory{true};
+  parallel.For(blocks * splits, [&](size_t index) {
+    const int64_t first = static_cast<int64_t>(index) / splits * block;
+    const int64_t panel = static_cast<int64_t>(index) % splits * share;
+    const int64_t panels = std::min(share, stage_.matrix.Panels() - panel);
+    if (panels <= 0) return;
+    const int64_t rows = std::min(block, pixels - first);
+    const int64_t copied = in_place ? 0 : rows * row_bytes;
+    const int64_t product = product_->ScratchBytes(rows);
+    const Scratch memory = AllocateScratch(product + copied + finish_.ScratchBytes(rows));
+    if (memory == nullptr) {
+      enough_memory = false;
+      return;
+    }
+    const uint8_t* codes = call.x + first * channels;
+    uint8_t* copy = memory.get() + product;
+    uint8_t* tile = copy + copied;
+    if (!in_place) {
+      PadRows(codes, channels, rows, row_bytes, copy);
+      codes = copy;
+    }
+    const StageFinish::Target target = Target(call, first);
+    product_->Run(codes, rows, panel, panels, memory.get(),
+                  [&](int64_t column, int64_t columns, const int32_t* sums) {
+                    finish_.Run(call.constants, target, sums, CodeProduct::kChunkColumns, rows,
+                                column, columns, tile);
+                  });
+  });
+  return enough_memory;
+}
+
+bool ConvBlock::RunBands(const Call& call, const Parallel& parallel) const {
+  const ConvAttributes& a = stage_.attributes;
+  const ConvShape& s = call.inputs.shape;
+  const int64_t rows = std::min(s.out[1], CeilDiv(kBandPixels, s.out[2]));
+  const int64_t bands = CeilDiv(s.out[1], rows);
+  const int64_t chunks = CeilDiv(stage_.matrix.Panels() / a.group, CodeProduct::kChunkPanels);
+  const int64_t splits = direct() ? 1 : std::min(chunks, CeilDiv(kTasksWanted, bands));
+  std::atomic<bool> enough_memory{true};
+  parallel.For(bands * splits, [&](size_t index) {
+    const int64_t first = static_cast<int64_t>(index) / splits * rows;
+    Band band = {first, s, nullptr};
+    band.shape.out[1] = std::min(rows, s.out[1] - first);
+    band.shape.padded[1] =
+        (band.shape.out[1] - 1) * a.strides[1] + a.dilations[1] * (a.kernel[1] - 1) + 1;
+    const int64_t bytes = band.shape.PaddedPixels() * a.in_channels + kBandSlack;
+    const Scratch memory = AllocateScratch(bytes);
+    if (memory != nullptr) {
+      band.x = memory.get();
+      FillBand(call, band);
+    }
+    const bool done =
+        memory != nullptr &&
+        (direct() ? BandDirect(call, band)
+                  : BandProduct(call, band, static_cast<int64_t>(index) % splits, splits));
+    if (!done) enough_memory = false;
+  });
+  return enough_memory;
+}
+
+// The input rows of the band's windows; what lies outside the image is zero.
+void ConvBlock::FillBand(const Call& call, const Band& band) const {
+  const ConvAttributes& a = stage_.attributes;
+  const int64_t in_row = call.inputs.shape.in[2] * a.in_channels;
+  const int64_t left = a.pads_begin[2] * a.in_channels;
+  const int64_t right = a.pads_end[2] * a.in_channels;
+  const int64_t first = band.first_row * a.strides[1] - a.pads_begin[1];
+  uint8_t* out = band.x;
+  for (int64_t row = first; row < first + band.shape.padded[1]; ++row) {
+    if (row < 0 || row >= call.inputs.shape.in[1]) {
+      std::memset(out, 0, static_cast<size_t>(left + in_row + right));
+    } else {
+      std::memset(out, 0, static_cast<size_t>(left));
+      std::memcpy(out + left, call.x + row * in_row, static_cast<size_t>(in_row));
+      std::memset(out + left + in_row, 0, static_cast<size_t>(right));
+    }
+    out += left + in_row + right;
+  }
+  std::memset(out, 0, kBandSlack);
+}
+
+}  // namespace edgefold

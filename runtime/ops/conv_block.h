@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// One convolution between channel-last codes: the body of FusedConvBlock, without ONNX Runtime.
+//
+// Pointwise convolutions are matrix products on the pixels as they lie. Others work through bands
+// of output rows, each on a zero-padded copy of the input rows it reads: windows become rows of a
+// matrix product where a group has a multiple of 16 output channels or there is one group, else
+// each panel of 16 output channels is convolved directly.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "base/parallel.h"
+#include "kernels/conv_depthwise/conv_depthwise.h"
+#include "ops/code_image.h"
+#include "ops/code_product.h"
+#include "ops/conv_stage.h"
+#include "ops/stage_finish.h"
+
+namespace edgefold {
+
+struct ConvBlockInputs {
+  const void* x;  // codes, or a float image where the stage says so
+  int64_t batch;
+  ConvShape shape;  // MakeConvShape(stage.attributes, ...)
+  float x_scale;    // > 0
+  StageInputs stage;
+  const void* residual;  // codes like y's: [batch][out height][out width][out_channels]; or null
+  float residual_scale;
+  void* y;  // codes, or a float image
+};
+
+// Read-only once made; Run may be called from several threads at a time.
+class ConvBlock {
+ public:
+  // The memory of stage.matrix and stage.scales must outlive this object.
+  explicit ConvBlock(const ConvStage& stage);
+
+  // False when memory for the call could not be had.
+  bool Run(const ConvBlockInputs& inputs, const Parallel& parallel) const;
+
+  const ConvStage& stage() const { return stage_; }
+
+ private:
+  struct Call;  // what the tasks of one Run share
+  struct Band;  // some output rows, and the zero-padded input rows that they read
+
+  bool direct() const { return !product_.has_value(); }
+  StageFinish::Target Target(const Call& call, int64_t pixel) const;
+  bool RunPointwise(const Call& call, const Parallel& parallel) const;
+  bool RunBands(const Call& call, const Parallel& parallel) const;
+  void FillBand(const Call& call, const Band& band) const;
+  bool BandProduct(const Call& call, const Band& band, int64_t split, int64_t splits) const;
+  bool BandDirect(const Call& call, const Band& band) const;
+  void GatherChannels(const Band& band, int64_t panel, uint8_t* out) const;
+
+  ConvStage stage_;
+  CodeImage image_;
+  StageFinish finish_;
+  std::optional<CodeProduct> product_;
+  std::vector<int16_t> tap_pairs_;  // where there is no product
+  ConvDepthwiseKernel* depthwise_;
+};
+
+}  // namespace edgefold

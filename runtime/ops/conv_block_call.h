@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the parts of one ConvBlock::Run share. Included by the files of ConvBlock only.
+#pragma once
+
+#include "ops/conv_block.h"
+
+namespace edgefold {
+
+// Bytes that kernels and copies may read past a band.
+inline constexpr int64_t kBandSlack = 64;
+
+inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct ConvBlock::Call {
+  const ConvBlockInputs& inputs;
+  StageFinish::Constants constants;
+  int64_t image;     // of the batch
+  const uint8_t* x;  // its codes
+};
+
+struct ConvBlock::Band {
+  int64_t first_row;  // of the output
+  ConvShape shape;    // as if the rows of the band were the whole image
+  uint8_t* x;         // [padded rows][padded width][in_channels], then slack
+
+  int64_t Pixels() const { return shape.OutPixels(); }
+};
+
+}  // namespace edgefold

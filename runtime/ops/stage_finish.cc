@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/stage_finish.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace edgefold {
+namespace {
+
+constexpr int64_t kLanes = 16;  // constants are readable up to a multiple of these
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// Pixels of channels beside each other to planes.
+void StorePlanes(const float* values, int64_t pixels, int64_t channels, float* y, int64_t plane) {
+  for (int64_t c = 0; c < channels; ++c) {
+    for (int64_t i = 0; i < pixels; ++i) {
+      y[c * plane + i] = values[i * StageFinish::kMaxColumns + c];
+    }
+  }
+}
+
+}  // namespace
+
+StageFinish::StageFinish(const ConvStage& stage)
+    : activation_(stage.activation),
+      place_(stage.residual),
+      residual_is_unsigned_(stage.residual_is_unsigned),
+      range_(stage.y),
+      scales_(stage.scales),
+      channels_(stage.attributes.out_channels),
+      padded_channels_((channels_ + kLanes - 1) / kLanes * kLanes),
+      requantize_(RequantizeKernels().Choose().run),
+      activate_(ActivationKernels().Choose().run) {}
+
+StageFinish::Constants StageFinish::Prepare(const StageInputs& inputs, float x_scale,
+                                            float residual_scale, float* memory) const {
+  float* scales = memory;
+  float* bias = memory + padded_channels_;
+  std::fill_n(memory, ConstantFloats(), 0.0f);
+  for (int64_t n = 0; n < channels_; ++n) {
+    scales[n] = x_scale * scales_[n];
+    bias[n] = inputs.bias[inputs.bias_is_scalar ? 0 : n];
+  }
+  return {scales, bias, residual_scale, inputs.y_scale};
+}
+
+int64_t StageFinish::ScratchBytes(int64_t pixels) const {
+  const int64_t tiles = clips() ? (range_.is_float() ? 1 : 0) : 2;
+  return tiles * pixels * kMaxColumns * 4;
+}
+
+RequantizeArguments StageFinish::Arguments(const Constants& constants, const Target& target,
+                                           int64_t pixels, int64_t channel,
+                                           int64_t channels) const {
+  RequantizeArguments r = {};
+  r.pixels = pixels;
+  r.channels = channels;
+  r.scales = constants.scales + channel;
+  r.bias = constants.bias + channel;
+  r.clip_low = clips() ? activation_.alpha : -kInfinity;
+  r.clip_high = clips() ? activation_.beta : kInfinity;
+  r.place = place_;
+  if (place_ != Residual::kNone) r.residual = target.residual + channel;
+  r.residual_stride = channels_;
+  r.residual_is_unsigned = residual_is_unsigned_;
+  r.residual_scale = constants.residual_scale;
+  r.range = range_;
+  r.y_scale = constants.y_scale;
+  return r;
+}
+
+// Sums to floats, and the activation on them; `r` is left with what is then to be done.
+void StageFinish::Activate(float* tile, RequantizeArguments* r) const {
+  const bool after = place_ == Residual::kAfterActivation;
+  RequantizeArguments first = *r;
+  if (after) first.place = Residual::kNone;
+  first.range = {};
+  first.y = tile;
+  first.y_stride = kMaxColumns;
+  requantize_(first);
+  activate_({activation_, tile, kMaxColumns, r->pixels, r->channels, tile, kMaxColumns});
+  if (!after) r->place = Residual::kNone;
+  r->sums = nullptr;
+  r->values = tile;
+  r->stride = kMaxColumns;
+}
+
+void StageFinish::Run(const Constants& constants, const Target& target, const int32_t* sums,
+                      int64_t stride, int64_t pixels, int64_t channel, int64_t channels,
+                      uint8_t* scratch) const {
+  float* tile = reinterpret_cast<float*>(scratch);
+  RequantizeArguments r = Arguments(constants, target, pixels, channel, channels);
+  r.sums = sums;
+  r.stride = stride;
+  if (!clips()) {
+    Activate(tile, &r);
+    tile += pixels * kMaxColumns;
+  }
+  if (!range_.is_float()) {
+    r.y = static_cast<uint8_t*>(target.y) + channel;
+    r.y_stride = target.y_stride;
+    return requantize_(r);
+  }
+  r.y = tile;
+  r.y_stride = kMaxColumns;
+  requantize_(r);
+  float* y = static_cast<float*>(target.y) + channel * target.y_stride;
+  StorePlanes(tile, pixels, channels, y, target.y_stride);
+}
+
+}  // namespace edgefold

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/conv_block.h"
+
+#include "ops/test/stage_cases.h"
+
+namespace edgefold::selftest {
+namespace {
+
+struct Geometry {
+  ConvAttributes attributes;
+  int64_t height;
+  int64_t width;
+};
+
+// [pixels][channels] to [channels][pixels].
+std::vector<float> Planes(const float* x, int64_t channels, int64_t pixels) {
+  std::vector<float> planes(channels * pixels);
+  for (int64_t i = 0; i < pixels; ++i) {
+    for (int64_t c = 0; c < channels; ++c) planes[c * pixels + i] = x[i * channels + c];
+  }
+  return planes;
+}
+
+// What the definition gives for all images, in the layout of y.
+void Define(const StageCase& c, const ConvBlockInputs& inputs, const std::vector<uint8_t>& x,
+            Guarded<uint8_t>& y) {
+  const int64_t channels = c.stage.attributes.out_channels;
+  const int64_t pixels = inputs.shape.OutPixels();
+  const int64_t in = inputs.shape.InPixels() * c.stage.attributes.in_channels;
+  const uint8_t* residual = static_cast<const uint8_t*>(inputs.residual);
+  for (int64_t b = 0; b < inputs.batch; ++b) {
+    const uint8_t* added = residual == nullptr ? nullptr : residual + b * pixels * channels;
+    const std::vector<uint8_t> image = DefinedStage(c, inputs.shape, x.data() + b * in,
+                                                    inputs.x_scale, added, inputs.residual_scale);
+    uint8_t* out = y.data() + b * static_cast<int64_t>(image.size());
+    std::memcpy(out, image.data(), image.size());
+    if (!c.stage.y.is_float()) continue;
+    const float* values = reinterpret_cast<const float*>(image.data());
+    std::memcpy(out, Planes(values, channels, pixels).data(), image.size());
+  }
+}
+
+void Case(Random& random, const Geometry& g, StageCase& c, bool x_float, Tally& tally) {
+  const ConvAttributes& a = g.attributes;
+  const int64_t size[] = {1, g.height, g.width};
+  ConvBlockInputs inputs = {};
+  if (!MakeConvShape(a, size, &inputs.shape)) return tally.Check(false, "the case has no shape");
+  inputs.batch = random.Range(1, 2);
+  inputs.x_scale = 0.017f;
+  inputs.stage = c.inputs;
+  inputs.residual_scale = 0.045f;
+  const int64_t in_pixels = inputs.shape.InPixels();
+  const CodeRange range = {c.stage.x.low, c.stage.x.high};
+  const std::vector<uint8_t> x =
+      RandomCodes(random, range, inputs.batch * in_pixels * a.in_channels);
+  // A float image that becomes these codes.
+  std::vector<float> image;
+  for (int64_t b = 0; b < inputs.batch && x_float; ++b) {
+    std::vector<float> values;
+    for (int64_t i = 0; i < in_pixels * a.in_channels; ++i) {
+      const uint8_t code = x[b * in_pixels * a.in_channels + i];
+      const int integer = range.is_unsigned() ? code : static_cast<int8_t>(code);
+      values.push_back(static_cast<float>(integer) * inputs.x_scale);
+    }
+    const std::vector<float> planes = Planes(values.data(), a.in_channels, in_pixels);
+    image.insert(image.end(), planes.begin(), planes.end());
+  }
+  c.stage.x.x_codes = !x_float;
+  inputs.x = x_float ? static_cast<const void*>(image.data()) : x.data();
+  const int64_t results = inputs.batch * inputs.shape.OutPixels() * a.out_channels;
+  const std::vector<uint8_t> residual = RandomCodes(random, range, results);
+  if (c.stage.residual != Residual::kNone) inputs.residual = residual.data();
+
+  const int64_t bytes = results * (c.stage.y.is_float() ? 4 : 1);
+  Guarded<uint8_t> expected(bytes);
+  Define(c, inputs, x, expected);
+  Guarded<uint8_t> got(bytes);
+  inputs.y = got.data();
+  const bool ran = ConvBlock(c.stage).Run(inputs, Backwards());
+  char where[160];
+  std::snprintf(where, sizeof where,
+                "%dx%d, %d to %d channels, group %d, kernel %d, %d bits, x %s, y high %d",
+                static_cast<int>(g.height), static_cast<int>(g.width),
+                static_cast<int>(a.in_channels), static_cast<int>(a.out_channels),
+                static_cast<int>(a.group), static_cast<int>(a.kernel[2]), c.stage.matrix.bits,
+                x_float ? "float" : "codes", c.stage.y.high);
+  tally.Check(ran && got.Equals(expected), where);
+}
+
+}  // namespace
+
+std::vector<Tally> TestConvBlock() {
+  std::vector<Tally> tallies = {TallyOf("conv_block")};
+  Random random(21);
+  ConvAttributes line = Square(6, 9, 1, 1, 0, 1);
+  line.kernel[2] = 3;
+  line.pads_begin[2] = 2;  // 1-D, causal
+  const Geometry geometries[] = {
+      {Square(32, 48, 1, 1, 0, 1), 5, 7},
+      {Square(24, 70, 1, 1, 0, 1), 3, 5},
+      {Square(16, 33, 1, 2, 0, 1), 7, 6},
+      {Square(3, 20, 3, 2, 1, 1), 9, 8},
+      {Square(16, 32, 3, 1, 1, 1), 6, 45},
+      {Square(8, 8, 3, 1, 2, 1, 2), 7, 7},
+      {Square(20, 20, 3, 1, 1, 20), 6, 40},
+      {Square(48, 48, 5, 2, 2, 48), 9, 11},
+      {Square(17, 17, 7, 1, 3, 17), 8, 5},
+      {Square(16, 16, 3, 1, 2, 16, 2), 5, 6},
+      {Square(12, 24, 3, 1, 1, 4), 5, 6},
+      {Square(64, 32, 3, 1, 1, 2), 6, 6},
+      {Square(8, 16, 3, 1, 1, 8), 4, 5},
+      {Square(1, 5, 3, 1, 1, 1), 6, 6},
+      {line, 1, 20},
+  };
+  const Activation activations[] = {kRelu6, kNoActivation, kHardSwish};
+  int number = 0;
+  for (const Geometry& g : geometries) {
+    for (CodeRange x : {kUnsigned, kSigned}) {
+      for (CodeRange y : {kUnsigned, kSigned, kFloats}) {
+        for (Residual residual :
+             {Residual::kNone, Residual::kBeforeActivation, Residual::kAfterActivation}) {
+          StageCase c(random, g.attributes, number % 2 == 0, x, y, activations[number % 3],
+                      residual);
+          Case(random, g, c, number % 5 == 0, tallies[0]);
+          ++number;
+        }
+      }
+    }
+  }
+  return tallies;
+}
+
+}  // namespace edgefold::selftest

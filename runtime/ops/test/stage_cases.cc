@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/test/stage_cases.h"
+
+#include <cstring>
+
+namespace edgefold::selftest {
+namespace {
+
+int64_t K(const ConvAttributes& a) { return a.Taps() * a.GroupInputs(); }
+
+// The exact sum of output channel n at an output pixel.
+int32_t Sum(const ConvStage& stage, const ConvShape& s, const uint8_t* x, int64_t row,
+            int64_t column, int64_t n) {
+  const ConvAttributes& a = stage.attributes;
+  const int64_t first = n / a.GroupOutputs() * a.GroupInputs();
+  int32_t sum = 0;
+  for (int64_t k = 0; k < K(a); ++k) {
+    const int64_t tap = k / a.GroupInputs();
+    const int64_t r = row * a.strides[1] + tap / a.kernel[2] * a.dilations[1] - a.pads_begin[1];
+    const int64_t c = column * a.strides[2] + tap % a.kernel[2] * a.dilations[2] - a.pads_begin[2];
+    if (r < 0 || r >= s.in[1] || c < 0 || c >= s.in[2]) continue;
+    const uint8_t code = x[(r * s.in[2] + c) * a.in_channels + first + k % a.GroupInputs()];
+    const int32_t integer = stage.x.is_unsigned() ? code : static_cast<int8_t>(code);
+    sum += integer * WeightAt(stage.matrix, k, n);
+  }
+  return sum;
+}
+
+}  // namespace
+
+ConvAttributes Square(int64_t in_channels, int64_t out_channels, int64_t kernel, int64_t stride,
+                      int64_t pad, int64_t group, int64_t dilation) {
+  return {{1, kernel, kernel},
+          {1, stride, stride},
+          {0, pad, pad},
+          {0, pad, pad},
+          {1, dilation, dilation},
+          group,
+          in_channels,
+          out_channels};
+}
+
+StageCase::StageCase(Random& random, const ConvAttributes& attributes, bool shift, CodeRange x,
+                     CodeRange y, Activation activation, Residual residual)
+    : matrix(random, shift ? 4 : 8, K(attributes), attributes.out_channels,
+             shift ? Tables::kShift : Tables::kSingle) {
+  const int64_t n = attributes.out_channels;
+  scales.resize(n);
+  bias.resize(random.Next() % 4 == 0 ? 1 : n);
+  // Results spread over the codes and a little beyond.
+  for (float& scale : scales) scale = (0.5f + 0.4f * random.Uniform()) * 0.02f;
+  for (float& value : bias) value = random.Uniform();
+  stage.matrix = matrix.matrix;
+  stage.scales = scales.data();
+  stage.attributes = attributes;
+  stage.x = {x.low, x.high, true, {}};
+  stage.activation = activation;
+  stage.residual = residual;
+  stage.residual_is_unsigned = x.is_unsigned();
+  stage.y = y;
+  inputs.bias = bias.data();
+  inputs.bias_is_scalar = bias.size() == 1 && n != 1;
+  inputs.y_scale = 0.031f;
+}
+
+std::vector<uint8_t> RandomCodes(Random& random, CodeRange range, int64_t size) {
+  std::vector<uint8_t> codes(size);
+  for (uint8_t& code : codes) code = static_cast<uint8_t>(random.Range(range.low, range.high));
+  return codes;
+}
+
+std::vector<uint8_t> DefinedStage(const StageCase& c, const ConvShape& s, const uint8_t* x,
+                                  float x_scale, const uint8_t* residual, float residual_scale) {
+  const int64_t channels = c.stage.attributes.out_channels;
+  const int64_t element = c.stage.y.is_float() ? 4 : 1;
+  std::vector<uint8_t> y(s.OutPixels() * channels * element);
+  for (int64_t i = 0; i < s.OutPixels() * channels; ++i) {
+    const int64_t n = i % channels;
+    const int64_t pixel = i / channels;
+    const int32_t sum = Sum(c.stage, s, x, pixel / s.out[2], pixel % s.out[2], n);
+    const float scale = x_scale * c.scales[n];
+    const float bias = c.bias[c.inputs.bias_is_scalar ? 0 : n];
+    float value = 0.0f;
+    RequantizeArguments r = {};
+    r.sums = &sum;
+    r.pixels = r.channels = 1;
+    r.scales = &scale;
+    r.bias = &bias;
+    r.clip_low = -__builtin_inff();
+    r.clip_high = __builtin_inff();
+    r.residual = residual + (residual == nullptr ? 0 : i);
+    r.residual_is_unsigned = c.stage.residual_is_unsigned;
+    r.residual_scale = residual_scale;
+    r.y = &value;
+    if (c.stage.residual == Residual::kBeforeActivation) r.place = c.stage.residual;
+    requantize_reference(r);
+    activation_reference({c.stage.activation, &value, 1, 1, 1, &value, 1});
+    const float activated = value;
+    r.sums = nullptr;
+    r.values = &activated;
+    r.place = c.stage.residual == Residual::kAfterActivation ? c.stage.residual : Residual::kNone;
+    r.range = c.stage.y;
+    r.y_scale = c.inputs.y_scale;
+    r.y = y.data() + i * element;
+    requantize_reference(r);
+  }
+  return y;
+}
+
+Parallel Backwards() {
+  return {[](void*, void (*task)(void*, size_t), size_t total, void* user) {
+            for (size_t i = total; i > 0; --i) task(user, i - 1);
+          },
+          nullptr};
+}
+
+Tally TallyOf(const std::string& name) {
+  static std::vector<std::string*> names;  // tallies keep pointers
+  names.push_back(new std::string(name + "_" + IsaName(SelectedIsa().isa)));
+  return {names.back()->c_str(), true};
+}
+
+}  // namespace edgefold::selftest

@@ -5,8 +5,15 @@
 // accelerators", MICRO 2016, section 3, reuse rather than recompute).
 #pragma once
 
+#include <optional>
+#include <vector>
+
 #include "base/parallel.h"
+#include "kernels/conv_depthwise/conv_depthwise.h"
+#include "ops/code_image.h"
+#include "ops/code_product.h"
 #include "ops/conv_stage.h"
+#include "ops/stage_finish.h"
 
 namespace edgefold {
 
@@ -46,7 +53,27 @@ class InvertedResidual {
   const InvertedResidualStages& stages() const { return stages_; }
 
  private:
+  struct Plan;  // sizes that follow from a shape
+  struct Call;  // what the tasks of one Run share
+  struct Work;  // the memory of a task
+
+  Plan MakePlan(const ConvShape& shape) const;
+  bool RunBand(const Call& call, int64_t first_row, int64_t rows) const;
+  void FillRing(const Call& call, const Work& work, int64_t first, int64_t last) const;
+  void ExpandRows(const Call& call, const Work& work, int64_t first, int64_t rows) const;
+  void ConvolveRun(const Call& call, const Work& work, int64_t pixel, int64_t pixels,
+                   uint8_t* out) const;
+  void ProjectRows(const Call& call, const Work& work, int64_t pixel, int64_t pixels) const;
+
   InvertedResidualStages stages_;
+  CodeImage image_;
+  std::optional<CodeProduct> expand_;
+  CodeProduct project_;
+  StageFinish finish_expand_;
+  StageFinish finish_depthwise_;
+  StageFinish finish_project_;
+  std::vector<int16_t> tap_pairs_;
+  ConvDepthwiseKernel* depthwise_;
 };
 
 }  // namespace edgefold

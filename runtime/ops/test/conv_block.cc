@@ -12,15 +12,6 @@ struct Geometry {
   int64_t width;
 };
 
-// [pixels][channels] to [channels][pixels].
-std::vector<float> Planes(const float* x, int64_t channels, int64_t pixels) {
-  std::vector<float> planes(channels * pixels);
-  for (int64_t i = 0; i < pixels; ++i) {
-    for (int64_t c = 0; c < channels; ++c) planes[c * pixels + i] = x[i * channels + c];
-  }
-  return planes;
-}
-
 // What the definition gives for all images, in the layout of y.
 void Define(const StageCase& c, const ConvBlockInputs& inputs, const std::vector<uint8_t>& x,
             Guarded<uint8_t>& y) {
@@ -53,18 +44,8 @@ void Case(Random& random, const Geometry& g, StageCase& c, bool x_float, Tally& 
   const CodeRange range = {c.stage.x.low, c.stage.x.high};
   const std::vector<uint8_t> x =
       RandomCodes(random, range, inputs.batch * in_pixels * a.in_channels);
-  // A float image that becomes these codes.
-  std::vector<float> image;
-  for (int64_t b = 0; b < inputs.batch && x_float; ++b) {
-    std::vector<float> values;
-    for (int64_t i = 0; i < in_pixels * a.in_channels; ++i) {
-      const uint8_t code = x[b * in_pixels * a.in_channels + i];
-      const int integer = range.is_unsigned() ? code : static_cast<int8_t>(code);
-      values.push_back(static_cast<float>(integer) * inputs.x_scale);
-    }
-    const std::vector<float> planes = Planes(values.data(), a.in_channels, in_pixels);
-    image.insert(image.end(), planes.begin(), planes.end());
-  }
+  const std::vector<float> image =
+      ImageOfCodes(x, range, inputs.batch, in_pixels, a.in_channels, inputs.x_scale);
   c.stage.x.x_codes = !x_float;
   inputs.x = x_float ? static_cast<const void*>(image.data()) : x.data();
   const int64_t results = inputs.batch * inputs.shape.OutPixels() * a.out_channels;

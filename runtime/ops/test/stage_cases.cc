@@ -69,6 +69,30 @@ std::vector<uint8_t> RandomCodes(Random& random, CodeRange range, int64_t size) 
   return codes;
 }
 
+std::vector<float> Planes(const float* x, int64_t channels, int64_t pixels) {
+  std::vector<float> planes(channels * pixels);
+  for (int64_t i = 0; i < pixels; ++i) {
+    for (int64_t c = 0; c < channels; ++c) planes[c * pixels + i] = x[i * channels + c];
+  }
+  return planes;
+}
+
+std::vector<float> ImageOfCodes(const std::vector<uint8_t>& codes, CodeRange range, int64_t batch,
+                                int64_t pixels, int64_t channels, float scale) {
+  std::vector<float> values;
+  for (const uint8_t code : codes) {
+    const int integer = range.is_unsigned() ? code : static_cast<int8_t>(code);
+    values.push_back(static_cast<float>(integer) * scale);
+  }
+  std::vector<float> images;
+  for (int64_t b = 0; b < batch; ++b) {
+    const std::vector<float> image =
+        Planes(values.data() + b * pixels * channels, channels, pixels);
+    images.insert(images.end(), image.begin(), image.end());
+  }
+  return images;
+}
+
 std::vector<uint8_t> DefinedStage(const StageCase& c, const ConvShape& s, const uint8_t* x,
                                   float x_scale, const uint8_t* residual, float residual_scale) {
   const int64_t channels = c.stage.attributes.out_channels;

@@ -31,6 +31,13 @@ ConvAttributes Square(int64_t in_channels, int64_t out_channels, int64_t kernel,
 // Random codes of a range, as bytes.
 std::vector<uint8_t> RandomCodes(Random& random, CodeRange range, int64_t size);
 
+// [pixels][channels] to [channels][pixels].
+std::vector<float> Planes(const float* x, int64_t channels, int64_t pixels);
+
+// Channel-first float images that quantization with `scale` makes these channel-last codes.
+std::vector<float> ImageOfCodes(const std::vector<uint8_t>& codes, CodeRange range, int64_t batch,
+                                int64_t pixels, int64_t channels, float scale);
+
 // One image by the definition in conv_stage.h, one channel of one pixel at a time, channel-last:
 // bytes of codes, or of floats where y is float.
 std::vector<uint8_t> DefinedStage(const StageCase& c, const ConvShape& shape, const uint8_t* x,

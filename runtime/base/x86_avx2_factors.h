@@ -67,37 +67,51 @@ struct FactoredLevels {
 template <int kBits, int kShapes>
 class BlockLevels {
  public:
-  BlockLevels(const PackedMatrix& matrix, int bias)
-      : matrix_(matrix), levels_{{matrix.factors, bias}, {matrix.factors, bias}} {}
+  static constexpr int kUnitBytes = 8 * kBits;
 
-  // Turns to groups 2 * block and 2 * block + 1: their factors, and where their codes are, of
-  // matrices that end inside the block in `padded`. Beyond K levels only have to be something.
-  inline EF_INLINE const uint8_t* Block(int64_t panel, int64_t block,
-                                        uint8_t (&padded)[16 * 8 * kBits], __m256i factors[2]) {
-    const int64_t group = block * 2;
-    const int64_t left = matrix_.Units() - group * kGroupUnits;
-    const uint8_t* first = matrix_.GroupSelectors(panel, group);
-    const uint8_t* second = left > kGroupUnits ? matrix_.GroupSelectors(panel, group + 1) : first;
+  BlockLevels(const PackedMatrix& matrix, int bias)
+      : matrix_(matrix),
+        selector_step_(matrix.tables == 1 ? 0 : 8),
+        levels_{{matrix.factors, bias}, {matrix.factors, bias}} {}
+
+  // Turns to the first block of a panel.
+  void Panel(int64_t panel) {
+    codes_ = matrix_.PanelCodes(panel);
+    selectors_ = matrix_.GroupSelectors(panel, 0);
+    left_ = matrix_.Units();
+  }
+
+  // Turns to the next two groups: their factors, and where their codes are, of matrices that end
+  // inside the block in `padded`. Beyond K levels only have to be something.
+  inline EF_INLINE const uint8_t* Next(uint8_t (&padded)[16 * kUnitBytes], __m256i factors[2]) {
+    const uint8_t* first = selectors_;
+    const uint8_t* second = left_ > kGroupUnits ? first + selector_step_ : first;
     Factors(first, second, factors);
     if constexpr (kShapes == 2) {
       __m256i unused[2];
       levels_[0].Group(first, unused);
       levels_[1].Group(second, unused);
     }
-    const uint8_t* codes = matrix_.PanelCodes(panel) + group * kGroupUnits * kUnitBytes;
-    if (left >= 2 * kGroupUnits) return codes;
-    __builtin_memset(padded, 0, sizeof padded);
-    __builtin_memcpy(padded, codes, static_cast<size_t>(left * kUnitBytes));
-    return padded;
+    const uint8_t* codes = codes_;
+    if (left_ < 2 * kGroupUnits) {
+      __builtin_memset(padded, 0, sizeof padded);
+      __builtin_memcpy(padded, codes, static_cast<size_t>(left_ * kUnitBytes));
+      codes = padded;
+    }
+    codes_ += 2 * kGroupUnits * kUnitBytes;
+    selectors_ += 2 * selector_step_;
+    left_ -= 2 * kGroupUnits;
+    return codes;
   }
 
   // Levels of units 2 * u and 2 * u + 1 of a block, from those codes of unit u of either group.
   inline EF_INLINE void Units(const uint8_t* first, const uint8_t* second,
                               __m256i (&out)[2][2]) const {
     if constexpr (kBits == 4 && kShapes == 1) {  // both nibbles of a byte take the same way
-      __m256i bytes[2];
-      Interleave(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(first)),
-                 _mm256_loadu_si256(reinterpret_cast<const __m256i*>(second)), bytes);
+      // Loading two bytes off saves shifting: the second group has units before it, the first
+      // after.
+      const __m256i bytes[2] = {_mm256_blend_epi16(LoadBytes(first), LoadBytes(second - 2), 0xaa),
+                                _mm256_blend_epi16(LoadBytes(first + 2), LoadBytes(second), 0xaa)};
       Unroll<2>([&](auto i) EF_INLINE {
         out[i][0] = levels_[0].Of(0, Field<4>(bytes[i], 0));
         out[i][1] = levels_[0].Of(1, Field<4>(bytes[i], 4));
@@ -116,7 +130,9 @@ class BlockLevels {
   }
 
  private:
-  static constexpr int kUnitBytes = 8 * kBits;
+  static inline EF_INLINE __m256i LoadBytes(const uint8_t* bytes) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
+  }
 
   static inline EF_INLINE void Interleave(__m256i first, __m256i second, __m256i out[2]) {
     out[0] = _mm256_blend_epi16(first, _mm256_slli_epi32(second, 16), 0xaa);
@@ -135,6 +151,10 @@ class BlockLevels {
   }
 
   const PackedMatrix& matrix_;
+  int64_t selector_step_;
+  const uint8_t* codes_;               // of the next block
+  const uint8_t* selectors_;           // of its first group
+  int64_t left_;                       // units from there on
   FactoredLevels<kShapes> levels_[2];  // of either group; one shape is that of both
 };
 

@@ -7,7 +7,9 @@ namespace edgefold {
 
 // Row by row: rows of y often lie a multiple of 4096 bytes apart and then evict one another from
 // the first-level cache, so a line is written while it is there.
-void epilogue_x86_avx2(const EpilogueArguments& e) {
+// The arguments by value: stores of vectors might alias them, and each pass would read them again.
+void epilogue_x86_avx2(const EpilogueArguments& arguments) {
+  const EpilogueArguments e = arguments;
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   const __m256 one_bias = _mm256_set1_ps(*e.bias);
   for (int64_t m = 0; m < e.rows; ++m) {

@@ -72,19 +72,18 @@ inline EF_INLINE void AddProducts(const uint8_t* x, __m256i low, __m256i high, _
   }
 }
 
-// A block of some rows, and where the sums so far come from and go to.
+// A block of some rows, the sums so far, and where the new ones go.
 struct Operands {
   const uint8_t* x;
   const int32_t* offsets;
-  const int32_t* from;
-  int64_t from_stride;
+  int32_t* sums;  // [rows][kPanelColumns]
   int32_t* to;
   int64_t to_stride;
 
   void Skip(int64_t rows, int64_t runs) {
     x += rows * kBlockDepth;
     offsets += rows * runs;
-    from += rows * from_stride;
+    sums += rows * kPanelColumns;
     to += rows * to_stride;
   }
 };
@@ -110,12 +109,13 @@ inline EF_INLINE void Tile(const Levels& levels, const __m256i (&factors)[2], co
       });
     }
     Unroll<kRows>([&](auto r) EF_INLINE {
-      const int32_t* from = run == 0 ? o.from + r * o.from_stride : o.to + r * o.to_stride;
+      int32_t* to = run == kRuns - 1 ? o.to + r * o.to_stride : o.sums + r * kPanelColumns;
       Unroll<2>([&](auto h) EF_INLINE {
         const __m256i scaled = _mm256_madd_epi16(sums[r][h], factors[h]);
-        const __m256i before = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + h * 8));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(o.to + r * o.to_stride + h * 8),
-                            _mm256_add_epi32(before, scaled));
+        const __m256i* before =
+            reinterpret_cast<const __m256i*>(o.sums + r * kPanelColumns + h * 8);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + h * 8),
+                            _mm256_add_epi32(_mm256_load_si256(before), scaled));
       });
     });
   });
@@ -157,30 +157,29 @@ template <int kBits, int kShapes, bool kUnsigned>
 void Panels(const PackedMatrix& matrix, int64_t first_panel, int64_t panel_count,
             const ArrangedRows& rows, void* scratch, int32_t* acc, int64_t acc_stride) {
   constexpr int kRun = (kShapes == 1 ? 16 : 4) / (kUnsigned ? 2 : 1);
-  static constexpr int32_t kZeros[kPanelColumns] = {};
   BlockLevels<kBits, kShapes> decoder(matrix, rows.bias);
   __m256i* levels = static_cast<__m256i*>(scratch);
   int32_t* sums = reinterpret_cast<int32_t*>(levels + kBlockUnits * 2);
-  const int64_t last = rows.Blocks() - 1;
+  const int64_t panel_bytes = matrix.Units() * matrix.UnitBytes();
   const int64_t block_bytes = rows.BlockBytes();
+  const int64_t blocks = rows.Blocks();
   for (int64_t p = 0; p < panel_count; ++p) {
-    const int64_t panel = first_panel + p;
-    Operands o = {rows.Codes(0), rows.Offsets(0), kZeros, 0, sums, kPanelColumns};
-    for (int64_t b = 0; b <= last; ++b) {
-      if (b == last) {
+    std::fill_n(sums, rows.rows * kPanelColumns, 0);
+    decoder.Panel(first_panel + p);
+    Operands o = {rows.Codes(0), rows.Offsets(0), sums, sums, kPanelColumns};
+    for (int64_t left = blocks; left > 0; --left) {
+      if (left == 1) {
         o.to = acc + p * kPanelColumns;
         o.to_stride = acc_stride;
       }
       uint8_t padded[kBlockUnits * 8 * kBits];
       __m256i factors[2];
-      const uint8_t* codes = decoder.Block(panel, b, padded, factors);
-      const uint8_t* next = codes == padded ? codes : codes + matrix.Units() * matrix.UnitBytes();
+      const uint8_t* codes = decoder.Next(padded, factors);
+      const uint8_t* next = codes == padded ? codes : codes + panel_bytes;
       MultiplyBlock<kRun, kUnsigned>(
           rows.rows, Packed<kBits, kShapes>{decoder, codes, next, levels}, factors, o);
       o.x += block_bytes;
       o.offsets += block_bytes / 4;
-      o.from = sums;
-      o.from_stride = kPanelColumns;
     }
   }
 }

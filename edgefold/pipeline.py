@@ -29,6 +29,7 @@ from edgefold.passes import Context, Effect, Notes, Pass, PreconditionError, Ski
 from edgefold.passes.base import Heals, LearnGates
 from edgefold.perturbing import perturb
 from edgefold.probing import probe
+from edgefold.session import compute
 from edgefold.synthetic import synthetic_feeds, wide_batch
 from edgefold.verification import Difference, check_numerics, check_structure
 
@@ -153,6 +154,7 @@ def run_recipe(
             perturb=perturbed,
             divergence=functools.partial(perturbed, classes=inputs.classes) if perturbed else None,
             macs=functools.partial(macs_by_name, shapes=inputs.shapes),
+            compute=compute,
         )
         model, record = run_step(model, step, inputs, context)
         log.info(

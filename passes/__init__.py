@@ -5,6 +5,7 @@ if __name__ != "edgefold.passes":
     raise ImportError("import edgefold.passes; the folder passes/ is reached only through the package")
 
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
+from edgefold.passes.dispatch_experts import DispatchExperts
 from edgefold.passes.elastic_depth import ElasticDepth
 from edgefold.passes.equalize_channels import EqualizeChannels
 from edgefold.passes.fold_batchnorm import FoldBatchnorm
@@ -35,6 +36,7 @@ __all__ = [
 PASSES: tuple[type[Pass], ...] = (
     Simplify,
     FoldBatchnorm,
+    DispatchExperts,
     RemoveBlocks,
     FuseLayers,
     PruneChannels,

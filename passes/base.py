@@ -60,6 +60,8 @@ class SkipReason(enum.StrEnum):
     NOTHING_TO_GAIN = "nothing to gain"
     INSEPARABLE = "it cannot be cut out"
     NO_BLOCKS = "no repeated residual blocks were found"
+    INCOMPLETE_TRACE = "an exporter left experts out"
+    NOT_UNDERSTOOD = "it computes something else than was read of it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +125,10 @@ Perturb = Callable[[ir.Model, Iterable[Mapping[str, Any]]], Iterable[float]]
 A change is taken only when the error of the one before was taken, so that it may depend on it."""
 
 
+Compute = Callable[[ir.Model], Callable[[Mapping[str, Any]], Mapping[str, Any]]]
+"""From a model to a function from arrays for its inputs to arrays of its outputs, by their names."""
+
+
 class Heals(Protocol):
     """Trains a model, in place, as the pass ``heal`` asks; see ``edgefold.heal.step``."""
 
@@ -160,6 +166,7 @@ class Context:
         learn_gates: learns which parts a model can do without; None without calibration data or without torch.
         macs: multiply-accumulates of the model's nodes, by their names, for one sample at the task's shapes; nodes
             whose shapes are unknown are left out.
+        compute: runs a small model, such as a part cut out of this one; see ``edgefold.session.compute``.
     """
 
     calibration: Calibrates | None = None
@@ -174,6 +181,7 @@ class Context:
     divergence: Perturb | None = None
     learn_gates: LearnGates | None = None
     macs: Callable[[ir.Model], Mapping[str, int]] | None = None
+    compute: Compute | None = None
 
     def excludes(self, node_name: str) -> bool:
         """Whether the user asked to leave the node of that name alone."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -180,29 +180,44 @@ def swapped(expression: Expression | None) -> Any:
     return expression
 
 
-def read_expression(value: ir.Value | None, operand: Callable[[ir.Value], Expression | None]) -> Expression | None:
+def read_expression(
+    value: ir.Value | None,
+    operand: Callable[[ir.Value], Expression | None],
+    *,
+    through: Collection[str] = (),
+) -> Expression | None:
     """The expression that computes a value, or None where a node in it is not elementwise.
 
     Args:
         value: the last one.
         operand: says what a value stands for, where it is not to be looked into.
+        through: operators that are taken to pass their first input on.
     """
-    if value is None:
-        return None
-    known = operand(value)
-    if known is not None:
-        return known
-    constant = small_constant(value)
-    if constant is not None:
-        return Scalar(float(constant.reshape(-1)[0])) if constant.size == 1 else None
-    node = value.producer()
-    if node is None or node.op_type not in _OPERATORS or node.domain not in ("", _DOMAINS.get(node.op_type, "")):
-        return None
-    arguments = tuple(read_expression(one, operand) for one in node.inputs)
-    if any(found is None and one is not None for found, one in zip(arguments, node.inputs, strict=True)):
-        return None
-    attributes = tuple(sorted((name, attribute.value) for name, attribute in node.attributes.items()))
-    return Applied(node.op_type, arguments, attributes)
+    known: dict[ir.Value, Expression | None] = {}
+
+    def read(part: ir.Value) -> Expression | None:
+        if part not in known:
+            known[part] = operand(part) or _constant(part) or node_of(part)
+        return known[part]
+
+    def node_of(part: ir.Value) -> Expression | None:
+        node = part.producer()
+        if node is not None and node.op_type in through and node.inputs[0] is not None:
+            return read(node.inputs[0])
+        if node is None or node.op_type not in _OPERATORS or node.domain not in ("", _DOMAINS.get(node.op_type, "")):
+            return None
+        arguments = tuple(None if one is None else read(one) for one in node.inputs)
+        if any(found is None and one is not None for found, one in zip(arguments, node.inputs, strict=True)):
+            return None
+        attributes = tuple(sorted((name, attribute.value) for name, attribute in node.attributes.items()))
+        return Applied(node.op_type, arguments, attributes)
+
+    return None if value is None else read(value)
+
+
+def _constant(value: ir.Value) -> Scalar | None:
+    stored = small_constant(value)
+    return Scalar(float(stored.reshape(-1)[0])) if stored is not None and stored.size == 1 else None
 
 
 def write_expression(

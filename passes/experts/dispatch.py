@@ -77,7 +77,7 @@ def write_dispatch(
         layer: prefix of the names of nodes (``{layer}/experts.0/gate``) and weights (``{layer}.experts.0.gate``).
         x: tokens [T, d], or with more axes before the last.
         gates: [T, M], or with the axes of x and M in the place of d; of the type of the weights.
-        experts: M of them. Products that hold the same array share an initializer.
+        experts: M of them. Products that hold the same memory share an initializer.
         activation: over each expert's `inputs`.
         after: the node behind which the layer is put; None for the end of the graph.
 
@@ -109,7 +109,7 @@ class _Writer:
         self._layer = layer
         self._dtype = dtype
         self._store = InitializerStore(graph)
-        self._kept: dict[int, ir.Value] = {}
+        self._kept: dict[object, ir.Value] = {}
 
     def node(
         self,
@@ -163,9 +163,11 @@ class _Writer:
         return self.node("Add", [result, bias], f"{at}/{name}_bias")
 
     def _weight(self, array: Array, name: str) -> ir.Value:
-        if id(array) not in self._kept:
-            self._kept[id(array)] = self._store.add_own(name, np.ascontiguousarray(array))
-        return self._kept[id(array)]
+        view = array.__array_interface__
+        memory = (view["data"], array.strides, array.shape)  # tied weights are read into other arrays of one memory
+        if memory not in self._kept:
+            self._kept[memory] = self._store.add_own(name, np.ascontiguousarray(array))
+        return self._kept[memory]
 
     def _integers(self, values: list[int]) -> ir.Value:
         return self._store.add(f"{self._layer}.axes", np.array(values, np.int64))

@@ -17,6 +17,7 @@ from edgefold.passes.low_rank import LowRank
 from edgefold.passes.prune_channels import PruneChannels
 from edgefold.passes.remove_blocks import RemoveBlocks
 from edgefold.probing import probe
+from edgefold.session import compute
 
 TEXT = """g (float[2, 16, 6, 6] x, int64[2] ids) => (float[2, 32] y) {
     [conv] c = Conv<pads = [1, 1, 1, 1]>(x, k)
@@ -41,7 +42,17 @@ TEXT = """g (float[2, 16, 6, 6] x, int64[2] ids) => (float[2, 32] y) {
     [up2] p2 = MatMul(h2, up2)
     [act2] r2 = Relu(p2)
     [down2] d2 = MatMul(r2, down2)
-    [sum2] y = Add(h2, d2)
+    [sum2] h3 = Add(h2, d2)
+    [route] z = MatMul(h3, router)
+    [score] sc = Softmax<axis = -1>(z)
+    [choose] tv, ti = TopK<axis = -1>(sc, two)
+    [size] zs = Shape(sc)
+    [none] zz = ConstantOfShape(zs)
+    [gate] gates = ScatterElements<axis = -1>(zz, ti, tv)
+    [ups] eu = Einsum<equation = "td,edf->tef">(h3, ups)
+    [acts] er = Relu(eu)
+    [downs] ed = Einsum<equation = "tef,efd,te->td">(er, downs, gates)
+    [sum3] y = Add(h3, ed)
 }"""
 
 
@@ -51,7 +62,8 @@ def model() -> ir.Model:
     tables = {"k": weights(32, 16, 3, 3), "w": weights(90, 32), "u": uneven, "b": weights(32, seed=9)}
     tables |= {f"up{i}": weights(32, 48, seed=30 + i) for i in range(3)}
     tables |= {f"down{i}": weights(48, 32, seed=40 + i) / 200 for i in range(3)}
-    return graph(TEXT, {**channel, "v": np.ones(32, np.float32), **tables})
+    tables |= {"router": weights(32, 4), "ups": weights(4, 32, 16), "downs": weights(4, 16, 32) / 200}
+    return graph(TEXT, {**channel, "v": np.ones(32, np.float32), "two": np.array([2], np.int64), **tables})
 
 
 def digest(value: ir.Model) -> str:
@@ -59,7 +71,7 @@ def digest(value: ir.Model) -> str:
 
 
 FEEDS = {"x": weights(2, 16, 6, 6, seed=20), "ids": np.array([3, 89])}
-CONTEXT = Context(probe=functools.partial(probe, feeds=FEEDS))
+CONTEXT = Context(probe=functools.partial(probe, feeds=FEEDS), compute=compute)
 ALONE = [kind for kind in PASSES if kind not in (FuseLayers, Heal)]  # which need data and torch; tests/heal has them
 every_pass = pytest.mark.parametrize("kind", ALONE, ids=lambda kind: str(kind.__struct_config__.tag))
 

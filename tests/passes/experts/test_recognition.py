@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every exported form of a layer is recognised and rewritten with the same numbers; what looks like one is not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graphs import Array, graph, run, weights
+
+from edgefold.files.loading import load_model
+from edgefold.files.opset import raise_opset
+from edgefold.passes import DispatchExperts
+from edgefold.passes.base import Context, SkipReason
+from edgefold.passes.experts.activation import name_of
+from edgefold.passes.experts.dispatched import find_dispatched
+from edgefold.passes.experts.recognition import find_layers
+from edgefold.probing import probe
+from edgefold.session import compute
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+import torch
+import torch_layers
+
+CONTEXT = Context(probe=probe, compute=compute)
+FORMS = {
+    "Loop": "loop over routed tokens",
+    "DenseLoop": "loop over all tokens",
+    "StackedLoop": "loop over routed tokens",
+    "Einsum": "einsum",
+    "Batched": "batched product",
+    "GatherBatched": "gathered weights",
+}
+ROUTERS = {
+    "Router": "softmax, normalized",
+    "SoftmaxAfter": "softmax, normalized",
+    "Unnormalized": "softmax",
+    "BiasedSigmoid": "sigmoid, normalized, times 2.5, chosen by biased scores",
+    "Switch": "softmax",
+    "ArgmaxSwitch": "softmax",
+}
+
+
+def exported(layer: str = "Loop", router: str = "Router", expert: str = "SwiGlu") -> ir.Model:
+    torch.manual_seed(0)
+    kind = getattr(torch_layers, layer)
+    model = torch_layers.export(kind(getattr(torch_layers, router)(), getattr(torch_layers, expert)), "legacy")
+    return raise_opset(model, 21)[0]
+
+
+def assert_rewritten(model: ir.Model, layers: int = 1, feed: Array | None = None) -> None:
+    """The pass leaves `layers` in dispatch form, and the outputs as they were, for several counts of tokens."""
+    before = model.clone()
+    notes = DispatchExperts().rewrite(model, CONTEXT)
+    assert len(notes.edits) == len(find_dispatched(model)) == layers, notes.skips
+    for count in (1, 7, 64) if feed is None else (0,):
+        x = weights(1, count, torch_layers.D, seed=count) if feed is None else feed
+        name = str(model.graph.inputs[0].name)
+        for old, new in zip(run(before, {name: x}), run(model, {name: x}), strict=True):
+            np.testing.assert_allclose(new, old, atol=1e-4 * np.abs(old).max())
+
+
+@pytest.mark.parametrize("layer", FORMS)
+def test_every_form(layer: str) -> None:
+    model = exported(layer)
+    [found], skips = find_layers(model, CONTEXT)
+    assert (found.form, len(found.experts), found.top) == (FORMS[layer], torch_layers.E, torch_layers.K)
+    assert name_of(found.activation) == ("swiglu-clamped" if layer == "StackedLoop" else "silu")
+    assert str(found.semantics) == "softmax, normalized"
+    assert not skips
+    assert_rewritten(model)
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+def test_every_meaning_of_the_gates(router: str) -> None:
+    model = exported("GatherBatched", router)
+    [found], _ = find_layers(model, CONTEXT)
+    assert str(found.semantics) == ROUTERS[router]
+    assert_rewritten(model)
+
+
+def test_two_matrices_with_biases() -> None:
+    model = exported("Loop", expert="Gelu")
+    [found], _ = find_layers(model, CONTEXT)
+    assert name_of(found.activation) == "gelu"
+    assert [one.bias is not None for one in (*found.experts[0].inputs, found.experts[0].down)] == [True, True]
+    assert_rewritten(model)
+
+
+def test_shared_experts_stay_as_they_are() -> None:
+    model = exported("Shared")
+    assert_rewritten(model)
+    names = {node.name for node in model.graph}
+    assert "/always/w1/MatMul" in names
+    assert "/experts.0/w1/MatMul" not in names
+
+
+def test_an_incomplete_trace_is_named() -> None:
+    model = exported("Incomplete")
+    notes = DispatchExperts().rewrite(model, CONTEXT)
+    assert not notes.edits
+    [skip] = notes.skips
+    assert skip.reason == SkipReason.INCOMPLETE_TRACE
+    assert skip.detail.startswith(f"{torch_layers.E - 2} of {torch_layers.E} experts")
+
+
+def test_wrong_numbers_are_left_alone() -> None:
+    model = exported("DenseLoop")
+    mul = next(node for node in model.graph if node.name == "/Mul")  # the first expert's gate is now applied twice
+    extra = ir.node("Mul", [mul.outputs[0], mul.inputs[1]], name="again")
+    mul.outputs[0].replace_all_uses_with(extra.outputs[0])
+    extra.replace_input_with(0, mul.outputs[0])
+    model.graph.insert_after(mul, extra)
+    notes = DispatchExperts().rewrite(model, CONTEXT)
+    assert not notes.edits
+    assert [skip.reason for skip in notes.skips] == [SkipReason.NOT_UNDERSTOOD]
+
+
+NEAR_MISSES = {
+    "sampling": "values, index = TopK <axis = -1>(h, two)\n y = Softmax(values)",
+    "lookup": "values, index = TopK <axis = -1>(h, two)\n y = Gather(table, index)",
+    "feed-forward": """u = Relu(h)
+        d = MatMul(u, down)
+        y, index = TopK <axis = -1>(d, two)""",
+    "tokens": """values, index = TopK <axis = 0>(h, two)
+        row = ReduceMean <keepdims = 1>(values)
+        u = Relu(h)
+        d = MatMul(u, down)
+        y = Mul(d, row)""",
+}
+
+
+@pytest.mark.parametrize("case", NEAR_MISSES)
+def test_near_misses(case: str) -> None:
+    text = f"model (float[T, 8] x) => (float[A, B] y) {{ h = MatMul(x, up)\n {NEAR_MISSES[case]} }}"
+    tensors = {"up": weights(8, 6), "down": weights(6, 8), "table": weights(6, 4), "two": np.array([2], np.int64)}
+    model = graph(text, {name: tensor for name, tensor in tensors.items() if name in text})
+    assert find_layers(model, CONTEXT) == ([], [])
+
+
+def test_moe_charlm() -> None:
+    path = Path(os.environ.get("EDGEFOLD_DATA", "data")) / "moe_charlm" / "model.onnx"
+    if not path.exists():
+        pytest.skip("EDGEFOLD_DATA has no moe_charlm/model.onnx")
+    model = raise_opset(load_model(path).model, 21)[0]
+    layers, skips = find_layers(model, CONTEXT)
+    assert not skips
+    assert [layer.name for layer in layers] == [f"/layers.{number}/moe" for number in range(4)]
+    for layer in layers:
+        assert (layer.top, name_of(layer.activation), str(layer.semantics)) == (2, "silu", "softmax, normalized")
+        assert [len(expert.inputs) for expert in layer.experts] == [2] * 8
+        assert layer.experts[0].down.weight.shape == (160, 128)
+    assert_rewritten(model, 4, np.arange(48).reshape(2, 24))

@@ -181,7 +181,7 @@ def test_conv(channels: int, outputs: int, group: int, kernel: tuple[int, ...], 
 
 def test_every_operator_has_a_page() -> None:
     pages = operator_documentation()
-    assert list(pages) == ["ShiftMatMul", "ShiftConv", "ShiftGather", "L1LayerNormalization"]
+    assert list(pages) == ["ShiftMatMul", "ShiftConv", "ShiftGather", "L1LayerNormalization", "ShiftMoE"]
     assert all(page.startswith(f"# {DOMAIN}.{name}\n") for name, page in pages.items())
 
 
@@ -195,7 +195,7 @@ def test_a_model_gets_the_functions_that_its_nodes_need_and_no_others() -> None:
     node = ir.Node(DOMAIN, "ShiftGather", [ir.Value(name=name) for name in "abcde"], num_outputs=1)
     model = ir.Model(ir.Graph([], [], nodes=[node], opset_imports={"": 23}), ir_version=10)
     add_functions(model)
-    assert {name for _, name, _ in model.functions} == {"ShiftGather", "ShiftUnpack"}
+    assert {name for _, name, _ in model.functions} == {"ShiftGather", "ShiftUnpack", "ShiftLevels"}
     assert all(function.opset_imports == {"": 23, DOMAIN: 1} for function in model.functions.values())
     model.graph.remove(node)
     add_functions(model)

@@ -4,21 +4,31 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import onnx
 import onnx_ir as ir
 from onnxscript.values import OnnxFunction
 
 from edgefold.errors import ModelError
+from edgefold.ops.activation import Activation
 from edgefold.ops.functions import ShiftConv, ShiftGather, ShiftMatMul
 from edgefold.ops.l1_normalization import L1LayerNormalization
-from edgefold.ops.unpack import DOMAIN, VERSION, ShiftUnpack
+from edgefold.ops.moe import ShiftMoE, ShiftRows, ShiftUnpackStack
+from edgefold.ops.unpack import DOMAIN, VERSION, ShiftLevels, ShiftUnpack
 
 OLDEST_OPSET = 21
 NEWEST_OPSET = 26
-OPERATORS: tuple[OnnxFunction, ...] = (ShiftMatMul, ShiftConv, ShiftGather, L1LayerNormalization)
-_FUNCTIONS: tuple[OnnxFunction, ...] = (*OPERATORS, ShiftUnpack)
+OPERATORS: tuple[OnnxFunction, ...] = (ShiftMatMul, ShiftConv, ShiftGather, L1LayerNormalization, ShiftMoE)
+# Callers before what they call.
+_FUNCTIONS: tuple[OnnxFunction, ...] = (
+    *OPERATORS,
+    ShiftUnpackStack,
+    ShiftRows,
+    Activation,
+    ShiftUnpack,
+    ShiftLevels,
+)
 
 
 def function_protos(opset: int, names: Iterable[str] | None = None) -> list[onnx.FunctionProto]:
@@ -41,12 +51,20 @@ def function_protos(opset: int, names: Iterable[str] | None = None) -> list[onnx
         if function.name not in wanted:
             continue
         proto = function.to_function_proto()
-        wanted.update(node.op_type for node in proto.node if node.domain == DOMAIN)
+        wanted.update(node.op_type for node in _all_nodes(proto.node) if node.domain == DOMAIN)
         del proto.opset_import[:]
         proto.opset_import.extend([onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid(DOMAIN, VERSION)])
         proto.doc_string = ""
         chosen.append(proto)
     return chosen[::-1]
+
+
+def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes, and those of the graphs within them."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            yield from _all_nodes(attribute.g.node)
 
 
 def add_functions(model: ir.Model) -> None:

@@ -116,7 +116,9 @@ def ShiftMatMul(
     values = op.Cast(x, to=TensorProto.FLOAT)
     static = op.Greater(x_scale, nought)
     steps = op.Cast(op.BitShift(op.Constant(value=_ONE), x_shifts, direction="LEFT"), to=TensorProto.FLOAT)
-    absmax = op.ReduceMax(op.Abs(op.Div(values, steps)), op.Constant(value_ints=[-1]), keepdims=1)
+    # The last axis by its number: of no rows at all, ONNX Runtime 1.31 does not reduce the axis -1.
+    last = op.Sub(op.Shape(op.Shape(values)), op.Constant(value_ints=[1]))
+    absmax = op.ReduceMax(op.Abs(op.Div(values, steps)), last, keepdims=1)
     present = op.Greater(absmax, op.Constant(value_float=1e-30))
     scale = op.Where(static, x_scale, op.Where(present, op.Div(absmax, high), nought))
     divisor = op.Where(op.Greater(scale, nought), scale, op.Constant(value_float=float("inf")))

@@ -28,28 +28,28 @@ _NIBBLE = helper.make_tensor("nibble", TensorProto.UINT8, [1, 1], [15])
 
 
 @script(EDGEFOLD)
-def ShiftUnpack(
+def ShiftLevels(
     codes: UINT8[...],
     selectors: UINT8[...],
-    table: INT8[...],
     columns: INT64[...],
+    tables: INT64[...],
     k: int,
     bits: int,
-) -> FLOAT[...]:
-    """The integer weights of some columns of a packed matrix: ``table[selector, code]``, as floats.
+) -> UINT8[...]:
+    """The positions of some columns' weights in the flat table: ``selector << bits | code``.
 
     Inputs:
       codes: uint8 [ceil(N/16), ceil(K/4), 8*bits], packed codes (layout 1).
       selectors: uint8 [ceil(N/16), ceil(K/32), 8], packed table numbers, or [1, 1, 8] zeros where there is one table.
-      table: int8 [T, 2**bits], T * 2**bits at most 256.
       columns: int64 [R], column numbers in [0, N).
+      tables: int64 [1], how many tables there are.
 
     Attributes:
       k: K, the length of a column.
       bits: the width of a code, 2 to 8.
 
     Output:
-      float32 [R, K], whole numbers in [-127, 127].
+      uint8 [R, K], below tables * 2**bits.
     """
     one = op.Constant(value_int=1)
     two = op.Constant(value_int=2)
@@ -79,7 +79,7 @@ def ShiftUnpack(
     unpadded = op.Slice(padded, op.Constant(value_ints=[0]), op.Reshape(depth, last), last)
     code = op.Squeeze(unpadded, op.Constant(value_ints=[0]))
 
-    several = op.Min(op.Sub(op.Shape(table, start=0, end=1), one), one)
+    several = op.Min(op.Sub(tables, one), one)
     block = op.Add(op.Mul(op.Mul(panel, eight), several), op.Mod(column, eight))
     blocks = op.Flatten(op.Transpose(selectors, perm=[0, 2, 1]), axis=2)
     nibbles = op.Gather(blocks, op.Squeeze(block, last), axis=0)
@@ -89,6 +89,34 @@ def ShiftUnpack(
     group = op.Div(op.Range(op.Constant(value_int=0), depth, one), op.Constant(value_int=32))
     per_k = op.Gather(first, op.Mul(group, several), axis=1)
 
-    index = op.Cast(op.BitwiseOr(per_k, code), to=TensorProto.INT32)
-    levels = op.Cast(op.Reshape(table, last), to=TensorProto.FLOAT)
+    return op.BitwiseOr(per_k, code)
+
+
+@script(EDGEFOLD)
+def ShiftUnpack(
+    codes: UINT8[...],
+    selectors: UINT8[...],
+    table: INT8[...],
+    columns: INT64[...],
+    k: int,
+    bits: int,
+) -> FLOAT[...]:
+    """The integer weights of some columns of a packed matrix: ``table[selector, code]``, as floats.
+
+    Inputs:
+      codes: uint8 [ceil(N/16), ceil(K/4), 8*bits], packed codes (layout 1).
+      selectors: uint8 [ceil(N/16), ceil(K/32), 8], packed table numbers, or [1, 1, 8] zeros where there is one table.
+      table: int8 [T, 2**bits], T * 2**bits at most 256.
+      columns: int64 [R], column numbers in [0, N).
+
+    Attributes:
+      k: K, the length of a column.
+      bits: the width of a code, 2 to 8.
+
+    Output:
+      float32 [R, K], whole numbers in [-127, 127].
+    """
+    tables = op.Shape(table, start=0, end=1)
+    index = op.Cast(ShiftLevels(codes, selectors, columns, tables, k=k, bits=bits), to=TensorProto.INT32)
+    levels = op.Cast(op.Reshape(table, op.Constant(value_ints=[-1])), to=TensorProto.FLOAT)
     return op.Gather(levels, index, axis=0)

@@ -86,66 +86,81 @@ Tensor Node::Constant(size_t index, const char* role, int type) const {
   return tensor;
 }
 
-void Node::Expect(const Tensor& tensor, const char* role, int rank, const int64_t* dims) const {
-  if (error_->failed() || tensor.shape.Is(rank, dims)) return;
-  Shape wanted;
-  wanted.rank = rank;
-  for (int i = 0; i < rank; ++i) wanted.dims[i] = dims[i];
+void Node::Expect(const Tensor& tensor, const char* role, const Shape& wanted) const {
+  if (error_->failed() || tensor.shape.Is(wanted.rank, wanted.dims)) return;
   char is[100];
   char expected[100];
   error_->Set("%s: %s has shape %s; expected %s", op_, role, ShapeText(tensor.shape, is, sizeof is),
               ShapeText(wanted, expected, sizeof expected));
 }
 
-PackedMatrix Node::StoredMatrix(size_t first, const float** scales) const {
+PackedStack Node::ReadStack(size_t first, const char* k, bool stacked) const {
   PackedMatrix matrix = {};
   IntOr("layout", 1, 1, 1);
   matrix.bits = static_cast<int32_t>(Int("bits", 2, 8));
-  matrix.k = Int("k", 1, int64_t{1} << 31);
+  matrix.k = Int(k, 1, int64_t{1} << 31);
   const Tensor codes = Constant(first, "codes", kUint8);
   const Tensor selectors = Constant(first + 1, "selectors", kUint8);
   const Tensor table = Constant(first + 2, "table", kInt8);
-  const Tensor scale = Constant(first + 3, "scales", kFloat);
-  if (error_->failed()) return matrix;
-  if (scale.shape.rank != 1 || scale.shape.dims[0] < 1) {
-    error_->Set("%s: scales must have shape [N], N >= 1", op_);
+  const Tensor scales = Constant(first + 3, "scales", kFloat);
+  if (error_->failed()) return {};
+  const char* leading = stacked ? "experts, " : "";
+  const int own = stacked ? 1 : 0;  // the dimension behind that of the stack
+  if (scales.shape.rank != own + 1 || scales.shape.Elements() < 1) {
+    error_->Set("%s: scales must have shape [%sN], N >= 1", op_, leading);
+    return {};
   }
-  matrix.n = scale.shape.rank == 1 ? scale.shape.dims[0] : 1;
-  matrix.tables = table.shape.rank == 2 ? static_cast<int32_t>(table.shape.dims[0]) : 0;
-  const int64_t most =
-      kMaxTableBytes >> matrix.bits < kMaxTables ? kMaxTableBytes >> matrix.bits : kMaxTables;
-  if (table.shape.rank != 2 || table.shape.dims[0] < 1 || table.shape.dims[0] > most) {
-    error_->Set("%s: table must have shape [tables, %d], 1 to %lld tables", op_, 1 << matrix.bits,
-                static_cast<long long>(most));
-    return matrix;
+  matrix.n = scales.shape.dims[own];
+  const int64_t most = std::min(kMaxTableBytes >> matrix.bits, kMaxTables);
+  const int64_t tables = table.shape.rank == own + 2 ? table.shape.dims[own] : 0;
+  if (tables < 1 || tables > most) {
+    error_->Set("%s: table must have shape [%stables, %d], 1 to %lld tables", op_, leading,
+                1 << matrix.bits, static_cast<long long>(most));
+    return {};
   }
-  const int64_t table_dims[] = {matrix.tables, int64_t{1} << matrix.bits};
-  Expect(table, "table", 2, table_dims);
-  const int64_t code_dims[] = {matrix.Panels(), matrix.Units(), matrix.UnitBytes()};
-  Expect(codes, "codes", 3, code_dims);
-  const int64_t one[] = {1, 1, 8};
-  const int64_t each[] = {matrix.Panels(), matrix.Groups(), 8};
-  Expect(selectors, "selectors", 3, matrix.tables == 1 ? one : each);
-  if (error_->failed()) return matrix;
+  matrix.tables = static_cast<int32_t>(tables);
+  const int64_t count = stacked ? scales.shape.dims[0] : 1;
+  const auto expect = [&](const Tensor& tensor, const char* role, const Shape& wanted) {
+    Expect(tensor, role, stacked ? wanted : wanted.Tail());
+  };
+  expect(table, "table", {{count, tables, int64_t{1} << matrix.bits}, 3});
+  expect(codes, "codes", {{count, matrix.Panels(), matrix.Units(), matrix.UnitBytes()}, 4});
+  const bool one = tables == 1;
+  expect(selectors, "selectors",
+         {{count, one ? 1 : matrix.Panels(), one ? 1 : matrix.Groups(), 8}, 4});
+  if (error_->failed()) return {};
+  return {Matrices(matrix, count, codes, selectors, table), scales.As<float>()};
+}
 
-  matrix.codes = codes.As<uint8_t>();
-  matrix.selectors = selectors.As<uint8_t>();
-  matrix.table = table.As<int8_t>();
-  *scales = scale.As<float>();
-  for (int64_t i = 0; i < table.shape.Elements(); ++i) {
-    if (matrix.table[i] == -128) error_->Set("%s: table holds -128; expected -127 to 127", op_);
+// Matrices of one form whose memory follows one another, with their contents checked.
+std::vector<PackedMatrix> Node::Matrices(const PackedMatrix& form, int64_t count,
+                                         const Tensor& codes, const Tensor& selectors,
+                                         const Tensor& table) const {
+  std::vector<PackedMatrix> matrices(count, form);
+  for (int64_t i = 0; i < count; ++i) {
+    PackedMatrix& matrix = matrices[i];
+    matrix.codes = codes.As<uint8_t>() + i * (codes.shape.Elements() / count);
+    matrix.selectors = selectors.As<uint8_t>() + i * (selectors.shape.Elements() / count);
+    matrix.table = table.As<int8_t>() + i * (table.shape.Elements() / count);
+    for (int64_t level = 0; level < table.shape.Elements() / count; ++level) {
+      if (matrix.table[level] != -128) continue;
+      error_->Set("%s: table holds -128; expected -127 to 127", op_);
+    }
+    if (!SelectorsValid(matrix)) {
+      error_->Set("%s: a selector names a table beyond the %d there are", op_, matrix.tables);
+    }
+    DetectStructure(&matrix);
   }
-  if (!SelectorsValid(matrix)) {
-    error_->Set("%s: a selector names a table beyond the %d there are", op_, matrix.tables);
-  }
-  DetectStructure(&matrix);
-  return matrix;
+  return matrices;
 }
 
 Weights Node::ReadWeights(size_t first) const {
   Weights weights;
-  weights.matrix = StoredMatrix(first, &weights.scales);
-  if (!error_->failed() && weight_bits_ != 0 && weight_bits_ != weights.matrix.bits) {
+  const PackedStack stored = ReadStack(first, "k", false);
+  if (error_->failed()) return weights;
+  weights.matrix = stored.matrices.front();
+  weights.scales = stored.scales;
+  if (weight_bits_ != 0 && weight_bits_ != weights.matrix.bits) {
     NarrowWeights(&weights);
   }
   return weights;
@@ -190,9 +205,8 @@ ActivationRange Node::Activations(size_t shifts, int64_t channels) const {
   }
   const Tensor given = Constant(shifts, "x_shifts", kUint8);
   if (error_->failed()) return range;
-  const int64_t dims[] = {channels};
   const bool one = given.shape.rank == 1 && given.shape.dims[0] == 1;
-  if (!one) Expect(given, "x_shifts", 1, dims);
+  if (!one) Expect(given, "x_shifts", {{channels}, 1});
   if (error_->failed() || range.is_float()) return range;
 
   const int largest = std::max(range.high, -range.low);

@@ -2,6 +2,8 @@
 // What a node says about itself when its kernel is created: attributes and constant inputs.
 #pragma once
 
+#include <vector>
+
 #include "base/activation_range.h"
 #include "base/packed_matrix.h"
 #include "ops/narrow.h"
@@ -15,6 +17,12 @@ struct Weights {
   const float* scales = nullptr;  // [n]
   NarrowMatrix narrow;            // memory of a narrower matrix and its scales
   std::vector<float> narrow_scales;
+};
+
+// Packed matrices of one form: a single one, or a stack of them.
+struct PackedStack {
+  std::vector<PackedMatrix> matrices;
+  const float* scales;  // [matrices][n]
 };
 
 class Node {
@@ -38,19 +46,25 @@ class Node {
   // (inputs first .. first + 3) against each other and against the attributes k, bits and layout.
   // Narrows it where the session asks for a width that the attribute narrow_bits holds.
   Weights ReadWeights(size_t first) const;
+  // The packed matrices of inputs first .. first + 3, checked as above; `k` is the attribute that
+  // holds their depth. Where stacked, each input has a leading dimension, that of the experts.
+  PackedStack ReadStack(size_t first, const char* k, bool stacked) const;
   // How activations of `channels` channels are quantized: the attributes activation_low and
   // activation_high and x_codes, and input `shifts`, uint8 [channels] or [1].
   ActivationRange Activations(size_t shifts, int64_t channels) const;
+
+  // Refuses a tensor of another shape.
+  void Expect(const Tensor& tensor, const char* role, const Shape& wanted) const;
 
   const char* op() const { return op_; }
   Error* error() const { return error_; }
 
  private:
-  PackedMatrix StoredMatrix(size_t first, const float** scales) const;
+  std::vector<PackedMatrix> Matrices(const PackedMatrix& form, int64_t count, const Tensor& codes,
+                                     const Tensor& selectors, const Tensor& table) const;
   // Fills `narrow` of the weights where the node stores the width asked for.
   void NarrowWeights(Weights* weights) const;
   void InputName(size_t index, char* out, size_t size) const;
-  void Expect(const Tensor& tensor, const char* role, int rank, const int64_t* dims) const;
 
   const Api& api_;
   const OrtKernelInfo* info_;

@@ -20,6 +20,13 @@ bool Shape::Is(int wanted_rank, const int64_t* wanted) const {
   return true;
 }
 
+Shape Shape::Tail() const {
+  Shape tail;
+  tail.rank = rank - 1;
+  for (int i = 1; i < rank; ++i) tail.dims[i - 1] = dims[i];
+  return tail;
+}
+
 void Error::Set(const char* format, ...) {
   if (failed_) return;
   failed_ = true;

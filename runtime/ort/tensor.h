@@ -16,6 +16,8 @@ struct Shape {
 
   int64_t Elements() const;
   bool Is(int wanted_rank, const int64_t* wanted) const;
+  // Without the first dimension.
+  Shape Tail() const;
 };
 
 struct Tensor {

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgefold.measuring.doctor import Diagnosis
     from edgefold.measuring.groups import GroupListing
     from edgefold.measuring.inspect import Inspection
+    from edgefold.measuring.waterline.analysis import Waterline
     from edgefold.output_check import FolderVerdict
     from edgefold.report import Report
     from edgefold.reproducer import Reproduction
@@ -139,6 +140,14 @@ def inspect(model: Path, *, shapes: Sequence[str] = ()) -> Inspection:
     from edgefold.random_feeds import parse_shapes
 
     return run(_loaded(model), parse_shapes(shapes))
+
+
+def inspect_waterline(model: Path, *, shapes: Sequence[str] = (), picture: str | None = None) -> Waterline:
+    """Run a model and set each node's time beside what this machine could do at best; `picture` is an SVG to write."""
+    from edgefold.measuring.waterline.measure import waterline
+    from edgefold.random_feeds import parse_shapes
+
+    return waterline(_loaded(model), parse_shapes(shapes), picture)
 
 
 def inspect_groups(model: Path, *, shapes: Sequence[str] = (), picture: str | None = None) -> GroupListing:

@@ -166,19 +166,21 @@ def bench(form: str, log_level: str, **options: Any) -> None:
 @MODEL
 @SHAPE
 @click.option("--groups", is_flag=True, help="Show instead what prune-channels could remove, and what holds the rest.")
-@click.option("--picture", metavar="FILE.svg", help="With --groups: draw the layers and what goes together.")
+@click.option("--waterline", is_flag=True, help="Run it instead: each node's time beside this machine's floor for it.")
+@click.option("--picture", metavar="FILE.svg", help="With --groups or --waterline: draw it.")
 @common
-def inspect(form: str, log_level: str, model: str, shapes: tuple[str, ...], groups: bool, picture: str | None) -> None:
+def inspect(form: str, log_level: str, model: str, groups: bool, waterline: bool, **options: Any) -> None:
     """Show operators, shapes, MACs, weights and bits, and what quantize would skip."""
     from edgefold import api
     from edgefold.console import progress
 
-    if picture and not groups:
-        raise UsageError("inspect --picture: it shows groups; add --groups")
+    if groups and waterline:
+        raise UsageError("inspect: --groups and --waterline show different things; give one of them")
+    if not (groups or waterline) and options.pop("picture"):
+        raise UsageError("inspect --picture: it shows groups or the waterline; add --groups or --waterline")
+    show: Any = api.inspect_groups if groups else api.inspect_waterline if waterline else api.inspect
     with progress(log_level):
-        result = (
-            api.inspect_groups(model, shapes=shapes, picture=picture) if groups else api.inspect(model, shapes=shapes)
-        )
+        result = show(model, **options)
     _show(result, form)
 
 

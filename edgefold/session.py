@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 DOMAIN = "ai.edgefold"
+OPTIMIZED = "optimized.onnx"
 _FATAL_ONLY = 4  # errors come back as exceptions, which become one line
 # For sessions that run once: no second copy of the weights in the layout of ONNX Runtime's own kernels.
 LITTLE_MEMORY = {"session.disable_prepacking": "1"}
@@ -31,6 +32,7 @@ def make_session(
     library: bool = True,
     optimize: bool = True,
     config: Mapping[str, str] | None = None,
+    profile: Path | None = None,
 ) -> ort.InferenceSession:
     """Opens a model in ONNX Runtime on the CPU.
 
@@ -41,6 +43,8 @@ def make_session(
             inlines the operators' function bodies.
         optimize: False turns ONNX Runtime's graph optimizations off, so that every tensor keeps its name.
         config: further session configuration entries of ONNX Runtime.
+        profile: a folder; the session takes the time of every node, and writes the graph that it runs to the folder's
+            `OPTIMIZED`.
 
     Raises:
         ModelError: ONNX Runtime refuses the model; one line, with the operator it does not know.
@@ -50,6 +54,11 @@ def make_session(
     options = _options(ort, threads, optimize)
     for key, value in (config or {}).items():
         options.add_session_config_entry(key, value)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile / "profile")
+        options.optimized_model_filepath = str(profile / OPTIMIZED)
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
     if isinstance(model, bytes | Path):
         return _open(model, options, library)
     with tempfile.TemporaryDirectory(prefix="edgefold-") as folder:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgefold.measuring.svg import check_name, write
 from edgefold.measuring.text_table import text_table
 
 if TYPE_CHECKING:
@@ -106,13 +107,15 @@ def list_groups(
 
     Raises:
         ModelError: the model does not run.
+        UsageError: `picture` has another ending than .svg.
     """
-    from edgefold.measuring.groups_picture import write_picture
+    from edgefold.measuring.groups_picture import draw
     from edgefold.passes.pruning.analysis import Analysis
     from edgefold.passes.pruning.budget import macs
     from edgefold.passes.pruning.groups import Exactness
     from edgefold.probing import probe
 
+    check_name(picture)
     known = Analysis.of(loaded.model.clone(), functools.partial(probe, shapes=shapes))
     dependencies = known.dependencies
     cost = macs(dependencies, known.trace)
@@ -122,7 +125,7 @@ def list_groups(
         return 1 - cost(dependencies.kept({group.name: np.arange(1, group.size) for group in groups})) / whole
 
     if picture is not None:
-        write_picture(picture, dependencies)
+        write(picture, draw(dependencies))
     return GroupListing(
         model=str(loaded.path),
         groups=tuple(_row(group, share([group])) for group in dependencies.groups),

@@ -6,12 +6,11 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgefold.errors import UsageError
+from edgefold.measuring.svg import document, text
 from edgefold.passes.pruning.groups import Role
 
 if TYPE_CHECKING:
@@ -24,18 +23,7 @@ _HELD = "#cfcfcf"
 Bar = list[tuple["Group", "Slice"]]
 
 
-def write_picture(path: str, dependencies: Dependencies) -> None:
-    """Writes the picture.
-
-    Raises:
-        UsageError: another format than SVG is asked for.
-    """
-    if not path.endswith(".svg"):
-        raise UsageError(f"--picture {path}: expected a file name that ends in .svg")
-    Path(path).write_text(picture(dependencies), encoding="utf-8")
-
-
-def picture(dependencies: Dependencies) -> str:
+def draw(dependencies: Dependencies) -> str:
     """An SVG document: the layers from top to bottom, each with its input channels and its output channels.
 
     Channels of one colour go together, unit by unit; grey ones stay. Product axes show their first factor.
@@ -45,18 +33,13 @@ def picture(dependencies: Dependencies) -> str:
     rows = _rows(dependencies)
     longest = max((len(bar[0][1].units) for bars in rows.values() for bar in bars if bar), default=1)
     height = _ROW * (len(rows) + 2)
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_NAME + 2 * _LENGTH + 30} {height}" '
-        'font-family="sans-serif" font-size="11">',
-        '<rect width="100%" height="100%" fill="white"/>',
-        *(_text(x, _ROW - 5, text) for x, text in _columns()),
-    ]
+    lines = [text(x, _ROW - 5, words) for x, words in _columns()]
     for number, (node, bars) in enumerate(rows.items(), start=1):
         top = number * _ROW + 3
-        lines.append(_text(4, top + _BAR - 2, node if len(node) <= 48 else f"...{node[-45:]}"))
+        lines.append(text(4, top + _BAR - 2, node if len(node) <= 48 else f"...{node[-45:]}"))
         for (left, _), bar in zip(_columns()[1:], bars, strict=True):
             lines += _bar(bar, left, top, _LENGTH / longest, hues)
-    return "\n".join([*lines, "</svg>", ""])
+    return document(_NAME + 2 * _LENGTH + 30, height, lines, size=11)
 
 
 def _columns() -> Sequence[tuple[int, str]]:
@@ -99,7 +82,3 @@ def _bar(bar: Bar, left: float, top: int, scale: float, hues: Mapping[str, str])
                 f'<rect x="{left + start * scale:.2f}" y="{top}" width="{(end - start) * scale:.2f}" height="{_BAR}" '
                 f'fill="{hues[group.name]}"><title>{escape(tip)}</title></rect>'
             )
-
-
-def _text(x: float, y: float, text: str) -> str:
-    return f'<text x="{x}" y="{y}">{escape(text)}</text>'

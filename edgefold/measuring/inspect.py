@@ -125,7 +125,7 @@ def inspect(
         UsageError: a shape for an input that does not exist, or of another rank.
     """
     model = loaded.model
-    complete, notes = _complete(model, shapes or {})
+    complete, notes = completed_shapes(model, shapes or {})
     try:
         work = node_macs(model, complete)
     except ModelError as error:
@@ -163,7 +163,12 @@ def quantize_skips(model: ir.Model) -> list[SkipRow]:
     return [(skip.node, str(skip.reason), skip.detail) for skip in found if isinstance(skip, Skip)]
 
 
-def _complete(model: ir.Model, given: Mapping[str, Shape]) -> tuple[dict[str, Shape], list[str]]:
+def completed_shapes(model: ir.Model, given: Mapping[str, Shape]) -> tuple[dict[str, Shape], list[str]]:
+    """The input shapes that are known, a first dynamic dimension taken as 1 where nothing is given; and what to say.
+
+    Raises:
+        UsageError: a shape for an input that does not exist, or of another rank.
+    """
     names = [value.name or "" for value in model.graph.inputs]
     for name in given:
         if name not in names:

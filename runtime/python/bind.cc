@@ -6,6 +6,7 @@
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,7 @@
 #include "kernels/gemm_shift/gemm_shift.h"
 #include "kernels/gemv/gemv.h"
 #include "kernels/l1_norm/l1_norm.h"
+#include "kernels/peak/peak.h"
 #include "kernels/quantize/quantize.h"
 #include "kernels/unpack/unpack.h"
 #include "python/arrays.h"
@@ -142,6 +144,17 @@ Output<float, 2> Epilogue(EpilogueKernel* run, const Input<int32_t, 2>& acc,
   return y;
 }
 
+// Operations or bytes of a loop, and the seconds it took.
+nanobind::tuple Peak(PeakKernel* run, int loop, int64_t times, int64_t bytes) {
+  Require(loop >= 0 && loop <= static_cast<int>(PeakLoop::kRead), "loop must be within 0..2");
+  Require(times >= 0 && bytes >= 0 && bytes % kPeakBlock == 0, "bytes must be whole blocks");
+  const std::vector<uint8_t> buffer(bytes, 1);
+  const auto start = std::chrono::steady_clock::now();
+  const uint64_t work = run(static_cast<PeakLoop>(loop), times, buffer.data(), bytes);
+  const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;
+  return nanobind::make_tuple(work, passed.count());
+}
+
 Output<float, 2> Activate(ActivationKernel* run, const Input<float, 2>& x, int kind, float alpha,
                           float beta) {
   Require(kind >= 0 && kind < kActivationKinds, "kind must be within 0..7");
@@ -223,6 +236,7 @@ nanobind::dict OperatorFamilies() {
   families["conv_sums"] = Variants(ConvSumsKernels());
   families["conv_epilogue"] = Variants(ConvEpilogueKernels());
   families["l1_norm"] = Variants(L1NormKernels());
+  families["peak"] = Variants(PeakKernels());
   return families;
 }
 
@@ -260,6 +274,7 @@ NB_MODULE(_kernels, module) {
   Bind(module, "ConvSums", ConvSumsKernels());
   Bind(module, "ConvEpilogue", ConvEpilogueKernels());
   Bind(module, "L1Norm", L1NormKernels());
+  Bind<&Peak>(module, "Peak", PeakKernels());
   module.def("operator_families", OperatorFamilies);
   module.def("isa_error", [] {
     const char* error = SelectedIsa().error;

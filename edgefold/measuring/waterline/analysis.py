@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waterline analysis (Lavin, arXiv 2404.03617): operations, bytes and floors of every node and block, beside its time.
+
+A node's floor is the longer of two times: its operations at the machine's peak, and its bytes from the level of memory
+that can hold them. Activations come from where they fit in, weights from where the weights of the whole model do, for
+they are read once a run. A block's floor *unfused* is the sum of its nodes' floors; *fused* it is that of a single
+kernel that reads the block's input and weights and writes its output: intensity that one layer has too much of then
+serves another, as water finds one level in joined vessels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgefold.measuring.text_table import text_table
+from edgefold.measuring.waterline.ceilings import Ceilings
+from edgefold.measuring.waterline.node_times import RunNode
+from edgefold.measuring.waterline.node_work import number, operations
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class NodeRow:
+    """A node that ran.
+
+    Attributes:
+        node, operator: its name and type in the optimized graph.
+        operations: two a multiply-accumulate; 0 where it only moves or maps elements.
+        bytes: read and written: activations and stored weights.
+        intensity: operations a byte.
+        bound: what its floor is set by: "compute", or the level of memory.
+        floor_us, time_us: microseconds.
+        fraction: floor / time.
+        block: number of the block it belongs to, as ``inspect`` counts them; None outside of blocks.
+    """
+
+    node: str
+    operator: str
+    operations: int
+    bytes: int
+    intensity: float
+    bound: str
+    floor_us: float
+    time_us: float
+    fraction: float
+    block: int | None
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """A repeated residual block.
+
+    Attributes:
+        number: its place among the blocks of the model.
+        nodes: how many of the nodes that ran are its.
+        operations, bytes: sums over them; `fused_bytes` of one kernel for all.
+        floor_us, fused_floor_us, time_us: microseconds.
+        fraction: floor / time.
+    """
+
+    number: int
+    nodes: int
+    operations: int
+    bytes: int
+    fused_bytes: int
+    floor_us: float
+    fused_floor_us: float
+    time_us: float
+    fraction: float
+
+
+@dataclass(frozen=True)
+class Waterline:
+    """A model beside its machine's ceilings.
+
+    Attributes:
+        model: the file.
+        shapes: of the inputs.
+        ceilings: of one core of this machine.
+        nodes: in the order in which they ran.
+        blocks: in order.
+        floor_us, time_us: sums over the nodes.
+    """
+
+    model: str
+    shapes: Mapping[str, tuple[int, ...]]
+    ceilings: Ceilings
+    nodes: tuple[NodeRow, ...]
+    blocks: tuple[BlockRow, ...]
+    floor_us: float
+    time_us: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON document of ``edgefold inspect --waterline``."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """Ceilings, the blocks, the nodes that take most time, and the sum."""
+        shown = sorted(self.nodes, key=lambda row: -row.time_us)[:_SHOWN]
+        header = ("node", "operator", "Mop", "KB", "op/B", "bound by", "floor us", "time us", "of floor", "of time")
+        rest = len(self.nodes) - len(shown)
+        lines = [f"{self.model} at {_shapes_text(self.shapes)}, one thread", self.ceilings.to_text(), ""]
+        if self.blocks:
+            lines += [text_table(_BLOCK_HEADER, [_block_cells(row) for row in self.blocks]), ""]
+        lines += [
+            text_table(header, [_node_cells(row, self.time_us) for row in shown], left=2),
+            *([f"... and {rest} more nodes"] if rest else []),
+            "",
+            f"floor {self.floor_us:.0f} us of {self.time_us:.0f} us in {len(self.nodes)} nodes: "
+            f"{_percent(self.floor_us, self.time_us)} of what one core of this machine could do",
+        ]
+        return "\n".join(lines)
+
+
+_SHOWN = 30
+_BLOCK_HEADER = ("block", "nodes", "Mop", "KB", "KB fused", "floor us", "fused us", "time us", "of floor")
+
+
+def analyse(
+    model: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    ran: Sequence[RunNode],
+    blocks: Sequence[int | None],
+    borders: Mapping[int, int],
+    limits: Ceilings,
+) -> Waterline:
+    """Sets what ran beside what the machine could do.
+
+    Args:
+        model: the file.
+        shapes: of its inputs.
+        ran: the nodes.
+        blocks: the block of each node.
+        borders: block -> bytes of the values that enter and leave it.
+        limits: the machine's ceilings.
+    """
+    weights = sum(one.weight_bytes for one in ran)
+    rows = tuple(_row(one, block, weights, limits) for one, block in zip(ran, blocks, strict=True))
+    numbers = list(dict.fromkeys(block for block in blocks if block is not None and block in borders))
+    found = []
+    for block in numbers:
+        members = [one for one, its in zip(ran, blocks, strict=True) if its == block]
+        found.append(
+            _block(block, members, [row for row in rows if row.block == block], borders[block], weights, limits)
+        )
+    floor, time = (sum(getattr(row, name) for row in rows) for name in ("floor_us", "time_us"))
+    return Waterline(model, shapes, limits, rows, tuple(found), floor, time)
+
+
+def _row(one: RunNode, block: int | None, all_weights: int, limits: Ceilings) -> NodeRow:
+    work = operations(one)
+    compute = work / limits.operations(number(one))
+    memory, level = _seconds(one.activation_bytes, one.weight_bytes, all_weights, limits)
+    size = one.activation_bytes + one.weight_bytes
+    floor = max(compute, memory)
+    return NodeRow(
+        node=one.name,
+        operator=one.operator,
+        operations=work,
+        bytes=size,
+        intensity=work / max(size, 1),
+        bound="compute" if compute >= memory else level,
+        floor_us=floor * 1e6,
+        time_us=one.seconds * 1e6,
+        fraction=min(floor / one.seconds, 1.0) if one.seconds else 1.0,
+        block=block,
+    )
+
+
+def _seconds(activations: int, weights: int, all_weights: int, limits: Ceilings) -> tuple[float, str]:
+    """Time to move a node's bytes, and the level that takes most of it."""
+    moved = limits.level(activations)
+    stored = limits.level(all_weights)
+    parts = (activations / moved.bytes_per_second, weights / stored.bytes_per_second)
+    return sum(parts), (moved if parts[0] >= parts[1] else stored).name
+
+
+def _block(
+    number_: int, members: Sequence[RunNode], rows: Sequence[NodeRow], border: int, all_weights: int, limits: Ceilings
+) -> BlockRow:
+    weights = sum(one.weight_bytes for one in members)
+    compute = sum(operations(one) / limits.operations(number(one)) for one in members)
+    memory, _ = _seconds(border, weights, all_weights, limits)
+    time = sum(row.time_us for row in rows)
+    floor = sum(row.floor_us for row in rows)
+    return BlockRow(
+        number=number_,
+        nodes=len(rows),
+        operations=sum(row.operations for row in rows),
+        bytes=sum(row.bytes for row in rows),
+        fused_bytes=border + weights,
+        floor_us=floor,
+        fused_floor_us=max(compute, memory) * 1e6,
+        time_us=time,
+        fraction=min(floor / time, 1.0) if time else 1.0,
+    )
+
+
+def _node_cells(row: NodeRow, total: float) -> tuple[str, ...]:
+    name = row.node if len(row.node) <= 44 else f"...{row.node[-41:]}"
+    return (
+        name,
+        row.operator.replace("com.microsoft.", "ms.").replace("ai.edgefold.", "ef."),
+        f"{row.operations / 1e6:.2f}",
+        f"{row.bytes / 1024:.0f}",
+        f"{row.intensity:.1f}",
+        row.bound,
+        f"{row.floor_us:.1f}",
+        f"{row.time_us:.0f}",
+        _percent(row.floor_us, row.time_us),
+        _percent(row.time_us, total),
+    )
+
+
+def _block_cells(row: BlockRow) -> tuple[str, ...]:
+    sizes = (f"{row.bytes / 1024:.0f}", f"{row.fused_bytes / 1024:.0f}")
+    times = (f"{row.floor_us:.1f}", f"{row.fused_floor_us:.1f}", f"{row.time_us:.0f}")
+    return (str(row.number), str(row.nodes), f"{row.operations / 1e6:.2f}", *sizes, *times,
+            _percent(row.floor_us, row.time_us))  # fmt: skip
+
+
+def _percent(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.0f} %" if whole else "-"
+
+
+def _shapes_text(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in shapes.items())

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`edgefold inspect --waterline`: what ran, what it cost, and what the machine could do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from click.testing import CliRunner
+
+from edgefold import api
+from edgefold.cli import cli
+from edgefold.errors import UsageError
+from edgefold.files.loading import load_model
+from edgefold.files.saving import save_model
+from edgefold.measuring.waterline.ceilings import ENVIRONMENT, Ceilings, Level, cache_sizes, ceilings
+from edgefold.ops import add_functions
+from edgefold.passes import Context
+from edgefold.passes.quantize import Quantize
+
+MODELS = Path(__file__).resolve().parents[1] / "models"
+DIGITS = MODELS / "digits_cnn" / "model.onnx"
+CHAR_LM = MODELS / "char_lm" / "model.onnx"
+MACHINE = {
+    "isa": "avx2",
+    "float_operations": 1e11,
+    "integer_operations": 4e11,
+    "levels": [
+        {"name": "L1", "bytes": 32768, "bytes_per_second": 2e11},
+        {"name": "memory", "bytes": None, "bytes_per_second": 1e10},
+    ],
+}
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine of known ceilings."""
+    path = tmp_path / "ceilings.json"
+    path.write_text(json.dumps(MACHINE))
+    monkeypatch.setenv(ENVIRONMENT, str(path))
+    monkeypatch.setattr("edgefold.measuring.waterline.measure._SECONDS", 0.05)
+    return path
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(("model", "shapes"), [(DIGITS, ()), (CHAR_LM, ("input_ids=2x24",))])
+def test_operations_are_twice_the_multiply_accumulates(model: Path, shapes: tuple[str, ...]) -> None:
+    found = api.inspect_waterline(model, shapes=shapes)
+    macs = api.inspect(model, shapes=shapes).macs
+    assert macs is not None
+    assert sum(row.operations for row in found.nodes) == 2 * macs
+    assert found.time_us > 0
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(("length", "bound"), [(1, "memory"), (64, "compute")])
+def test_floors_follow_from_the_ceilings(length: int, bound: str) -> None:
+    found = api.inspect_waterline(CHAR_LM, shapes=(f"input_ids=1x{length}",))
+    product = next(row for row in found.nodes if row.operator == "MatMul" and row.intensity > 0.4)
+    assert product.bound == bound  # one row reads each weight for two operations, 64 for 128
+    compute = product.operations / 1e11 * 1e6
+    assert product.floor_us > compute if bound == "memory" else product.floor_us == pytest.approx(compute)
+    assert all(row.floor_us > 0 for row in found.nodes if row.bytes)
+
+
+@pytest.mark.usefixtures("machine")
+def test_blocks_move_fewer_bytes_when_fused() -> None:
+    found = api.inspect_waterline(CHAR_LM, shapes=("input_ids=2x24",))
+    assert [row.number for row in found.blocks] == [0, 1, 2]
+    for block in found.blocks:
+        assert block.fused_bytes < block.bytes
+        assert block.fused_floor_us < block.floor_us
+        assert block.operations == found.blocks[0].operations > 0
+    outside = [row for row in found.nodes if row.block is None]
+    assert sum(row.operations for row in outside) > 0  # the head
+
+
+@pytest.mark.usefixtures("machine")
+def test_packed_weights_count_as_stored_and_multiply_integers(tmp_path: Path) -> None:
+    model = load_model(CHAR_LM).model
+    Quantize(weights=4, rounding="nearest").rewrite(model, Context())
+    add_functions(model)
+    save_model(model, tmp_path / "packed.onnx")
+    packed = api.inspect_waterline(tmp_path / "packed.onnx", shapes=("input_ids=2x24",))
+    plain = api.inspect_waterline(CHAR_LM, shapes=("input_ids=2x24",))
+    shift = [row for row in packed.nodes if row.operator.endswith("ShiftMatMul")]
+    assert shift
+    assert sum(row.bytes for row in packed.nodes) < sum(row.bytes for row in plain.nodes)
+    assert max(row.intensity for row in shift) > max(row.intensity for row in plain.nodes)
+
+
+@pytest.mark.usefixtures("machine")
+def test_picture_has_a_disc_for_every_node_that_multiplies(tmp_path: Path) -> None:
+    path = tmp_path / "waterline.svg"
+    found = api.inspect_waterline(DIGITS, picture=str(path))
+    space = {"s": "http://www.w3.org/2000/svg"}
+    circles = ET.parse(path).findall("s:circle", space)
+    assert len([one for one in circles if one.find("s:title", space) is not None]) == sum(
+        1 for row in found.nodes if row.operations and row.time_us
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--waterline", "--groups"], "give one of them"),
+        (["--waterline", "--picture", "a.png"], "ends in .svg"),
+        (["--picture", "a.svg"], "add --groups or --waterline"),
+    ],
+)
+def test_bad_usage_is_one_line(options: list[str], message: str) -> None:
+    result = CliRunner().invoke(cli, ["inspect", "-m", str(DIGITS), *options])
+    assert isinstance(result.exception, UsageError)
+    assert message in str(result.exception)
+
+
+def test_a_file_that_holds_no_ceilings_is_refused(machine: Path) -> None:
+    machine.write_text('{"isa": "avx2"}')
+    with pytest.raises(UsageError, match="delete it to measure again"):
+        ceilings()
+
+
+def test_ceilings_are_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "deeper" / "ceilings.json"))
+    monkeypatch.setattr("edgefold.measuring.waterline.ceilings._TRIES", 2)
+    monkeypatch.setattr("edgefold.measuring.waterline.ceilings._MEMORY_BYTES", 2**22)
+    first = ceilings()
+    assert first == ceilings()
+    assert first.float_operations > 1e8
+    assert first.levels[-1].bytes is None
+    assert [one.bytes for one in first.levels[:-1]] == list(cache_sizes().values())
+
+
+def test_a_size_lies_in_the_nearest_level_that_holds_it() -> None:
+    limits = Ceilings("avx2", 1.0, 1.0, (Level("L1", 10, 1.0), Level("L2", 20, 1.0), Level("memory", None, 1.0)))
+    assert [limits.level(size).name for size in (0, 10, 11, 20, 21)] == ["L1", "L1", "L2", "L2", "memory"]

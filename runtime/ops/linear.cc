@@ -33,7 +33,8 @@ Linear::Linear(const PackedMatrix& matrix, const float* scales, ActivationRange 
       unpack_(UnpackKernels().Choose().run),
       quantize_(QuantizeKernels().Choose().run),
       sum_codes_(ConvSumsKernels().Choose().run),
-      gemm_float_(GemmFloatKernels().Choose().run) {
+      gemm_float_(GemmFloatKernels().Choose().run),
+      activate_(ActivationKernels().Choose().run) {
   if (!range_.steps.empty()) range_.steps.resize(matrix_.Groups() * kGroupDepth, 1.0f);
 }
 
@@ -67,9 +68,10 @@ bool Linear::RunQuantized(const LinearInputs& inputs, const Parallel& parallel) 
     const int64_t row = static_cast<int64_t>(index) / across * kRowsPerTile;
     float* y = inputs.y + row * matrix_.n + panel * kPanelColumns;
     const ProductOutput out = {inputs.bias, inputs.bias_is_scalar, y, matrix_.n};
-    if (!product_.Run(Tile(call, row), panel, std::min(wide, panels - panel), out)) {
-      enough_memory = false;
-    }
+    const int64_t count = std::min(wide, panels - panel);
+    const RowTile tile = Tile(call, row);
+    if (!product_.Run(tile, panel, count, out)) enough_memory = false;
+    Finish(inputs, panel, count, row, tile.a.rows);
   });
   return enough_memory;
 }
@@ -156,7 +158,24 @@ bool Linear::FloatTile(const LinearInputs& inputs, int64_t panel, int64_t first_
       y[c] = product[m * kPanelColumns + c] * scales_[first + c] + bias;
     }
   }
+  Finish(inputs, panel, 1, first_row, rows);
   return true;
+}
+
+// What follows the product of some panels, while its results are in the cache.
+void Linear::Finish(const LinearInputs& inputs, int64_t panel, int64_t panels, int64_t first_row,
+                    int64_t rows) const {
+  const int64_t first = panel * kPanelColumns;
+  const int64_t columns = std::min(panels * kPanelColumns, matrix_.n - first);
+  float* y = inputs.y + first_row * matrix_.n + first;
+  if (inputs.activation != nullptr) {
+    activate_({*inputs.activation, y, matrix_.n, rows, columns, y, matrix_.n});
+  }
+  if (inputs.residual == nullptr) return;
+  const float* residual = inputs.residual + (y - inputs.y);
+  for (int64_t m = 0; m < rows; ++m) {
+    for (int64_t c = 0; c < columns; ++c) y[m * matrix_.n + c] += residual[m * matrix_.n + c];
+  }
 }
 
 }  // namespace edgefold

@@ -5,6 +5,7 @@
 #include "base/activation_range.h"
 #include "base/packed_matrix.h"
 #include "base/parallel.h"
+#include "kernels/activation/activation.h"
 #include "kernels/conv_sums/conv_sums.h"
 #include "kernels/gemm_float/gemm_float.h"
 #include "kernels/quantize/quantize.h"
@@ -17,8 +18,10 @@ struct LinearInputs {
   int64_t rows;
   const float* bias;  // [N], or one value
   bool bias_is_scalar;
-  float x_scale;  // 0: one scale a row, found at run time
-  float* y;       // [rows][N]
+  float x_scale;                 // 0: one scale a row, found at run time
+  const Activation* activation;  // of what the product and the bias give; or null
+  const float* residual;         // [rows][N], added last; or null
+  float* y;                      // [rows][N]
 };
 
 // Read-only once made; Run may be called from several threads at a time.
@@ -43,6 +46,8 @@ class Linear {
   void TakeOperands(const Call& call, const Parallel& parallel) const;
   RowTile Tile(const Call& call, int64_t first) const;
   bool FloatTile(const LinearInputs& inputs, int64_t panel, int64_t first_row, int64_t rows) const;
+  void Finish(const LinearInputs& inputs, int64_t panel, int64_t panels, int64_t first_row,
+              int64_t rows) const;
 
   PackedMatrix matrix_;
   const float* scales_;
@@ -52,6 +57,7 @@ class Linear {
   QuantizeKernel* quantize_;
   ConvSumsKernel* sum_codes_;
   GemmFloatKernel* gemm_float_;
+  ActivationKernel* activate_;
 };
 
 }  // namespace edgefold

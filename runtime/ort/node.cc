@@ -3,29 +3,49 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <limits>
 
 namespace edgefold::ort {
+namespace {
+
+// An attribute's name behind its layer's prefix.
+struct AttributeName {
+  AttributeName(const char* prefix, const char* name) {
+    std::snprintf(text, sizeof text, "%s%s", prefix, name);
+  }
+  char text[64];
+};
+
+}  // namespace
+
+Node Node::Layer(const char* prefix) const {
+  Node layer = *this;
+  layer.prefix_ = prefix;
+  return layer;
+}
 
 int64_t Node::Int(const char* name, int64_t low, int64_t high) const {
+  const AttributeName full(prefix_, name);
   int64_t value = 0;
-  OrtStatus* status = api_.KernelInfoGetAttribute_int64(info_, name, &value);
+  OrtStatus* status = api_.KernelInfoGetAttribute_int64(info_, full.text, &value);
   if (status != nullptr) {
     api_.ReleaseStatus(status);
-    error_->Set("%s: the integer attribute '%s' is missing", op_, name);
+    error_->Set("%s: the integer attribute '%s' is missing", op_, full.text);
     return low;
   }
   return IntOr(name, value, low, high);
 }
 
 int64_t Node::IntOr(const char* name, int64_t fallback, int64_t low, int64_t high) const {
+  const AttributeName full(prefix_, name);
   int64_t value = fallback;
-  OrtStatus* status = api_.KernelInfoGetAttribute_int64(info_, name, &value);
+  OrtStatus* status = api_.KernelInfoGetAttribute_int64(info_, full.text, &value);
   if (status != nullptr) {
     api_.ReleaseStatus(status);
     value = fallback;
   }
   if (value < low || value > high) {
-    error_->Set("%s: attribute '%s' is %lld; expected %lld to %lld", op_, name,
+    error_->Set("%s: attribute '%s' is %lld; expected %lld to %lld", op_, full.text,
                 static_cast<long long>(value), static_cast<long long>(low),
                 static_cast<long long>(high));
     return low;
@@ -34,27 +54,30 @@ int64_t Node::IntOr(const char* name, int64_t fallback, int64_t low, int64_t hig
 }
 
 float Node::Float(const char* name, float low) const {
+  const AttributeName full(prefix_, name);
   float value = 0.0f;
-  OrtStatus* status = api_.KernelInfoGetAttribute_float(info_, name, &value);
+  OrtStatus* status = api_.KernelInfoGetAttribute_float(info_, full.text, &value);
   if (status != nullptr) {
     api_.ReleaseStatus(status);
-    error_->Set("%s: the float attribute '%s' is missing", op_, name);
+    error_->Set("%s: the float attribute '%s' is missing", op_, full.text);
   } else if (!(value >= low)) {
-    error_->Set("%s: attribute '%s' is %g; expected at least %g", op_, name, value, low);
+    error_->Set("%s: attribute '%s' is %g; expected at least %g", op_, full.text, value, low);
   }
   return value;
 }
 
 int Node::Ints(const char* name, int64_t* out, int capacity) const {
+  const AttributeName full(prefix_, name);
   size_t size = 0;
-  OrtStatus* status = api_.KernelInfoGetAttributeArray_int64(info_, name, nullptr, &size);
+  OrtStatus* status = api_.KernelInfoGetAttributeArray_int64(info_, full.text, nullptr, &size);
   if (status != nullptr) api_.ReleaseStatus(status);
   if (status != nullptr || size > static_cast<size_t>(capacity)) {
-    error_->Set("%s: attribute '%s' must be a list of at most %d integers", op_, name, capacity);
+    error_->Set("%s: attribute '%s' must be a list of at most %d integers", op_, full.text,
+                capacity);
     return 0;
   }
   if (size == 0) return 0;
-  error_->Take(api_, api_.KernelInfoGetAttributeArray_int64(info_, name, out, &size),
+  error_->Take(api_, api_.KernelInfoGetAttributeArray_int64(info_, full.text, out, &size),
                "read a list attribute");
   return error_->failed() ? 0 : static_cast<int>(size);
 }
@@ -167,16 +190,20 @@ Weights Node::ReadWeights(size_t first) const {
 }
 
 void Node::NarrowWeights(Weights* weights) const {
+  const AttributeName narrow_bits(prefix_, "narrow_bits");
+  const AttributeName narrow_scales(prefix_, "narrow_scales");
   int64_t widths[8];
   size_t count = sizeof widths / sizeof *widths;
-  OrtStatus* missing = api_.KernelInfoGetAttributeArray_int64(info_, "narrow_bits", widths, &count);
+  OrtStatus* missing =
+      api_.KernelInfoGetAttributeArray_int64(info_, narrow_bits.text, widths, &count);
   if (missing != nullptr) return api_.ReleaseStatus(missing);  // a node of one width keeps it
   const int64_t* found = std::find(widths, widths + count, weight_bits_);
   if (found == widths + count) return;
   const int64_t n = weights->matrix.n;
   std::vector<float> all(count * n);
   size_t size = 0;
-  error_->Take(api_, api_.KernelInfoGetAttributeArray_float(info_, "narrow_scales", nullptr, &size),
+  error_->Take(api_,
+               api_.KernelInfoGetAttributeArray_float(info_, narrow_scales.text, nullptr, &size),
                "count the attribute narrow_scales");
   if (size != all.size() || !CanNarrow(weights->matrix) || weight_bits_ > 7) {
     error_->Set("%s: narrow_bits needs one table of 8-bit levels and %zu narrow_scales, not %zu",
@@ -184,7 +211,7 @@ void Node::NarrowWeights(Weights* weights) const {
   }
   if (error_->failed()) return;
   error_->Take(api_,
-               api_.KernelInfoGetAttributeArray_float(info_, "narrow_scales", all.data(), &size),
+               api_.KernelInfoGetAttributeArray_float(info_, narrow_scales.text, all.data(), &size),
                "read the attribute narrow_scales");
   if (error_->failed()) return;
   const float* scales = all.data() + (found - widths) * n;
@@ -225,6 +252,12 @@ ActivationRange Node::Activations(size_t shifts, int64_t channels) const {
     range.steps[k] = static_cast<float>(1 << values[one ? 0 : k]);
   }
   return range;
+}
+
+Activation Node::Function() const {
+  constexpr float kAny = -std::numeric_limits<float>::infinity();
+  const int64_t kind = Int("function", 0, kActivationKinds - 1);
+  return {static_cast<ActivationKind>(kind), Float("alpha", kAny), Float("beta", kAny)};
 }
 
 void ExpectElements(const char* op, const Tensor& x, const ActivationRange& range, Error* error) {

@@ -6,6 +6,7 @@
 
 #include "base/activation_range.h"
 #include "base/packed_matrix.h"
+#include "kernels/activation/activation.h"
 #include "ops/narrow.h"
 #include "ort/tensor.h"
 
@@ -32,6 +33,9 @@ class Node {
   Node(const Api& api, const OrtKernelInfo* info, const char* op, Error* error, int weight_bits)
       : api_(api), info_(info), op_(op), error_(error), weight_bits_(weight_bits) {}
 
+  // The same node, where attributes of one of its layers are named with this prefix.
+  Node Layer(const char* prefix) const;
+
   // A required attribute within [low, high].
   int64_t Int(const char* name, int64_t low, int64_t high) const;
   // An attribute that has a default, within [low, high].
@@ -52,6 +56,8 @@ class Node {
   // How activations of `channels` channels are quantized: the attributes activation_low and
   // activation_high and x_codes, and input `shifts`, uint8 [channels] or [1].
   ActivationRange Activations(size_t shifts, int64_t channels) const;
+  // The activation function that the attributes function, alpha and beta name.
+  Activation Function() const;
 
   // Refuses a tensor of another shape.
   void Expect(const Tensor& tensor, const char* role, const Shape& wanted) const;
@@ -71,6 +77,7 @@ class Node {
   const char* op_;
   Error* error_;
   int weight_bits_;
+  const char* prefix_ = "";
 };
 
 // Refuses an x whose element type is not what `range` asks for.

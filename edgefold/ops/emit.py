@@ -12,6 +12,7 @@ from onnxscript.values import OnnxFunction
 
 from edgefold.errors import ModelError
 from edgefold.ops.activation import Activation
+from edgefold.ops.feed_forward import FusedFeedForward
 from edgefold.ops.functions import ShiftConv, ShiftGather, ShiftMatMul
 from edgefold.ops.l1_normalization import L1LayerNormalization
 from edgefold.ops.moe import ShiftMoE, ShiftRows, ShiftUnpackStack
@@ -19,16 +20,16 @@ from edgefold.ops.unpack import DOMAIN, VERSION, ShiftLevels, ShiftUnpack
 
 OLDEST_OPSET = 21
 NEWEST_OPSET = 26
-OPERATORS: tuple[OnnxFunction, ...] = (ShiftMatMul, ShiftConv, ShiftGather, L1LayerNormalization, ShiftMoE)
-# Callers before what they call.
-_FUNCTIONS: tuple[OnnxFunction, ...] = (
-    *OPERATORS,
-    ShiftUnpackStack,
-    ShiftRows,
-    Activation,
-    ShiftUnpack,
-    ShiftLevels,
+OPERATORS: tuple[OnnxFunction, ...] = (
+    ShiftMatMul,
+    ShiftConv,
+    ShiftGather,
+    L1LayerNormalization,
+    FusedFeedForward,
+    ShiftMoE,
 )
+_CALLED = (ShiftUnpackStack, ShiftRows, Activation, ShiftUnpack, ShiftLevels)
+_FUNCTIONS = {function.name: function for function in (*OPERATORS, *_CALLED)}
 
 
 def function_protos(opset: int, names: Iterable[str] | None = None) -> list[onnx.FunctionProto]:
@@ -45,18 +46,26 @@ def function_protos(opset: int, names: Iterable[str] | None = None) -> list[onnx
         raise ModelError(
             f"operators of {DOMAIN} need opset {OLDEST_OPSET} to {NEWEST_OPSET}, not {opset}: convert it first"
         )
+    chosen: dict[str, onnx.FunctionProto] = {}
     wanted = {function.name for function in OPERATORS} if names is None else set(names)
-    chosen: list[onnx.FunctionProto] = []
-    for function in _FUNCTIONS:
-        if function.name not in wanted:
-            continue
-        proto = function.to_function_proto()
-        wanted.update(node.op_type for node in _all_nodes(proto.node) if node.domain == DOMAIN)
-        del proto.opset_import[:]
-        proto.opset_import.extend([onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid(DOMAIN, VERSION)])
-        proto.doc_string = ""
-        chosen.append(proto)
-    return chosen[::-1]
+    for name in _FUNCTIONS:
+        if name in wanted:
+            _choose(name, opset, chosen)
+    return list(chosen.values())
+
+
+def _choose(name: str, opset: int, chosen: dict[str, onnx.FunctionProto]) -> None:
+    """Adds the body of an operator behind those of what it calls."""
+    if name in chosen:
+        return
+    proto = _FUNCTIONS[name].to_function_proto()
+    for node in _all_nodes(proto.node):
+        if node.domain == DOMAIN:
+            _choose(node.op_type, opset, chosen)
+    del proto.opset_import[:]
+    proto.opset_import.extend([onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid(DOMAIN, VERSION)])
+    proto.doc_string = ""
+    chosen[name] = proto
 
 
 def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:

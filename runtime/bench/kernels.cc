@@ -12,6 +12,8 @@
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm_shift/gemm_shift.h"
 #include "kernels/gemv/gemv.h"
+#include "kernels/l1_norm/l1_norm.h"
+#include "kernels/l2_norm/l2_norm.h"
 #include "kernels/quantize/quantize.h"
 #include "kernels/unpack/unpack.h"
 
@@ -152,10 +154,45 @@ void RunQuantizers(int64_t k) {
   }
 }
 
+// Both norms, to floats and to codes: 128 rows of `columns` values. An operation is a value.
+void RunNorms(int64_t columns) {
+  constexpr int64_t kRows = 128;
+  std::vector<float> x(kRows * columns), y(kRows * columns), gamma(columns), beta(columns);
+  for (float& value : x) value = static_cast<float>(std::rand() % 2000 - 1000) * 0.003f;
+  for (float& value : gamma) value = static_cast<float>(std::rand() % 1000) * 0.03f;
+  std::vector<int8_t> codes(kRows * columns);
+  std::vector<int16_t> scratch(columns);
+  const double values = static_cast<double>(kRows * columns);
+  for (bool to_codes : {false, true}) {
+    for (const KernelTable<L1NormKernel>& table : {L1NormKernels(), L2NormKernels()}) {
+      for (const auto& kernel : table) {
+        if (!kernel.Supported() || kernel.isa == Isa::kReference) continue;
+        const L1NormArguments n = {x.data(),
+                                   nullptr,
+                                   kRows,
+                                   columns,
+                                   true,
+                                   1e-3f,
+                                   gamma.data(),
+                                   beta.data(),
+                                   nullptr,
+                                   127.0f,
+                                   to_codes ? nullptr : y.data(),
+                                   codes.data(),
+                                   scratch.data()};
+        std::printf("to %s, %lld columns: ", to_codes ? "codes" : "float",
+                    static_cast<long long>(columns));
+        Report(kernel.name, kRows, values, Best([&] { kernel.run(n); }));
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace edgefold
 
 int main(int argc, char** argv) {
+  for (int64_t columns : {384, 768}) edgefold::RunNorms(columns);
   edgefold::RunQuantizers(argc > 2 ? std::atoll(argv[1]) : 768);
   edgefold::Run(argc > 2 ? std::atoll(argv[1]) : 768, argc > 2 ? std::atoll(argv[2]) : 3072);
   return 0;

@@ -22,6 +22,7 @@
 #include "kernels/gemm_shift/gemm_shift.h"
 #include "kernels/gemv/gemv.h"
 #include "kernels/l1_norm/l1_norm.h"
+#include "kernels/l2_norm/l2_norm.h"
 #include "kernels/peak/peak.h"
 #include "kernels/quantize/quantize.h"
 #include "kernels/unpack/unpack.h"
@@ -236,6 +237,7 @@ nanobind::dict OperatorFamilies() {
   families["conv_sums"] = Variants(ConvSumsKernels());
   families["conv_epilogue"] = Variants(ConvEpilogueKernels());
   families["l1_norm"] = Variants(L1NormKernels());
+  families["l2_norm"] = Variants(L2NormKernels());
   families["peak"] = Variants(PeakKernels());
   return families;
 }

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <limits>
 
-#include "kernels/l1_norm/l1_norm.h"
-#include "selftest.h"
+#include "kernels/l1_norm/test_rows.h"
 
 namespace edgefold::selftest {
 namespace {
@@ -76,11 +75,11 @@ bool ConstantRowsGiveBeta(const Problem& p, Guarded<float>& y) {
 }
 
 void Compare(const Problem& p, Rows kind, const KernelTable<L1NormKernel>& kernels,
-             std::vector<Tally>* tallies) {
+             L1NormKernel* reference, std::vector<Tally>* tallies) {
   const int64_t size = p.n.rows * p.n.columns;
   Guarded<float> y(size);
   Guarded<int8_t> codes(size);
-  p.Run(l1_norm_reference, &y, &codes);
+  p.Run(reference, &y, &codes);
   char where[120];
   std::snprintf(where, sizeof where, "kind %d columns %lld codes %d centred %d high %g epsilon %g",
                 static_cast<int>(kind), static_cast<long long>(p.n.columns), p.n.x == nullptr,
@@ -99,8 +98,7 @@ void Compare(const Problem& p, Rows kind, const KernelTable<L1NormKernel>& kerne
 
 }  // namespace
 
-std::vector<Tally> TestL1Norm() {
-  const KernelTable<L1NormKernel> kernels = L1NormKernels();
+std::vector<Tally> TestNorm(const KernelTable<L1NormKernel>& kernels, L1NormKernel* reference) {
   std::vector<Tally> tallies = Tallies(kernels);
   Random random(11);
   for (int64_t columns : {1, 2, 7, 8, 15, 16, 17, 33, 64, 100, 4096}) {
@@ -112,11 +110,13 @@ std::vector<Tally> TestL1Norm() {
         p.n.epsilon = (form & 4) != 0 ? 0.5f : 0.0f;
         p.n.high = (form & 8) == 0 ? 0.0f : (form & 4) != 0 ? 127.0f : 7.0f;
         p.n.steps = p.n.high == 7.0f ? p.steps.data() : nullptr;
-        Compare(p, rows, kernels, &tallies);
+        Compare(p, rows, kernels, reference, &tallies);
       }
     }
   }
   return tallies;
 }
+
+std::vector<Tally> TestL1Norm() { return TestNorm(L1NormKernels(), l1_norm_reference); }
 
 }  // namespace edgefold::selftest

@@ -57,7 +57,7 @@ class Halves:
 
     def best_damping(self, prior: NDArray[np.float64]) -> float:
         """The damping towards `prior` [P, K + 1, N] by which each half is predicted best from the other one."""
-        if not self.odd.count:
+        if not self.even.count or not self.odd.count:
             return _DAMPINGS[0]
         even, odd = self.even.with_bias(), self.odd.with_bias()
         errors = [_error(even, odd, prior, damping) + _error(odd, even, prior, damping) for damping in _DAMPINGS]

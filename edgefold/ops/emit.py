@@ -12,8 +12,10 @@ from onnxscript.values import OnnxFunction
 
 from edgefold.errors import ModelError
 from edgefold.ops.activation import Activation
+from edgefold.ops.conv_block import FusedConvBlock
 from edgefold.ops.feed_forward import FusedFeedForward
 from edgefold.ops.functions import ShiftConv, ShiftGather, ShiftMatMul
+from edgefold.ops.inverted_residual import FusedInvertedResidual, PointwiseBlock
 from edgefold.ops.l1_normalization import L1LayerNormalization
 from edgefold.ops.moe import ShiftMoE, ShiftRows, ShiftUnpackStack
 from edgefold.ops.unpack import DOMAIN, VERSION, ShiftLevels, ShiftUnpack
@@ -27,8 +29,10 @@ OPERATORS: tuple[OnnxFunction, ...] = (
     L1LayerNormalization,
     FusedFeedForward,
     ShiftMoE,
+    FusedConvBlock,
+    FusedInvertedResidual,
 )
-_CALLED = (ShiftUnpackStack, ShiftRows, Activation, ShiftUnpack, ShiftLevels)
+_CALLED = (PointwiseBlock, ShiftUnpackStack, ShiftRows, Activation, ShiftUnpack, ShiftLevels)
 _FUNCTIONS = {function.name: function for function in (*OPERATORS, *_CALLED)}
 
 

@@ -126,6 +126,7 @@ class Form {
  public:
   static constexpr const char* kName = L1Norm::kName;
   static constexpr int kInputTypes[] = {kXType, kFloat, kFloat, kUint8};
+  static constexpr int kOutputType = kYType;
 
   explicit Form(const Node& node) : norm_(node, kYType == kInt8) {}
 
@@ -145,12 +146,6 @@ class Form {
     InferredOutput(api, context, high > 0 ? kInt8 : kFloat, x, error);
   }
 
-  static CustomOp Make() {
-    CustomOp op = Operator<Form>::Make();
-    op.GetOutputType = [](const CustomOp*, size_t) -> int { return kYType; };
-    return op;
-  }
-
  private:
   L1Norm norm_;
 };
@@ -158,22 +153,22 @@ class Form {
 }  // namespace
 
 const CustomOp* L1NormFloatToFloat() {
-  static const CustomOp op = Form<kFloat, kFloat>::Make();
+  static const CustomOp op = Operator<Form<kFloat, kFloat>>::Make();
   return &op;
 }
 
 const CustomOp* L1NormFloatToCodes() {
-  static const CustomOp op = Form<kFloat, kInt8>::Make();
+  static const CustomOp op = Operator<Form<kFloat, kInt8>>::Make();
   return &op;
 }
 
 const CustomOp* L1NormCodesToFloat() {
-  static const CustomOp op = Form<kInt8, kFloat>::Make();
+  static const CustomOp op = Operator<Form<kInt8, kFloat>>::Make();
   return &op;
 }
 
 const CustomOp* L1NormCodesToCodes() {
-  static const CustomOp op = Form<kInt8, kInt8>::Make();
+  static const CustomOp op = Operator<Form<kInt8, kInt8>>::Make();
   return &op;
 }
 

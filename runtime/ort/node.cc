@@ -221,7 +221,7 @@ void Node::NarrowWeights(Weights* weights) const {
   weights->scales = weights->narrow_scales.data();
 }
 
-ActivationRange Node::Activations(size_t shifts, int64_t channels) const {
+ActivationRange Node::CodeActivations() const {
   ActivationRange range = {};
   range.low = static_cast<int32_t>(Int("activation_low", -127, 0));
   const int operand = range.low < 0 ? 127 : 255;
@@ -230,12 +230,18 @@ ActivationRange Node::Activations(size_t shifts, int64_t channels) const {
   if (range.x_codes && range.is_float()) {
     error_->Set("%s: attribute 'x_codes' is 1 where activation_high is 0", op_);
   }
+  return range;
+}
+
+ActivationRange Node::Activations(size_t shifts, int64_t channels) const {
+  ActivationRange range = CodeActivations();
   const Tensor given = Constant(shifts, "x_shifts", kUint8);
   if (error_->failed()) return range;
   const bool one = given.shape.rank == 1 && given.shape.dims[0] == 1;
   if (!one) Expect(given, "x_shifts", {{channels}, 1});
   if (error_->failed() || range.is_float()) return range;
 
+  const int operand = range.low < 0 ? 127 : 255;
   const int largest = std::max(range.high, -range.low);
   const uint8_t* values = given.As<uint8_t>();
   bool any = false;

@@ -56,6 +56,8 @@ class Node {
   // How activations of `channels` channels are quantized: the attributes activation_low and
   // activation_high and x_codes, and input `shifts`, uint8 [channels] or [1].
   ActivationRange Activations(size_t shifts, int64_t channels) const;
+  // The same where all channels have one step: the attributes alone.
+  ActivationRange CodeActivations() const;
   // The activation function that the attributes function, alpha and beta name.
   Activation Function() const;
 

@@ -2,15 +2,17 @@
 // Makes a CustomOp of a kernel class, which provides
 //
 //   static constexpr const char* kName;
-//   static constexpr int kInputTypes[];                          element types, all inputs required
-//   static Kernel* Create(const Node&);                          null after setting the node's
-//   error void Compute(Context&, Error*) const; static void InferShape(const Api&,
-//   OrtShapeInferContext*, Error*);
+//   static constexpr int kInputTypes[];        element types, all inputs required
+//   static constexpr int kOutputType;          kFloat where it is left out
+//   static Kernel* Create(const Node&);        null after setting the node's error
+//   void Compute(Context&, Error*) const;
+//   static void InferShape(const Api&, OrtShapeInferContext*, Error*);
 //
 // A kernel is read-only once created: ONNX Runtime may compute it from several threads.
 #pragma once
 
 #include <array>
+#include <type_traits>
 
 #include "base/arch.h"
 #include "base/parallel.h"
@@ -54,6 +56,12 @@ struct WidthOp : CustomOp {
   int weight_bits;
 };
 inline constexpr int kWidths = 9;  // 0: none asked for; 2 to 8
+
+template <typename Kernel, typename = void>
+inline constexpr int kOutputTypeOf = kFloat;
+template <typename Kernel>
+inline constexpr int kOutputTypeOf<Kernel, std::void_t<decltype(Kernel::kOutputType)>> =
+    Kernel::kOutputType;
 
 template <typename Kernel>
 struct Operator {
@@ -113,7 +121,7 @@ struct Operator {
     op.GetInputTypeCount = [](const CustomOp*) {
       return sizeof Kernel::kInputTypes / sizeof *Kernel::kInputTypes;
     };
-    op.GetOutputType = [](const CustomOp*, size_t) -> int { return kFloat; };
+    op.GetOutputType = [](const CustomOp*, size_t) -> int { return kOutputTypeOf<Kernel>; };
     op.GetOutputTypeCount = [](const CustomOp*) -> size_t { return 1; };
     op.KernelDestroy = Destroy;
     op.GetInputCharacteristic = [](const CustomOp*, size_t) { return 0; };

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one fused convolution takes in: a ShiftConv, its activation function, and an addition beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+
+import onnx_ir as ir
+
+from edgefold.passes._constants import small_constant
+from edgefold.passes.fusion.activations import IDENTITY, Activation, find_activation
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class CodeFormat:
+    """How a tensor is written as integers: ``clip(round_half_even(x / scale), low, high)``."""
+
+    scale: float
+    low: int
+    high: int
+
+    @property
+    def dtype(self) -> ir.DataType:
+        return ir.DataType.UINT8 if self.low == 0 else ir.DataType.INT8
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvChain:
+    """Nodes that one FusedConvBlock computes.
+
+    Attributes:
+        conv: the ShiftConv.
+        nodes: all of them, from the ShiftConv on.
+        reads: the codes that the convolution makes of its input.
+        activation: of the sum of convolution and residual, or of the convolution alone.
+        add: the node that adds the residual.
+        residual: what is added.
+        residual_at: 0: nothing; 1: before the activation; 2: after it.
+        output: what the last node gives.
+    """
+
+    conv: ir.Node
+    nodes: tuple[ir.Node, ...]
+    reads: CodeFormat
+    activation: Activation
+    output: ir.Value
+    add: ir.Node | None = None
+    residual: ir.Value | None = None
+    residual_at: int = 0
+
+    @property
+    def input(self) -> ir.Value:
+        value = self.conv.inputs[0]
+        assert value is not None
+        return value
+
+
+def code_format(conv: ir.Node) -> CodeFormat | str:
+    """The codes that a ShiftConv makes of its input, or why no other node can make them for it."""
+    if len(conv.attributes.get_ints("kernel_shape", ())) != 2:
+        return "not two spatial dimensions"
+    high = conv.attributes.get_int("activation_high", 0)
+    if high == 0:
+        return "float activations"
+    if conv.attributes.get_int("x_codes", 0):
+        return "its producer quantizes already"
+    scale, shifts = small_constant(conv.inputs[6]), small_constant(conv.inputs[7])
+    if scale is None or shifts is None or scale.size != 1:
+        return "its scale is no constant"
+    if shifts.any():
+        return "its input channels have steps of their own"
+    return CodeFormat(float(scale.reshape(())), conv.attributes.get_int("activation_low", 0), high)
+
+
+def conv_chain(conv: ir.Node, reads: CodeFormat, shapes: Shapes, apart: Collection[ir.Node]) -> ConvChain:
+    """The longest chain behind a ShiftConv.
+
+    Args:
+        conv: the ShiftConv.
+        reads: its codes.
+        shapes: of values by name, as far as they are known.
+        apart: additions that it must not take in.
+    """
+    value = conv.outputs[0]
+    first = find_activation(value)
+    nodes: tuple[ir.Node, ...] = (conv, *first.nodes) if first else (conv,)
+    value = first.output if first else value
+    activation = first.activation if first else IDENTITY
+    add = _addition(value, shapes)
+    if add is None or add in apart:
+        return ConvChain(conv, nodes, reads, activation, value)
+    residual = next(operand for operand in add.inputs if operand is not value)
+    nodes, value = (*nodes, add), add.outputs[0]
+    second = None if first else find_activation(value)
+    if second is not None:
+        nodes, value, activation = (*nodes, *second.nodes), second.output, second.activation
+    return ConvChain(conv, nodes, reads, activation, value, add, residual, 2 if first else 1)
+
+
+def _addition(value: ir.Value, shapes: Shapes) -> ir.Node | None:
+    """The Add that alone reads a value and whose operands have one shape."""
+    uses = list(value.uses())
+    if len(uses) != 1 or value.is_graph_output():
+        return None
+    node = uses[0].node
+    if node.op_type != "Add" or node.domain not in ("", "ai.onnx") or node.graph is not value.graph:
+        return None
+    sizes = [_shape(operand, shapes) for operand in node.inputs]
+    return node if sizes[0] is not None and sizes[0] == sizes[1] else None
+
+
+def _shape(value: ir.Value | None, shapes: Shapes) -> tuple[object, ...] | None:
+    if value is None or value.is_initializer():
+        return None
+    if str(value.name) in shapes:
+        return shapes[str(value.name)]
+    if value.shape is None or any(isinstance(size, ir.SymbolicDim) and size.value is None for size in value.shape):
+        return None
+    return tuple(value.shape)

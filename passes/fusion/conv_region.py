@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kind ``conv-region``: quantized convolutions that hand integers to each other, channel-last.
+
+Every ShiftConv quantizes the floats it reads and gives floats. Where all readers of a tensor want the same codes its
+producer writes those, with bias, activation and residual addition in the same kernel; where a region meets the rest of
+the graph the first and the last convolution change type and layout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from edgefold.errors import ModelError
+from edgefold.passes._initializers import InitializerStore
+from edgefold.passes._weighted_nodes import node_label
+from edgefold.passes.base import Calibrates, Context, Edit, Notes, Skip, SkipReason
+from edgefold.passes.fusion.code_regions import Regions, find_regions
+from edgefold.passes.fusion.conv_chains import CodeFormat, ConvChain, Shapes
+
+_FIRST_TO_LAST = (0, 2, 3, 1)
+_LAST_TO_FIRST = (0, 3, 1, 2)
+_AS_IT_IS = (0, 1, 2, 3)
+# Attributes that a FusedConvBlock has from its ShiftConv.
+_KEPT = (
+    "kernel_shape",
+    "strides",
+    "pads",
+    "dilations",
+    "group",
+    "k",
+    "bits",
+    "layout",
+    "activation_low",
+    "activation_high",
+    "narrow_bits",
+    "narrow_scales",
+)
+
+
+def fuse_conv_regions(model: ir.Model, context: Context) -> Notes:
+    """Joins the ShiftConvs of the main graph, in place.
+
+    Numerics: bit-equal to the separate nodes, but for two things: a residual is added as codes times their scale, and
+    an activation function that is no clipping is that of the kernels, which may round a code the other way.
+    """
+    graph = model.graph
+    graph.sort()
+    regions = find_regions(graph, _shapes(model, context), functools.partial(_calibrated, context.calibration))
+    chains = {
+        value: chain
+        for value, chain in regions.chains.items()
+        if len(chain.nodes) > 1 or value in regions.formats or chain.input in regions.formats
+    }
+    skips = [Skip(node_label(node), SkipReason.NOTHING_TO_GAIN, why) for node, why in regions.refused.items()]
+    skips += [
+        Skip(node_label(chain.conv), SkipReason.NOTHING_TO_GAIN, "its neighbours take no integers")
+        for value, chain in regions.chains.items()
+        if value not in chains
+    ]
+    writer = _Writer(graph, regions)
+    edits = []
+    for node in list(graph):
+        value = node.outputs[0]
+        if value in chains:
+            edits.append(writer.write_block(chains[value]))
+        elif value in regions.carriers:
+            edits.append(writer.write_carrier(node))
+    writer.remove_replaced()
+    stats = {"conv-region.blocks": len(chains), "conv-region.integer_tensors": len(regions.formats)}
+    return Notes(tuple(edits), tuple(skips), stats)
+
+
+def _shapes(model: ir.Model, context: Context) -> Shapes:
+    """Shapes of values as a run shows them; what the graph says where it cannot be run."""
+    try:
+        return context.probe(model).shapes if context.probe else {}
+    except ModelError:
+        return {}
+
+
+def _calibrated(calibration: Calibrates | None, value: ir.Value) -> CodeFormat | None:
+    """The 8-bit format of a value that no convolution reads, from its range over the calibration data."""
+    if calibration is None:
+        return None
+    try:
+        observed = calibration.ranges([str(value.name)])[str(value.name)]
+    except (ModelError, KeyError):
+        return None
+    low, high = (0, 255) if observed.low >= 0 else (-127, 127)
+    return CodeFormat(float(np.float32(observed.scale(low, high))), low, high)
+
+
+@dataclasses.dataclass
+class _Layouts:
+    """A tensor of codes as it was made, and, once something asks for it, in the other layout."""
+
+    first: ir.Value | None = None
+    last: ir.Value | None = None
+
+
+class _Writer:
+    """Writes blocks and carriers in the place of the nodes they replace."""
+
+    def __init__(self, graph: ir.Graph, regions: Regions) -> None:
+        self._graph = graph
+        self._regions = regions
+        self._store = InitializerStore(graph)
+        self._codes: dict[ir.Value, _Layouts] = {}
+        self._replaced: list[ir.Node] = []
+
+    def write_block(self, chain: ConvChain) -> Edit:
+        """Puts a FusedConvBlock behind the last node of the chain."""
+        place = chain.nodes[-1]
+        x_codes = chain.input in self._regions.formats
+        to = self._regions.formats.get(chain.output)
+        residual, scale = self._residual(chain, place)
+        attributes: dict[str, Any] = {
+            "x_codes": int(x_codes),
+            "x_perm": _LAST_TO_FIRST if x_codes else _AS_IT_IS,
+            "function": int(chain.activation.kind),
+            "alpha": chain.activation.alpha,
+            "beta": chain.activation.beta,
+            "residual_at": chain.residual_at,
+            "residual_dtype": int(residual.dtype or ir.DataType.UINT8),
+            "y_low": to.low if to else 0,
+            "y_high": to.high if to else 0,
+            "y_dtype": int(to.dtype if to else ir.DataType.FLOAT),
+            "y_perm": _FIRST_TO_LAST if to else _AS_IT_IS,
+        }
+        x = self._channel_last(chain.input, place) if x_codes else chain.input
+        node = ir.Node(
+            "ai.edgefold",
+            "FusedConvBlock",
+            [x, *chain.conv.inputs[1:8], residual, scale, self._scale(to)],
+            [
+                *(chain.conv.attributes[name] for name in _KEPT if name in chain.conv.attributes),
+                *ir.convenience.convert_attributes(attributes),
+            ],
+            outputs=[self._output(chain.output, to)],
+            name=node_label(chain.conv),
+        )
+        self._mark(node, chain.nodes)
+        self._place(node, place, chain.output, to)
+        self._replaced += chain.nodes
+        joined = ", ".join(one.op_type for one in chain.nodes[1:])
+        return Edit(node_label(chain.conv), "FusedConvBlock" + (f" with {joined}" if joined else ""))
+
+    def write_carrier(self, node: ir.Node) -> Edit:
+        """Lets a node that picks elements pick from codes."""
+        value = node.outputs[0]
+        to = self._regions.formats[value]
+        attributes = dict(node.attributes)
+        inputs: list[ir.Value | None]
+        if node.op_type == "Concat":
+            inputs = [self._channel_last(one, node) for one in node.inputs if one is not None]
+            attributes["axis"] = ir.AttrInt64("axis", 3)
+        else:
+            data = node.inputs[0]
+            assert data is not None
+            inputs = [self._channel_first(data, node), *self._indices(node)]
+        output = ir.Value(name=f"{value.name}.codes", type=ir.TensorType(to.dtype))
+        carrier = ir.Node(node.domain, node.op_type, inputs, attributes.values(), outputs=[output], name=node.name)
+        self._mark(carrier, [node])
+        self._graph.insert_before(node, carrier)
+        self._codes[value] = _Layouts(last=output) if node.op_type == "Concat" else _Layouts(first=output)
+        self._replaced.append(node)
+        return Edit(node_label(node), "works on integers")
+
+    def remove_replaced(self) -> None:
+        """Removes what the new nodes stand for, readers first."""
+        self._graph.remove(self._replaced, safe=True)
+
+    def _indices(self, node: ir.Node) -> list[ir.Value | None]:
+        """The operands of a carrier behind its data; the filler of a Pad is a zero of the codes' own type."""
+        rest = list(node.inputs[1:])
+        if node.op_type == "Pad" and len(rest) > 1:
+            rest[1] = None
+        return rest
+
+    def _residual(self, chain: ConvChain, place: ir.Node) -> tuple[ir.Value, ir.Value]:
+        """The tensor to add and its scale; zeros and 1 where there is none."""
+        if chain.residual is None:
+            return self._store.add("edgefold.no_residual", np.zeros((1, 1, 1, 1), np.uint8)), self._scale(None)
+        return self._channel_last(chain.residual, place), self._scale(self._regions.formats[chain.residual])
+
+    def _scale(self, codes: CodeFormat | None) -> ir.Value:
+        return self._store.add("edgefold.code_scale", np.array([codes.scale if codes else 1.0], np.float32))
+
+    def _output(self, value: ir.Value, to: CodeFormat | None) -> ir.Value:
+        if to is None:
+            return ir.Value(name=f"{value.name}.fused", type=value.type or ir.TensorType(ir.DataType.FLOAT))
+        return ir.Value(name=f"{value.name}.codes", type=ir.TensorType(to.dtype))
+
+    def _place(self, node: ir.Node, place: ir.Node, value: ir.Value, to: CodeFormat | None) -> None:
+        """Inserts a block; a float output takes over the name and the readers of what it replaces."""
+        self._graph.insert_before(place, node)
+        if to is not None:
+            self._codes[value] = _Layouts(last=node.outputs[0])
+            return
+        ir.convenience.replace_all_uses_with([value], [node.outputs[0]], replace_graph_outputs=True)
+        name, value.name = value.name, f"{value.name}.replaced"
+        node.outputs[0].name, node.outputs[0].shape = name, value.shape
+
+    def _channel_last(self, value: ir.Value, place: ir.Node) -> ir.Value:
+        layouts = self._codes[value]
+        if layouts.last is None:
+            assert layouts.first is not None
+            layouts.last = self._transpose(layouts.first, _FIRST_TO_LAST, place)
+        return layouts.last
+
+    def _channel_first(self, value: ir.Value, place: ir.Node) -> ir.Value:
+        layouts = self._codes[value]
+        if layouts.first is None:
+            assert layouts.last is not None
+            layouts.first = self._transpose(layouts.last, _LAST_TO_FIRST, place)
+        return layouts.first
+
+    def _transpose(self, value: ir.Value, order: Sequence[int], place: ir.Node) -> ir.Value:
+        output = ir.Value(name=f"{value.name}.{'last' if order == _FIRST_TO_LAST else 'first'}", type=value.type)
+        attributes = ir.convenience.convert_attributes({"perm": list(order)})
+        node = ir.Node("", "Transpose", [value], attributes, outputs=[output], name=f"{output.name}/transpose")
+        self._graph.insert_before(place, node)
+        return output
+
+    def _mark(self, node: ir.Node, old: Sequence[ir.Node]) -> None:
+        names = ",".join(str(one.name or one.outputs[0].name) for one in old)
+        node.metadata_props.update({"edgefold.pass": "fuse-blocks", "edgefold.from": names})

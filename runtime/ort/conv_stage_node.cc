@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ort/conv_stage_node.h"
+
+#include <atomic>
+#include <cstdio>
+
+namespace edgefold::ort {
+namespace {
+
+constexpr int kImageRank = 4;
+
+// Where batch, channels, height and width stand.
+constexpr int kChannelFirst[kImageRank] = {0, 1, 2, 3};
+constexpr int kChannelLast[kImageRank] = {0, 3, 1, 2};
+
+const int* Axes(bool is_codes) { return is_codes ? kChannelLast : kChannelFirst; }
+
+}  // namespace
+
+CodeRange ReadCodeRange(const Node& layer) {
+  CodeRange range = {};
+  range.low = static_cast<int32_t>(layer.Int("low", -127, 0));
+  range.high = static_cast<int32_t>(layer.Int("high", 0, range.low < 0 ? 127 : 255));
+  const int type = range.is_float() ? kFloat : range.is_unsigned() ? kUint8 : kInt8;
+  layer.Int("dtype", type, type);
+  return range;
+}
+
+ActivationRange AsActivations(const CodeRange& codes) {
+  ActivationRange range = {};
+  range.low = codes.low;
+  range.high = codes.high;
+  range.x_codes = true;
+  return range;
+}
+
+void CheckPermutation(const Node& node, const char* name, bool is_codes) {
+  int64_t order[kImageRank] = {};
+  const int size = node.Ints(name, order, kImageRank);
+  const bool to_first = name[0] == 'x';
+  constexpr int kBack[kImageRank] = {0, 2, 3, 1};
+  const int* wanted = is_codes && !to_first ? kBack : Axes(is_codes);
+  bool right = size == kImageRank;
+  for (int d = 0; right && d < kImageRank; ++d) right = order[d] == wanted[d];
+  if (right) return;
+  node.error()->Set("%s: attribute '%s' must be [%d, %d, %d, %d] here", node.op(), name, wanted[0],
+                    wanted[1], wanted[2], wanted[3]);
+}
+
+float ReadCodeScale(const char* op, const Context& context, size_t index, const char* role,
+                    Error* error) {
+  const float scale = ReadScale(op, context, index, role, error);
+  if (!error->failed() && (scale < 0x1p-64f || scale > 0x1p64f)) {
+    error->Set("%s: %s is %g; expected 2^-64 to 2^64", op, role, scale);
+  }
+  return scale;
+}
+
+bool ReadImageShape(const ConvAttributes& attributes, const Shape& x, bool is_codes, int64_t* batch,
+                    ConvShape* shape) {
+  const int* axes = Axes(is_codes);
+  if (x.rank != kImageRank || x.dims[axes[1]] != attributes.in_channels) return false;
+  const int64_t spatial[kSpatialDims] = {1, x.dims[axes[2]], x.dims[axes[3]]};
+  *batch = x.dims[axes[0]];
+  return MakeConvShape(attributes, spatial, shape);
+}
+
+Shape ImageShape(int64_t batch, int64_t channels, const ConvShape& shape, bool is_codes) {
+  const int* axes = Axes(is_codes);
+  Shape image;
+  image.rank = kImageRank;
+  image.dims[axes[0]] = batch;
+  image.dims[axes[1]] = channels;
+  image.dims[axes[2]] = shape.out[1];
+  image.dims[axes[3]] = shape.out[2];
+  return image;
+}
+
+void InferImage(const Api& api, OrtShapeInferContext* context, size_t scales, int y_type,
+                Error* error) {
+  const int* from = Axes(InferredInt(api, context, "x_codes") == 1);
+  const int* to = Axes(y_type != kFloat);
+  SymbolicShape x;
+  SymbolicShape image;
+  SizeNames names;
+  bool known = InferredInput(api, context, 0, &x) && x.shape.rank == kImageRank;
+  image.shape.rank = kImageRank;
+  for (int d = 0; known && d < kImageRank; ++d) {
+    image.shape.dims[d] = x.shape.dims[from[d]];
+    image.names[d] = x.names[from[d]];
+  }
+  known = known && InferConvShape(api, context, scales, &image, &names);
+  // The type must be declared whatever is known of the sizes: a name that no other size has stands
+  // for one that is unknown.
+  static std::atomic<uint64_t> made{0};
+  char made_names[kImageRank][32];
+  SymbolicShape y;
+  y.shape.rank = kImageRank;
+  for (int d = 0; d < kImageRank; ++d) {
+    const bool sized = known && image.shape.dims[d] >= 0;
+    const bool named = known && image.names[d] != nullptr && image.names[d][0] != '\0';
+    y.shape.dims[to[d]] = sized ? image.shape.dims[d] : -1;
+    y.names[to[d]] = sized ? "" : named ? image.names[d] : made_names[d];
+    if (sized || named) continue;
+    std::snprintf(made_names[d], sizeof made_names[d], "edgefold_%llu",
+                  static_cast<unsigned long long>(++made));
+  }
+  InferredOutput(api, context, y_type, y, error);
+}
+
+}  // namespace edgefold::ort

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FusedConvBlock: the kernel gives what the function in standard operators gives, bit for bit where both clip."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from fused_conv import NOTHING, Block, conv_block, run
+
+BLOCKS = {
+    "pointwise": Block((24, 40)),
+    "3x3": Block((5, 19), (3, 3), pads=(1, 1, 1, 1)),
+    "depthwise": Block((40, 40), (3, 3), (2, 2), (0, 0, 1, 1), group=40),
+    "groups": Block((12, 20), (3, 2), pads=(1, 0, 0, 1), dilations=(2, 1), group=4),
+    "4-bit": Block((37, 33), (3, 3), pads=(1, 1, 1, 1), bits=4),
+}
+RELU6 = {"function": 0, "alpha": 0.0, "beta": 6.0}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize(
+    ("x", "y", "residual", "place"),
+    [("float", "u8", None, 0), ("u8", "s8", "u8", 1), ("s8", "float", "s8", 2), ("u8", "u8", "s8", 2)],
+)
+def test_kernel_equals_function(name: str, x: str, y: str, residual: str | None, place: int) -> None:
+    function = RELU6 if y == "u8" else NOTHING
+    proto, feeds = conv_block(BLOCKS[name], x, y, residual, place, **function)
+    expected = run(proto, feeds, library=False)
+    got = run(proto, feeds, library=True, threads=2)
+    assert got.dtype == expected.dtype
+    assert len(np.unique(expected)) > 20  # the case says something
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("kind", range(1, 8))
+def test_other_functions_differ_by_a_code_at_a_tie_only(kind: int) -> None:
+    more = {"function": kind, "alpha": 1 / 6 if kind in (2, 5) else 1.0, "beta": 0.5}
+    proto, feeds = conv_block(BLOCKS["3x3"], "u8", "s8", "s8", 1, **more)
+    expected = run(proto, feeds, library=False).astype(int)
+    got = run(proto, feeds, library=True).astype(int)
+    assert np.abs(got - expected).max() <= 1
+    assert (got != expected).mean() < 1e-3
+
+
+def test_residual_before_and_after_the_activation_differ() -> None:
+    block = BLOCKS["pointwise"]
+    outputs = [run(*conv_block(block, "u8", "float", "u8", place, **RELU6), library=True) for place in (0, 1, 2)]
+    assert outputs[0].max() <= 6
+    assert outputs[1].max() <= 6
+    assert outputs[2].max() > 6
+    assert not np.array_equal(outputs[0], outputs[1])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"x_perm": [0, 1, 2, 3]}, "x_perm"),
+        ({"y_perm": [0, 1, 2, 3]}, "y_perm"),
+        ({"y_high": 256}, "high"),
+        ({"y_high": 0}, "dtype"),
+        ({"function": 8}, "function"),
+        ({"residual_at": 3}, "residual_at"),
+        ({"activation_high": 0}, "activation_high"),
+        ({"kernel_shape": [1], "strides": [1], "dilations": [1], "pads": [0, 0]}, "two spatial"),
+        ({"group": 7}, "groups"),
+        ({"alpha": math.nan}, "alpha"),
+    ],
+)
+def test_malformed_attribute_is_refused(wrong: dict[str, object], message: str) -> None:
+    proto, feeds = conv_block(BLOCKS["pointwise"], "u8", "u8", "u8", 1, **wrong)
+    with pytest.raises(Exception, match=message):
+        run(proto, feeds, library=True)
+
+
+def test_inputs_of_another_shape_or_type_are_refused() -> None:
+    proto, feeds = conv_block(BLOCKS["pointwise"], "u8", "u8", "u8", 1)
+    narrow = {**feeds, "residual": feeds["residual"][:, :, :-1]}
+    with pytest.raises(Exception, match="residual has"):
+        run(proto, narrow, library=True)
+    with pytest.raises(Exception, match="expected an image of 24 channels"):
+        run(proto, {**feeds, "x": feeds["x"][..., :-1]}, library=True)
+    proto, feeds = conv_block(dataclasses.replace(BLOCKS["pointwise"]), "s8", "u8", activation_low=0)
+    with pytest.raises(Exception, match="element type"):
+        run(proto, feeds, library=True)

@@ -13,7 +13,9 @@ from edgefold.passes.fuse_layers import FuseLayers
 from edgefold.passes.heal import Heal
 from edgefold.passes.l1_normalization import L1Normalization
 from edgefold.passes.low_rank import LowRank
+from edgefold.passes.merge_experts import MergeExperts
 from edgefold.passes.prune_channels import PruneChannels
+from edgefold.passes.prune_experts import PruneExperts
 from edgefold.passes.quantize import Quantize
 from edgefold.passes.remove_blocks import RemoveBlocks
 from edgefold.passes.share_weights import ShareWeights
@@ -41,6 +43,8 @@ PASSES: tuple[type[Pass], ...] = (
     FuseLayers,
     PruneChannels,
     ShareWeights,
+    MergeExperts,
+    PruneExperts,
     LowRank,
     EqualizeChannels,
     L1Normalization,

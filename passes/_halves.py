@@ -55,15 +55,23 @@ class Halves:
         share = min(float(chance / max(spread, _TINY)), _MOST)
         return share / (1 - share)
 
-    def best_damping(self, prior: NDArray[np.float64]) -> float:
-        """The damping towards `prior` [P, K + 1, N] by which each half is predicted best from the other one."""
-        if not self.even.count or not self.odd.count:
+    def best_damping(self, prior: NDArray[np.float64], *, bias: bool = True) -> float:
+        """The damping towards `prior` by which each half is predicted best from the other one.
+
+        Args:
+            prior: float64 [P, K + 1, N], the bias as the last row; [P, K, N] without one.
+            bias: whether a constant-one input is appended.
+        """
+        if not self.odd.count or not self.even.count:
             return _DAMPINGS[0]
-        even, odd = self.even.with_bias(), self.odd.with_bias()
-        errors = [_error(even, odd, prior, damping) + _error(odd, even, prior, damping) for damping in _DAMPINGS]
-        return _DAMPINGS[int(np.argmin(errors))]
+        even, odd = (self.even.with_bias(), self.odd.with_bias()) if bias else (self.even, self.odd)
+
+        def error(damping: float) -> float:
+            return sum(_error(*pair, prior, damping, bias) for pair in ((even, odd), (odd, even)))
+
+        return min(_DAMPINGS, key=error)
 
 
-def _error(fitted: Moments, judged: Moments, prior: NDArray[np.float64], damping: float) -> float:
-    weights = least_squares(fitted.xtx, fitted.xty, damping=damping, prior=prior, bias_row=True)
+def _error(fitted: Moments, judged: Moments, prior: NDArray[np.float64], damping: float, bias: bool) -> float:
+    weights = least_squares(fitted.xtx, fitted.xty, damping=damping, prior=prior, bias_row=bias)
     return float(judged.error(weights).sum())

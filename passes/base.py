@@ -59,6 +59,7 @@ class SkipReason(enum.StrEnum):
     OTHER_FACTOR = "its units lie across those that are pruned"
     NOTHING_TO_GAIN = "nothing to gain"
     INSEPARABLE = "it cannot be cut out"
+    NO_EXPERTS = "no mixture-of-experts layers were found"
     NO_BLOCKS = "no repeated residual blocks were found"
     INCOMPLETE_TRACE = "an exporter left experts out"
     NOT_UNDERSTOOD = "it computes something else than was read of it"

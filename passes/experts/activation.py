@@ -142,13 +142,13 @@ def name_of(expression: Expression) -> str | None:
     return None
 
 
-def evaluate(expression: Expression, values: Sequence[Array]) -> Array:
-    """The value of an expression, float64 of the operands' shape."""
+def evaluate(expression: Expression, values: Sequence[Array], dtype: npt.DTypeLike = np.float64) -> Array:
+    """The value of an expression, of the operands' shape, computed in a float type."""
     if isinstance(expression, Operand):
-        return np.asarray(values[expression.position], np.float64)
+        return np.asarray(values[expression.position], dtype)
     if isinstance(expression, Scalar):
-        return np.array(expression.value)
-    arguments = [None if one is None else evaluate(one, values) for one in expression.arguments]
+        return np.array(expression.value, dtype)
+    arguments = [None if one is None else evaluate(one, values, dtype) for one in expression.arguments]
     return _OPERATORS[expression.operator](*arguments, **dict(expression.attributes))
 
 

@@ -132,6 +132,9 @@ def replace_dispatched(graph: ir.Graph, layer: DispatchedLayer, gates: ir.Value,
     for value in weights:
         if all(use.node in layer.nodes for use in value.uses()) and not value.is_graph_output():
             graph.initializers.pop(str(value.name))
+    for value in (layer.x, gates):
+        if value.shape is None:
+            value.shape = ir.Shape([None, None])  # they are in dispatch form: nothing is to be run together
     name = layer.output.name
     for value in (output for node in layer.nodes for output in node.outputs):
         value.name = f"{value.name}:replaced"  # its name is free for the new layer

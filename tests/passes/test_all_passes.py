@@ -14,7 +14,9 @@ from graphs import graph, run, weights
 
 from edgefold.passes import PASSES, Context, FuseLayers, Heal, Pass
 from edgefold.passes.low_rank import LowRank
+from edgefold.passes.merge_experts import MergeExperts
 from edgefold.passes.prune_channels import PruneChannels
+from edgefold.passes.prune_experts import PruneExperts
 from edgefold.passes.remove_blocks import RemoveBlocks
 from edgefold.probing import probe
 from edgefold.session import compute
@@ -72,7 +74,8 @@ def digest(value: ir.Model) -> str:
 
 FEEDS = {"x": weights(2, 16, 6, 6, seed=20), "ids": np.array([3, 89])}
 CONTEXT = Context(probe=functools.partial(probe, feeds=FEEDS), compute=compute)
-ALONE = [kind for kind in PASSES if kind not in (FuseLayers, Heal)]  # which need data and torch; tests/heal has them
+NEED_DATA = (FuseLayers, Heal, MergeExperts, PruneExperts)  # and some of them torch; their own tests have them
+ALONE = [kind for kind in PASSES if kind not in NEED_DATA]
 every_pass = pytest.mark.parametrize("kind", ALONE, ids=lambda kind: str(kind.__struct_config__.tag))
 
 

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gates of a layer when it has fewer experts: summed over groups, or computed without those that are gone.
+
+Merged experts leave the router alone: the top-k is taken over the old experts, and the gates of a group are added up.
+That is exact for what it says, one expert in the place of all members, and such an expert runs once where both choices
+fall into its group. Removed experts must not be chosen: their logits become minus infinity.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgefold.passes._initializers import InitializerStore
+from edgefold.passes._refittable import store
+from edgefold.passes.experts.grouping import Groups
+
+_SEEN_THROUGH = ("Softmax", "Sigmoid", "Cast", "Identity", "Reshape", "Add")
+_CHOOSING = ("TopK", "ArgMax")
+
+
+def membership(groups: Groups) -> NDArray[np.float32]:
+    """A row for each of E experts with a 1 in the column of its group, float32 [E, M]."""
+    matrix = np.zeros((sum(map(len, groups)), len(groups)), np.float32)
+    for number, group in enumerate(groups):
+        matrix[list(group), number] = 1
+    return matrix
+
+
+def sum_gates(graph: ir.Graph, layer: str, gates: ir.Value, groups: Groups) -> ir.Value:
+    """The gates of the groups, [T, M]: a product with the matrix of membership.
+
+    Args:
+        graph: of the gates.
+        layer: prefix of the new names.
+        gates: [T, E].
+        groups: M of them.
+    """
+    dtype = gates.dtype or ir.DataType.FLOAT
+    return _put(graph, f"{layer}/group_gates", "MatMul", gates, membership(groups).astype(dtype.numpy()))
+
+
+def keep_gates(graph: ir.Graph, layer: str, gates: ir.Value, kept: Sequence[int]) -> ir.Value:
+    """The columns of some experts, [T, len(kept)]; arguments as in `sum_gates`."""
+    return _put(graph, f"{layer}/kept_gates", "Gather", gates, np.array(kept, np.int64), ir.AttrInt64("axis", 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Router:
+    """Where the experts of a layer are chosen.
+
+    Attributes:
+        choice: the TopK or ArgMax.
+        normalized: the Softmax over all experts in front of it, or None.
+        logits: [.., E], of the linear map, before any activation.
+    """
+
+    choice: ir.Node
+    normalized: ir.Node | None
+    logits: ir.Value
+
+    def masked(self, graph: ir.Graph, layer: str, experts: int) -> Mask:
+        """Puts a row of E numbers, at first 0, where it is added to what the choice is made by."""
+        readers = [one for one in (self.normalized, self.choice) if one is not None]
+        dtype = self.logits.dtype or ir.DataType.FLOAT
+        row = InitializerStore(graph).add_own(f"{layer}.mask", np.zeros(experts, dtype.numpy()))
+        added = []
+        for number, reader in enumerate(readers):
+            value = reader.inputs[0]
+            assert value is not None
+            node = ir.node("Add", [value, row], name=f"{layer}/mask_{number}")
+            node.outputs[0].name, node.outputs[0].type = node.name, value.type
+            node.outputs[0].shape = value.shape
+            graph.insert_before(reader, node)
+            reader.replace_input_with(0, node.outputs[0])
+            added.append(node)
+        return Mask(row, tuple(added), tuple(readers))
+
+
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """Keeps experts from being chosen."""
+
+    row: ir.Value
+    nodes: tuple[ir.Node, ...]
+    readers: tuple[ir.Node, ...]
+
+    def keep(self, kept: Sequence[int]) -> None:
+        """Only these experts may be chosen."""
+        assert self.row.const_value is not None
+        row = np.full(self.row.const_value.shape.numpy(), -np.inf)
+        row[list(kept)] = 0
+        store(self.row, row)
+
+    def remove(self) -> None:
+        """Takes it out of the graph again."""
+        graph = self.nodes[0].graph
+        assert isinstance(graph, ir.Graph)
+        for node, reader in zip(self.nodes, self.readers, strict=True):
+            reader.replace_input_with(0, node.inputs[0])
+            graph.remove(node, safe=True)
+        graph.initializers.pop(str(self.row.name))
+
+
+def find_router(gates: ir.Value) -> Router | None:
+    """The nearest choice that the gates depend on; None where there is none."""
+    pending, seen = [gates], {gates}
+    while pending:
+        node = pending.pop(0).producer()
+        if node is None:
+            continue
+        if node.op_type in _CHOOSING and node.domain in ("", "ai.onnx"):
+            return _router(node)
+        for value in node.inputs:
+            if value is not None and value not in seen:
+                seen.add(value)
+                pending.append(value)
+    return None
+
+
+def _router(choice: ir.Node) -> Router | None:
+    normalized: ir.Node | None = None
+    value = choice.inputs[0]
+    while value is not None and (node := value.producer()) is not None and node.op_type in _SEEN_THROUGH:
+        if node.op_type == "Add" and not any(one is not None and one.is_initializer() for one in node.inputs):
+            break
+        normalized = node if node.op_type == "Softmax" else normalized
+        value = next((one for one in node.inputs if one is not None and not one.is_initializer()), None)
+    return None if value is None else Router(choice, normalized, value)
+
+
+def _put(
+    graph: ir.Graph, name: str, operator: str, gates: ir.Value, constant: NDArray[Any], *attributes: ir.Attr
+) -> ir.Value:
+    """Puts a node of the gates and a constant right behind the gates."""
+    stored = InitializerStore(graph).add_own(name.replace("/", "."), constant)
+    node = ir.Node("", operator, [gates, stored], attributes, name=name)
+    output = node.outputs[0]
+    output.name, output.type, output.shape = name, gates.type, ir.Shape([None, constant.shape[-1]])
+    producer = gates.producer()
+    if producer is None:
+        graph.insert_before(graph[0], node)
+    else:
+        graph.insert_after(producer, node)
+    return output

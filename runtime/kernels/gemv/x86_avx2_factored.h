@@ -7,6 +7,7 @@
 
 #include "base/x86_avx2_factors.h"
 #include "kernels/gemm_shift/gemm_shift.h"
+#include "kernels/gemv/x86_avx2_narrow.h"
 #include "kernels/gemv/x86_avx2_panels.h"
 
 namespace edgefold {
@@ -17,6 +18,9 @@ constexpr int64_t kPrefetchBytes = 3072;
 
 template <int kBits, int kShapes, int kRows, int kRun>
 struct FactoredPanel {
+  // Codes of fewer bits take more instructions one unit at a time.
+  static constexpr bool kPaired = kBits < 4 && kShapes == 1;
+
   const PackedMatrix& matrix;
   const Activations& a;
   int64_t row;
@@ -68,9 +72,37 @@ struct FactoredPanel {
     });
   }
 
+  // A whole group, two units at a time.
+  inline EF_INLINE void PairedGroup(const PairLevels<kPaired ? kBits : 2>& levels,
+                                    const uint8_t* packed, const uint8_t* x, int64_t group) {
+    __m256i part[kRows][4];
+    Unroll<kRows * 4>([&](auto i) EF_INLINE { part[i / 4][i % 4] = _mm256_setzero_si256(); });
+    Unroll<kGroupUnits / 2>([&](auto pair) EF_INLINE {
+      __m256i four[4];
+      levels.Of(packed + pair * 2 * 8 * kBits, four);
+      Unroll<kRows>([&](auto r) EF_INLINE {
+        const __m256i codes = BroadcastPair(x + r * a.stride + pair * 2 * kUnitDepth);
+        Unroll<4>([&](auto f) EF_INLINE {
+          part[r][f] = _mm256_add_epi16(part[r][f], _mm256_maddubs_epi16(four[f], codes));
+          Pin(part[r][f]);
+        });
+      });
+    });
+    Unroll<kRows>([&](auto r) EF_INLINE {
+      const __m256i start = Start(row + r, group, 0);
+      Unroll<2>([&](auto h) EF_INLINE {
+        const __m256i sum = _mm256_add_epi16(start, AddLanes(part[r][2 * h], part[r][2 * h + 1]));
+        const __m256i scaled = _mm256_madd_epi16(sum, factors[h]);
+        sums.of[r][h] = _mm256_add_epi32(sums.of[r][h], scaled);
+      });
+    });
+  }
+
   inline EF_INLINE void AllGroups(int64_t panel) {
     const uint8_t* packed = matrix.PanelCodes(panel);
     const int64_t units = matrix.Units();
+    const uint8_t* x = a.Row(row);
+    const PairLevels<kPaired ? kBits : 2> pairs(matrix.factors, bias);
     int64_t u = 0;
     int64_t group = 0;
     for (; u + kGroupUnits <= units; u += kGroupUnits, ++group) {
@@ -79,8 +111,12 @@ struct FactoredPanel {
         const uint8_t* ahead = packed + u * 8 * kBits + kPrefetchBytes + line * 64;
         _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T0);
       });
-      Unroll<kGroupUnits / kRun>(
-          [&](auto run) EF_INLINE { Run<true>(packed, group, run, u + run * kRun, 0); });
+      if constexpr (kPaired) {
+        PairedGroup(pairs, packed + u * 8 * kBits, x + u * kUnitDepth, group);
+      } else {
+        Unroll<kGroupUnits / kRun>(
+            [&](auto run) EF_INLINE { Run<true>(packed, group, run, u + run * kRun, 0); });
+      }
     }
     if (u == units) return;
     decoder.Group(matrix.GroupSelectors(panel, group), factors);

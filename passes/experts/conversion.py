@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from edgefold.passes.base import Context, Edit, Skip
 from edgefold.passes.experts.dispatch import write_dispatch
-from edgefold.passes.experts.recognition import Layer, find_layers
+from edgefold.passes.experts.recognition.layers import Layer, find_layers
 
 
 def to_dispatch(model: ir.Model, context: Context) -> tuple[list[Edit], list[Skip]]:
@@ -26,7 +26,7 @@ def to_dispatch(model: ir.Model, context: Context) -> tuple[list[Edit], list[Ski
     edits = []
     for layer in layers:
         _rewrite(model.graph, layer)
-        edits.append(Edit(layer.name, f"{len(layer.experts)} experts, {layer.form}: to dispatch form"))
+        edits.append(Edit(layer.name, f"{len(layer.reading.experts)} experts, {layer.form}: to dispatch form"))
     return edits, skips
 
 
@@ -34,8 +34,9 @@ def _rewrite(graph: ir.Graph, layer: Layer) -> None:
     """Puts the dispatch form in the place of a layer; the output keeps its name."""
     last, old = layer.output.producer(), layer.output
     assert last is not None
-    gates, end = layer.gates.write(graph, layer.name, len(layer.experts), last)
-    output = write_dispatch(graph, layer.name, layer.x, gates, layer.experts, layer.activation, after=end)
+    read = layer.reading
+    gates, end = read.gates.write(graph, layer.name, len(read.experts), last)
+    output = write_dispatch(graph, layer.name, layer.x, gates, read.experts, read.activation, after=end)
     output.shape = old.shape
     old.replace_all_uses_with(output, replace_graph_outputs=True)
     name = str(old.name)

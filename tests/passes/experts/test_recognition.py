@@ -17,7 +17,7 @@ from edgefold.passes import DispatchExperts
 from edgefold.passes.base import Context, SkipReason
 from edgefold.passes.experts.activation import name_of
 from edgefold.passes.experts.dispatched import find_dispatched
-from edgefold.passes.experts.recognition import find_layers
+from edgefold.passes.experts.recognition.layers import find_layers
 from edgefold.probing import probe
 from edgefold.session import compute
 
@@ -68,8 +68,8 @@ def assert_rewritten(model: ir.Model, layers: int = 1, feed: Array | None = None
 def test_every_form(layer: str) -> None:
     model = exported(layer)
     [found], skips = find_layers(model, CONTEXT)
-    assert (found.form, len(found.experts), found.top) == (FORMS[layer], torch_layers.E, torch_layers.K)
-    assert name_of(found.activation) == ("swiglu-clamped" if layer == "StackedLoop" else "silu")
+    assert (found.form, len(found.reading.experts), found.top) == (FORMS[layer], torch_layers.E, torch_layers.K)
+    assert name_of(found.reading.activation) == ("swiglu-clamped" if layer == "StackedLoop" else "silu")
     assert str(found.semantics) == "softmax, normalized"
     assert not skips
     assert_rewritten(model)
@@ -86,8 +86,11 @@ def test_every_meaning_of_the_gates(router: str) -> None:
 def test_two_matrices_with_biases() -> None:
     model = exported("Loop", expert="Gelu")
     [found], _ = find_layers(model, CONTEXT)
-    assert name_of(found.activation) == "gelu"
-    assert [one.bias is not None for one in (*found.experts[0].inputs, found.experts[0].down)] == [True, True]
+    assert name_of(found.reading.activation) == "gelu"
+    assert [one.bias is not None for one in (*found.reading.experts[0].inputs, found.reading.experts[0].down)] == [
+        True,
+        True,
+    ]
     assert_rewritten(model)
 
 
@@ -151,7 +154,11 @@ def test_moe_charlm() -> None:
     assert not skips
     assert [layer.name for layer in layers] == [f"/layers.{number}/moe" for number in range(4)]
     for layer in layers:
-        assert (layer.top, name_of(layer.activation), str(layer.semantics)) == (2, "silu", "softmax, normalized")
-        assert [len(expert.inputs) for expert in layer.experts] == [2] * 8
-        assert layer.experts[0].down.weight.shape == (160, 128)
+        assert (layer.top, name_of(layer.reading.activation), str(layer.semantics)) == (
+            2,
+            "silu",
+            "softmax, normalized",
+        )
+        assert [len(expert.inputs) for expert in layer.reading.experts] == [2] * 8
+        assert layer.reading.experts[0].down.weight.shape == (160, 128)
     assert_rewritten(model, 4, np.arange(48).reshape(2, 24))

@@ -12,9 +12,10 @@ import onnx_ir as ir
 
 from edgefold.passes._layer_inputs import Rows
 from edgefold.passes.base import Context
-from edgefold.passes.experts.activation import Expression, evaluate
-from edgefold.passes.experts.dispatch import Array, Expert, Product
-from edgefold.passes.experts.gates import Found, Gates
+from edgefold.passes.experts.activation import evaluate
+from edgefold.passes.experts.dispatch import Array, Product
+from edgefold.passes.experts.recognition.gates import Found
+from edgefold.passes.experts.recognition.proposal import Reading
 from edgefold.passes.pruning.groups import Trace
 
 TOLERANCE = 1e-4
@@ -80,6 +81,10 @@ class Block:
         entering.dtype = entering.dtype or ir.DataType.FLOAT
         for value in graph.outputs:
             value.shape = None
+        for node in graph:
+            node.attributes.pop(
+                "accuracy_level", None
+            )  # QMoE: rounds its inputs to integers, which is no part of a layer
         part = ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values()))
         return cls(part, str(root.name), shape, described)
 
@@ -106,14 +111,15 @@ class Block:
             yield self._run(values, context.calibration.rows([request], _CALIBRATION_ROWS)[request][0])
 
 
-def mixture(run: Run, gates: Gates, experts: Sequence[Expert], activation: Expression) -> Array:
+def mixture(run: Run, reading: Reading) -> Array:
     """What a layer should give for the tokens of a run, float64 [T, d]."""
-    weights = gates.dense(run.found, len(experts)).astype(np.float64)
+    experts = reading.experts
+    weights = reading.gates.dense(run.found, len(experts)).astype(np.float64)
     x = run.x.astype(np.float64)
     total = np.zeros((len(x), experts[0].down.weight.shape[1]))
     for number, expert in enumerate(experts):
         rows = np.flatnonzero(weights[:, number])
-        hidden = evaluate(activation, [_apply(one, x[rows]) for one in expert.inputs])
+        hidden = evaluate(reading.activation, [_apply(one, x[rows]) for one in expert.inputs])
         total[rows] += weights[rows, number, None] * _apply(expert.down, hidden)
     return total
 

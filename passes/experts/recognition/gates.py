@@ -92,6 +92,59 @@ class Chosen:
 
 
 @dataclasses.dataclass(frozen=True)
+class TopScores:
+    """The `top` highest of the softmax of logits [..., E], or other weights at their places.
+
+    Attributes:
+        logits: by which experts are chosen.
+        top: how many.
+        normalized: whether the weights of a token are made to add up to one.
+        weights: [..., E], taken in the place of the softmax.
+    """
+
+    logits: ir.Value
+    top: int
+    normalized: bool
+    weights: ir.Value | None = None
+
+    @property
+    def values(self) -> tuple[ir.Value, ...]:
+        return (self.logits,) if self.weights is None else (self.logits, self.weights)
+
+    def dense(self, found: Found, experts: int) -> Array:
+        logits = found[str(self.logits.name)].reshape(-1, experts)
+        scores = _softmax(logits) if self.weights is None else found[str(self.weights.name)].reshape(-1, experts)
+        chosen = np.argsort(-logits, axis=1, kind="stable")[:, : self.top]
+        gates = np.zeros_like(scores)
+        np.put_along_axis(gates, chosen, np.take_along_axis(scores, chosen, axis=1), axis=1)
+        return gates / gates.sum(axis=1, keepdims=True) if self.normalized else gates
+
+    def write(self, graph: ir.Graph, layer: str, experts: int, after: ir.Node) -> tuple[ir.Value, ir.Node]:
+        store = InitializerStore(graph)
+        top = store.add(f"{layer}.chosen", np.array([self.top], np.int64))
+        last = store.add(f"{layer}.last", np.array([-1], np.int64))
+        choice = ir.node("TopK", [self.logits, top], {"axis": -1}, num_outputs=2, name=f"{layer}/router.top")
+        values, numbers = choice.outputs
+        values.name, numbers.name = f"{layer}/router.values", f"{layer}/router.numbers"
+        nodes = [choice]
+        if self.weights is None:
+            scores = ir.node("Softmax", [self.logits], {"axis": -1}, name=f"{layer}/router.scores")
+            nodes.append(scores)
+        source = nodes[-1].outputs[0] if self.weights is None else self.weights
+        nodes.append(ir.node("GatherElements", [source, numbers], {"axis": -1}, name=f"{layer}/router.chosen"))
+        if self.normalized:
+            weights = nodes[-1].outputs[0]
+            nodes.append(ir.node("ReduceSum", [weights, last], {"keepdims": 1}, name=f"{layer}/router.total"))
+            nodes.append(ir.node("Div", [weights, nodes[-1].outputs[0]], name=f"{layer}/router.normalized"))
+        for node in nodes[1:]:
+            node.outputs[0].name = node.name
+        graph.insert_after(after, nodes)
+        weights = nodes[-1].outputs[0]
+        weights.type = self.logits.type
+        return Chosen(numbers, weights, self.top).write(graph, layer, experts, nodes[-1])
+
+
+@dataclasses.dataclass(frozen=True)
 class Semantics:
     """What the gates are, of the router's logits.
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from edgefold.passes.experts.activation import Expression, Operand, is_affine, read_expression, swapped
 from edgefold.passes.experts.dispatch import Expert, Product
-from edgefold.passes.experts.matrices import MOVES, Array, Factor, Linear, Weights
+from edgefold.passes.experts.recognition.matrices import MOVES, Array, Factor, Linear, Weights
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,7 +95,7 @@ def _body(down: Factor, weights: Weights) -> Body | None:
     if len(inputs) == 2 and is_affine(activation, 0) and not is_affine(activation, 1):
         inputs.reverse()
         activation = swapped(activation)
-    chains = [_sources(one.factor.data) for one in inputs]
+    chains = [sources_of(one.factor.data) for one in inputs]
     sources = [first for first, *rest in zip(*(values for values, _ in chains), strict=False) if set(rest) <= {first}]
     last = Linear(down, down.bias, np.arange(down.matrix.array.shape[-1]))
     output, bias, gates = _behind(last, weights)
@@ -105,7 +105,7 @@ def _body(down: Factor, weights: Weights) -> Body | None:
     return Body(tuple(inputs), activation, last, output, tuple(sources), routes) if sources else None
 
 
-def _sources(data: ir.Value) -> tuple[list[ir.Value], list[ir.Value]]:
+def sources_of(data: ir.Value) -> tuple[list[ir.Value], list[ir.Value]]:
     """The values from which features come unchanged, farthest first, and those that pick among their rows."""
     values, routes = [data], []
     while (node := values[0].producer()) is not None:

@@ -22,6 +22,7 @@ from edgefold.calibration import Calibration
 from edgefold.errors import ModelError, VerificationError
 from edgefold.files.opset import raise_opset
 from edgefold.heal.differentiation import Differentiator
+from edgefold.measuring.devices import device
 from edgefold.measuring.macs import macs_by_name
 from edgefold.measuring.measure import model_macs, model_size
 from edgefold.measuring.operator_times import operator_times
@@ -154,6 +155,7 @@ def run_recipe(
             perturb=perturbed,
             divergence=functools.partial(perturbed, classes=inputs.classes) if perturbed else None,
             macs=functools.partial(macs_by_name, shapes=inputs.shapes),
+            device=device,
             compute=compute,
         )
         model, record = run_step(model, step, inputs, context)

@@ -9,6 +9,7 @@ from edgefold.passes.dispatch_experts import DispatchExperts
 from edgefold.passes.elastic_depth import ElasticDepth
 from edgefold.passes.equalize_channels import EqualizeChannels
 from edgefold.passes.fold_batchnorm import FoldBatchnorm
+from edgefold.passes.fuse_blocks import FuseBlocks
 from edgefold.passes.fuse_layers import FuseLayers
 from edgefold.passes.heal import Heal
 from edgefold.passes.l1_normalization import L1Normalization
@@ -26,6 +27,7 @@ __all__ = [
     "Context",
     "Edit",
     "Effect",
+    "FuseBlocks",
     "FuseLayers",
     "Heal",
     "Notes",
@@ -51,4 +53,5 @@ PASSES: tuple[type[Pass], ...] = (
     Quantize,
     Heal,
     ElasticDepth,
+    FuseBlocks,
 )

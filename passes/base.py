@@ -18,6 +18,7 @@ import msgspec
 import onnx_ir as ir
 
 if TYPE_CHECKING:
+    from edgefold.passes.fusion.cost import Device
     from edgefold.passes.pruning.groups import Trace
 
 
@@ -168,6 +169,7 @@ class Context:
         macs: multiply-accumulates of the model's nodes, by their names, for one sample at the task's shapes; nodes
             whose shapes are unknown are left out.
         compute: runs a small model, such as a part cut out of this one; see ``edgefold.session.compute``.
+        device: caches of a device by its name; see ``edgefold.measuring.devices``.
     """
 
     calibration: Calibrates | None = None
@@ -182,6 +184,7 @@ class Context:
     divergence: Perturb | None = None
     learn_gates: LearnGates | None = None
     macs: Callable[[ir.Model], Mapping[str, int]] | None = None
+    device: Callable[[str], Device] | None = None
     compute: Compute | None = None
 
     def excludes(self, node_name: str) -> bool:
@@ -204,6 +207,10 @@ class Pass(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Base of all passes; the class name in kebab-case is the name in recipes and on the command line."""
 
     effect: ClassVar[Effect]
+    verified_by: ClassVar[Literal["kernels", "functions"]] = "kernels"
+    """What runs the nodes of ``ai.edgefold`` while the pipeline compares the model before and after the pass. Functions
+    are for passes that exchange one such node for another: integer layers make a whole step of a last bit, in which two
+    kernels may differ, but the functions that mean the same compute the same."""
 
     @property
     def name(self) -> str:

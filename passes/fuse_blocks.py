@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fuse-blocks: the layers of a block become one kernel, so that what lies between them stays in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Literal
+
+import onnx_ir as ir
+
+from edgefold.passes.base import Context, Effect, Notes, Pass
+from edgefold.passes.fusion.cost import TYPICAL, Device
+from edgefold.passes.fusion.feed_forward import fuse_feed_forward
+
+Kind = Literal["feed-forward"]
+KINDS: Mapping[Kind, Callable[[ir.Model, Context, Device], Notes]] = {"feed-forward": fuse_feed_forward}
+"""What can be fused, in the order in which it is looked for."""
+
+
+class FuseBlocks(Pass, frozen=True, kw_only=True):
+    """Replaces quantized layers that follow one another by one operator that keeps what lies between them in the cache.
+
+    What it does: two linear layers with an activation between them, and the addition of a residual behind, become
+    FusedFeedForward, which takes some rows through all of it before the next ones (Lavin, arXiv 2404.03617, block
+    fusion, with channels in the place of pixels). Which blocks pay is decided by the bytes that either way moves and
+    the cache levels of the device that hold them; the report's table has a row for every block.
+
+    When it fires: on nodes that ``quantize`` made; so it comes after it, and after everything that trains or refits.
+    Activations are recognized by what they compute, whatever nodes an exporter wrote them with.
+
+    When it does not: where the values between two layers are read elsewhere or are outputs of the model, or where the
+    fused form would move its bytes more slowly. Each is a skip with its reason.
+
+    Numerics: reassociated. Integer sums, scales and codes are those of the separate nodes, bit for bit; activation
+    functions other than clippings are those of the kernels, within 2^-21 of the argument.
+
+    Example: ``y = Add(ShiftMatMul(Gelu(ShiftMatMul(x, ...)), ...), r)`` becomes ``y = FusedFeedForward(x, ..., r)``.
+
+    Attributes:
+        kinds: the kinds of blocks to fuse; all where none is named.
+        device: where the model will run: `local`, this machine, or a name in ``targets/devices``.
+    """
+
+    effect: ClassVar[Effect] = Effect.REASSOCIATED
+    verified_by: ClassVar[Literal["kernels", "functions"]] = "functions"
+
+    kinds: tuple[Kind, ...] = ()
+    device: str = "local"
+
+    def rewrite(self, model: ir.Model, context: Context) -> Notes:
+        from edgefold.ops import add_functions  # onnxscript takes a second to import
+
+        device = context.device(self.device) if context.device else TYPICAL
+        notes = Notes(stats={"device": device.name})
+        for kind, fuse in KINDS.items():
+            if not self.kinds or kind in self.kinds:
+                notes = _joined(notes, fuse(model, context, device))
+        add_functions(model)
+        return notes
+
+
+def _joined(first: Notes, second: Notes) -> Notes:
+    return Notes(
+        first.edits + second.edits,
+        first.skips + second.skips,
+        {**first.stats, **second.stats},
+        first.table + second.table,
+    )

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kind ``feed-forward``: two quantized linear layers with an activation between them, and a residual behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from edgefold.passes._initializers import InitializerStore
+from edgefold.passes._weighted_nodes import node_label
+from edgefold.passes.base import Context, Edit, Notes, Skip, SkipReason
+from edgefold.passes.fusion.activations import Activation, find_activation
+from edgefold.passes.fusion.cost import Decision, Device, Move, Plan, decide
+from edgefold.passes.fusion.shapes import Shapes, run_shapes, sole_addition
+
+KIND = "feed-forward"
+ROWS_AT_ONCE = 128
+"""Rows that the kernel takes through a block before the next ones."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FeedForward:
+    """Nodes that one FusedFeedForward computes.
+
+    Attributes:
+        up, down: the ShiftMatMuls.
+        activation: between them.
+        nodes: all of them in graph order.
+        add: the node that adds the residual, or None.
+    """
+
+    up: ir.Node
+    down: ir.Node
+    activation: Activation
+    nodes: tuple[ir.Node, ...]
+    add: ir.Node | None
+
+    @property
+    def label(self) -> str:
+        return node_label(self.up)
+
+    @property
+    def output(self) -> ir.Value:
+        return self.nodes[-1].outputs[0]
+
+    @property
+    def residual(self) -> ir.Value | None:
+        """What is added last, now; the block before may have been replaced since this one was found."""
+        return None if self.add is None else next(x for x in self.add.inputs if x is not self.down.outputs[0])
+
+
+def fuse_feed_forward(model: ir.Model, context: Context, device: Device) -> Notes:
+    """Joins the feed-forward blocks of the main graph, in place.
+
+    Numerics: bit-equal to the separate nodes where the activation is a clipping; other functions are those of the
+    kernels, whose last bits are not ONNX Runtime's.
+    """
+    graph = model.graph
+    graph.sort()
+    shapes = run_shapes(model, context)
+    store = InitializerStore(graph)
+    edits: list[Edit] = []
+    skips: list[Skip] = []
+    table: list[Mapping[str, Any]] = []
+    for found in list(_candidates(graph, shapes)):
+        if isinstance(found, Skip):
+            skips.append(found)
+        elif any(context.excludes(node_label(node)) for node in found.nodes):
+            skips.append(Skip(found.label, SkipReason.EXCLUDED))
+        else:
+            decision = _decision(found, shapes, device)
+            table.append(_row(found, decision))
+            if decision.fuse:
+                edits.append(_replace(graph, store, found))
+            else:
+                skips.append(Skip(found.label, SkipReason.NOTHING_TO_GAIN, decision.why))
+    return Notes(tuple(edits), tuple(skips), {f"{KIND}.blocks": len(edits)}, tuple(table))
+
+
+def _candidates(graph: ir.Graph, shapes: Shapes) -> Iterator[FeedForward | Skip]:
+    """Every layer whose activation reads nothing else and feeds another layer; a Skip for what stands in the way."""
+    for up in graph:
+        if not _is_layer(up):
+            continue
+        between = find_activation(up.outputs[0])
+        if between is None:
+            continue
+        uses = list(between.output.uses())
+        downs = [use.node for use in uses if use.idx == 0 and _is_layer(use.node)]
+        if not downs:
+            continue
+        down = downs[0]
+        if between.output.is_graph_output():
+            yield Skip(node_label(up), SkipReason.GRAPH_OUTPUT, "the hidden tensor")
+        elif len(uses) > 1 or down.graph is not graph:
+            yield Skip(node_label(up), SkipReason.INSEPARABLE, "the hidden tensor has several readers")
+        elif any(node.attributes.get_int("x_codes", 0) for node in (up, down)):
+            yield Skip(node_label(up), SkipReason.ATTRIBUTE, "a layer reads codes that its producer makes")
+        else:
+            nodes = (up, *between.nodes, down)
+            add = sole_addition(down.outputs[0], shapes)
+            yield FeedForward(up, down, between.activation, (*nodes, add) if add else nodes, add)
+
+
+def _is_layer(node: ir.Node) -> bool:
+    return node.domain == "ai.edgefold" and node.op_type == "ShiftMatMul"
+
+
+def _decision(block: FeedForward, shapes: Shapes, device: Device) -> Decision:
+    """Compares what the hidden tensor and the weights cost when they are met again.
+
+    Unfused, the hidden floats are written, rewritten by the activation and read twice by the quantizer, all of them at
+    each step; fused, a block of rows is written once and read twice. Either way the weights are read once for every
+    such block of rows, but in turns of one layer or of both.
+    """
+    x = block.up.inputs[0]
+    shape = shapes.get(str(x.name)) if x is not None else None
+    rows = math.prod(shape[:-1]) if shape else ROWS_AT_ONCE
+    row_bytes = 4 * block.down.attributes.get_int("k", 0)
+    blocks = -(-rows // ROWS_AT_ONCE)
+    weights = [_weight_bytes(node) for node in (block.up, block.down)]
+    again = (blocks - 1) * sum(weights)
+    tensor, part = rows * row_bytes, min(rows, ROWS_AT_ONCE) * row_bytes
+    unfused = (Move("hidden", 5 * tensor, tensor), Move("weights", again, max(weights)))
+    fused = (Move("hidden", 3 * tensor, part), Move("weights", again, sum(weights)))
+    return decide(Plan(len(block.nodes), unfused), Plan(1, fused), device)
+
+
+def _weight_bytes(node: ir.Node) -> int:
+    stored = (value.const_value for value in node.inputs[1:5] if value is not None)
+    return sum(tensor.nbytes for tensor in stored if tensor is not None)
+
+
+def _row(block: FeedForward, decision: Decision) -> Mapping[str, Any]:
+    return {"block": block.label, "kind": KIND, "activation": block.activation.kind.name.lower().replace("_", "-")} | {
+        **dataclasses.asdict(decision)
+    }
+
+
+def _replace(graph: ir.Graph, store: InitializerStore, block: FeedForward) -> Edit:
+    """Puts the operator in the place of the nodes."""
+    zero = store.add("edgefold.zero", np.zeros(1, np.float32))
+    attributes = ir.convenience.convert_attributes(
+        {"function": int(block.activation.kind), "alpha": block.activation.alpha, "beta": block.activation.beta}
+    )
+    for prefix, layer in (("up_", block.up), ("down_", block.down)):
+        kept = (value for name, value in layer.attributes.items() if name != "x_codes")
+        attributes += [ir.Attr(prefix + value.name, value.type, value.value) for value in kept]
+    inputs = [*block.up.inputs, *block.down.inputs[1:], block.residual or zero]
+    output = ir.Value(
+        name=f"{block.output.name}.fused", type=ir.TensorType(ir.DataType.FLOAT), shape=block.output.shape
+    )
+    node = ir.Node("ai.edgefold", "FusedFeedForward", inputs, attributes, outputs=[output], name=block.label)
+    old = ",".join(node_label(one) for one in block.nodes)
+    node.metadata_props.update({"edgefold.pass": "fuse-blocks", "edgefold.from": old})
+    ir.convenience.replace_nodes_and_values(graph, block.nodes[-1], block.nodes[::-1], [node], [block.output], [output])
+    return Edit(block.label, f"FusedFeedForward of {', '.join(one.op_type for one in block.nodes)}")

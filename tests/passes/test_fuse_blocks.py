@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""fuse-blocks: which linear layers become one operator, that it means the same, and what decides."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import graphs
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgefold.passes import Context, Notes
+from edgefold.passes.fuse_blocks import FuseBlocks
+from edgefold.passes.fusion.cost import TYPICAL, Device, Level, Move, Plan, decide
+from edgefold.probing import probe
+
+sys.path.insert(0, str(Path(__file__).parent / "fusion"))
+from linear_blocks import WIDTH, quantized
+
+UP = "u = MatMul(x, up) v = Add(u, b)"
+DOWN = "d = MatMul(h, down) y = Add(d, c)"
+ERF_GELU = "p = Div(v, root2) q = Erf(p) r = Add(q, one) s = Mul(v, r) h = Mul(s, half)"
+ACTIVATIONS = {
+    "relu": ("h = Relu(v)", 0),
+    "gelu": ("h = Gelu(v)", 6),
+    "gelu-written-out": (ERF_GELU, 6),
+    "silu": ("s = Sigmoid(v) h = Mul(v, s)", 4),
+    "hard-swish": ("h = HardSwish(v)", 5),
+}
+
+
+def fuse(model: ir.Model, context: Context | None = None, **options: object) -> Notes:
+    return FuseBlocks(**options).rewrite(model, context or Context(probe=lambda one: probe(one, feeds={}, shapes={})))  # type: ignore[arg-type]
+
+
+def operators(model: ir.Model) -> list[str]:
+    return [node.op_type for node in model.graph]
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_two_layers_and_their_activation_become_one_operator(name: str) -> None:
+    text, kind = ACTIVATIONS[name]
+    model = quantized(f"{UP} {text} {DOWN}")
+    x = graphs.weights(5, WIDTH)
+    [before] = graphs.run(model, {"x": x})
+    notes = fuse(model)
+    assert operators(model) == ["FusedFeedForward"]
+    assert model.graph.node(0).attributes.get_int("function") == kind
+    assert len(notes.edits) == 1
+    assert not notes.skips
+    # Both are functions of the same standard operators.
+    [after] = graphs.run(model, {"x": x})
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-6 * np.abs(before).max())
+
+
+def test_the_residual_is_taken_in() -> None:
+    model = quantized(f"{UP} h = Relu(v) d = MatMul(h, down) e = Add(d, c) y = Add(e, x)")
+    x = graphs.weights(5, WIDTH)
+    [before] = graphs.run(model, {"x": x})
+    fuse(model)
+    assert operators(model) == ["FusedFeedForward"]
+    assert model.graph.node(0).inputs[-1] is model.graph.inputs[0]
+    np.testing.assert_array_equal(graphs.run(model, {"x": x})[0], before)
+
+
+def test_blocks_behind_one_another() -> None:
+    """The residual of the second is what the first gives."""
+    first = f"{UP} h = Relu(v) d = MatMul(h, down) e = Add(d, c) z = Add(e, x)"
+    second = "u2 = MatMul(z, up) v2 = Add(u2, b) h2 = Relu(v2) d2 = MatMul(h2, down) e2 = Add(d2, c) y = Add(z, e2)"
+    model = quantized(first + " " + second)
+    x = graphs.weights(5, WIDTH)
+    [before] = graphs.run(model, {"x": x})
+    fuse(model)
+    assert operators(model) == ["FusedFeedForward", "FusedFeedForward"]
+    np.testing.assert_array_equal(graphs.run(model, {"x": x})[0], before)
+
+
+def test_a_residual_that_is_broadcast_stays_outside() -> None:
+    text = f"{UP} h = Relu(v) d = MatMul(h, down) e = Add(d, c) y = Add(e, z)"
+    model = quantized(text, inputs="float[n,{width}] x, float[1,{width}] z")
+    fuse(model)
+    assert operators(model) == ["FusedFeedForward", "Add"]
+
+
+NEAR_MISSES = {
+    "the hidden tensor is read beside": f"{UP} h = Relu(v) d = MatMul(h, down) e = ReduceMax(h) y = Add(d, e)",
+    "no activation": f"{UP} d = MatMul(v, down) y = Add(d, c)",
+    "not one function of the sum": f"{UP} w = Softmax(v) h = Mul(v, w) {DOWN}",
+    "the sum is read beside": f"{UP} h = Relu(v) d = MatMul(h, down) e = ReduceMax(v) y = Add(d, e)",
+    "one layer": "u = MatMul(x, up) h = Relu(u) y = ReduceMax(h)",
+}
+
+
+@pytest.mark.parametrize("name", NEAR_MISSES)
+def test_near_misses_are_left_alone(name: str) -> None:
+    model = quantized(NEAR_MISSES[name])
+    before = graphs.nodes(model)
+    notes = fuse(model)
+    assert graphs.nodes(model) == before
+    assert not notes.edits
+
+
+def test_a_hidden_tensor_that_is_an_output_is_a_skip() -> None:
+    model = quantized(f"{UP} h = Relu(v) {DOWN}")
+    hidden = next(node for node in model.graph if node.op_type == "Relu").outputs[0]
+    model.graph.outputs.append(hidden)
+    notes = fuse(model)
+    assert "FusedFeedForward" not in operators(model)
+    assert str(notes.skips[0]).endswith("the value is a graph output (the hidden tensor)")
+
+
+def test_float_layers_are_left_alone_and_excluded_ones_skipped() -> None:
+    model = quantized(f"{UP} h = Relu(v) {DOWN}")
+    notes = fuse(model, Context(exclude=("d",)))
+    assert [str(skip.reason) for skip in notes.skips] == ["excluded by the user"]
+    assert not notes.edits
+
+
+@pytest.mark.parametrize("activations", ["static8", "float", "dynamic4"])
+def test_every_kind_of_activations(activations: str) -> None:
+    model = quantized(f"{UP} h = Relu(v) {DOWN}", activations=activations)
+    x = graphs.weights(5, WIDTH)
+    [before] = graphs.run(model, {"x": x})
+    fuse(model)
+    assert operators(model) == ["FusedFeedForward"]
+    np.testing.assert_array_equal(graphs.run(model, {"x": x})[0], before)
+
+
+@pytest.mark.parametrize(("cache", "fused"), [(30 << 10, True), (48 << 10, False), (90 << 10, True)])
+def test_the_decision_is_taken_by_the_devices_caches(cache: int, fused: bool) -> None:
+    """A cache that holds the weights of one layer (39 KB) but not of both loses them in turns, fused."""
+    device = Device("small", (Level("L1", cache, 100.0), Level("memory", np.inf, 1.0)))
+    model = quantized(f"{UP} h = Relu(v) {DOWN}", inputs="float[200,{width}] x", width=1600)
+    context = Context(device=lambda _: device, probe=lambda one: probe(one, feeds={}, shapes={"x": (200, 1600)}))
+    notes = fuse(model, context)
+    assert (operators(model) == ["FusedFeedForward"]) == fused
+    assert [row["fuse"] for row in notes.table] == [fused]
+    if not fused:
+        assert "weights 78 KB in L1; fused" in notes.skips[0].detail
+
+
+def test_costs() -> None:
+    device = Device("d", (Level("L1", 10, 2.0), Level("memory", np.inf, 0.5)))
+    inside, outside = Plan(1, (Move("a", 1000, 10),)), Plan(1, (Move("a", 1000, 11),))
+    assert inside.seconds(device) == pytest.approx(3e-7 + 500e-9)
+    assert outside.seconds(device) == pytest.approx(3e-7 + 2000e-9)
+    assert decide(outside, inside, device).fuse
+    assert not decide(inside, outside, device).fuse
+    assert "a 1 KB in memory" in decide(inside, outside, device).why
+    assert TYPICAL.level(33 << 10).name == "L2"

@@ -31,9 +31,10 @@ class Columns {
         n_(n),
         clip_low_(vdupq_n_f32(r.clip_low)),
         clip_high_(vdupq_n_f32(r.clip_high)),
-        y_scale_(vdupq_n_f32(r.y_scale)),
-        low_(vdupq_n_f32(static_cast<float>(r.range.low))),
-        high_(vdupq_n_f32(static_cast<float>(r.range.high))),
+        scale_(vdupq_n_f32(r.y_scale)),
+        reciprocal_(vdupq_n_f32(1.0f / r.y_scale)),
+        low_(vdupq_n_f32(static_cast<float>(r.range.low) * r.y_scale)),
+        high_(vdupq_n_f32(static_cast<float>(r.range.high) * r.y_scale)),
         residual_scale_(vdupq_n_f32(r.residual_scale)) {}
 
   // Pixel i, whose residual codes and results lie at `residual` and `y`.
@@ -51,7 +52,7 @@ class Columns {
     }
     int32x4_t codes[4];
     for (int q = 0; q < 4; ++q) {
-      codes[q] = vcvtnq_s32_f32(Clip(vdivq_f32(values[q], y_scale_), low_, high_));
+      codes[q] = Code(values[q]);
     }
     vst1q_u8(y, Pack(codes));
   }
@@ -61,6 +62,14 @@ class Columns {
     if (r_.sums == nullptr) return vld1q_f32(r_.values + at);
     const float32x4_t sums = vcvtq_f32_s32(vld1q_s32(r_.sums + at));
     return vaddq_f32(vmulq_f32(sums, vld1q_f32(r_.scales + n)), vld1q_f32(r_.bias + n));
+  }
+
+  // The integer that the quotient rounds to, as in x86_avx2.cc.
+  int32x4_t Code(float32x4_t value) const {
+    value = Clip(value, low_, high_);
+    const float32x4_t quotient = vmulq_f32(value, reciprocal_);
+    const float32x4_t remainder = vfmsq_f32(value, quotient, scale_);
+    return vcvtnq_s32_f32(vfmaq_f32(quotient, remainder, reciprocal_));
   }
 
   float32x4_t Add(float32x4_t value, const uint8_t* residual) const {
@@ -75,7 +84,7 @@ class Columns {
 
   const RequantizeArguments& r_;
   int64_t n_;
-  float32x4_t clip_low_, clip_high_, y_scale_, low_, high_, residual_scale_;
+  float32x4_t clip_low_, clip_high_, scale_, reciprocal_, low_, high_, residual_scale_;
 };
 
 }  // namespace

@@ -44,7 +44,7 @@ struct RequantizeArguments {
   bool residual_is_unsigned;
   float residual_scale;
   CodeRange range;
-  float y_scale;     // positive
+  float y_scale;     // 2^-64..2^64
   void* y;           // [pixels][y_stride] bytes, or floats; `channels` of a pixel are written
   int64_t y_stride;  // in elements
 };

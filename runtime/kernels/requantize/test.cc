@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <cmath>
 #include <limits>
 
 #include "kernels/requantize/requantize.h"
@@ -103,6 +104,30 @@ void Special(std::vector<Tally>& tallies) {
   }
 }
 
+// Values beside the ties between two codes, where a quotient that is off by its last bit shows.
+void Ties(Random& random, std::vector<Tally>& tallies) {
+  std::vector<float> values(256 * 16);
+  RequantizeArguments r = {};
+  r.values = values.data();
+  r.stride = r.channels = r.y_stride = 16;
+  r.pixels = 256;
+  r.clip_low = -kInfinity;
+  r.clip_high = kInfinity;
+  for (int round = 0; round < 40; ++round) {
+    const int exponent = round == 0 ? -64 : round == 1 ? 63 : random.Range(-20, 5);
+    r.y_scale = std::ldexp(1.5f + 0.5f * random.Uniform(), exponent);
+    r.range = round % 2 == 0 ? CodeRange{0, 255} : CodeRange{-127, 127};
+    for (size_t i = 0; i < values.size(); ++i) {
+      float value = (static_cast<float>(i / 16) - (round % 2 == 0 ? 0.5f : 128.5f)) * r.y_scale;
+      for (size_t ulp = 0; ulp < i % 8; ++ulp) {
+        value = std::nextafter(value, i % 16 < 8 ? kInfinity : -kInfinity);
+      }
+      values[i] = value;
+    }
+    Compare<uint8_t>(r, "values beside ties", tallies);
+  }
+}
+
 }  // namespace
 
 std::vector<Tally> TestRequantize() {
@@ -121,6 +146,7 @@ std::vector<Tally> TestRequantize() {
     }
   }
   Special(tallies);
+  Ties(random, tallies);
   return tallies;
 }
 

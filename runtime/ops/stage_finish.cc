@@ -2,13 +2,11 @@
 #include "ops/stage_finish.h"
 
 #include <algorithm>
-#include <limits>
 
 namespace edgefold {
 namespace {
 
 constexpr int64_t kLanes = 16;  // constants are readable up to a multiple of these
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // Pixels of channels beside each other to planes.
 void StorePlanes(const float* values, int64_t pixels, int64_t channels, float* y, int64_t plane) {
@@ -29,8 +27,7 @@ StageFinish::StageFinish(const ConvStage& stage)
       scales_(stage.scales),
       channels_(stage.attributes.out_channels),
       padded_channels_((channels_ + kLanes - 1) / kLanes * kLanes),
-      requantize_(RequantizeKernels().Choose().run),
-      activate_(ActivationKernels().Choose().run) {}
+      requantize_(RequantizeKernels().Choose().run) {}
 
 StageFinish::Constants StageFinish::Prepare(const StageInputs& inputs, float x_scale,
                                             float residual_scale, float* memory) const {
@@ -45,20 +42,20 @@ StageFinish::Constants StageFinish::Prepare(const StageInputs& inputs, float x_s
 }
 
 int64_t StageFinish::ScratchBytes(int64_t pixels) const {
-  const int64_t tiles = clips() ? (range_.is_float() ? 1 : 0) : 2;
-  return tiles * pixels * kMaxColumns * 4;
+  return range_.is_float() ? pixels * kMaxColumns * 4 : 0;
 }
 
-RequantizeArguments StageFinish::Arguments(const Constants& constants, const Target& target,
-                                           int64_t pixels, int64_t channel,
-                                           int64_t channels) const {
+void StageFinish::Run(const Constants& constants, const Target& target, const int32_t* sums,
+                      int64_t stride, int64_t pixels, int64_t channel, int64_t channels,
+                      uint8_t* scratch) const {
   RequantizeArguments r = {};
+  r.sums = sums;
+  r.stride = stride;
   r.pixels = pixels;
   r.channels = channels;
   r.scales = constants.scales + channel;
   r.bias = constants.bias + channel;
-  r.clip_low = clips() ? activation_.alpha : -kInfinity;
-  r.clip_high = clips() ? activation_.beta : kInfinity;
+  r.activation = activation_;
   r.place = place_;
   if (place_ != Residual::kNone) r.residual = target.residual + channel;
   r.residual_stride = channels_;
@@ -66,41 +63,12 @@ RequantizeArguments StageFinish::Arguments(const Constants& constants, const Tar
   r.residual_scale = constants.residual_scale;
   r.range = range_;
   r.y_scale = constants.y_scale;
-  return r;
-}
-
-// Sums to floats, and the activation on them; `r` is left with what is then to be done.
-void StageFinish::Activate(float* tile, RequantizeArguments* r) const {
-  const bool after = place_ == Residual::kAfterActivation;
-  RequantizeArguments first = *r;
-  if (after) first.place = Residual::kNone;
-  first.range = {};
-  first.y = tile;
-  first.y_stride = kMaxColumns;
-  requantize_(first);
-  activate_({activation_, tile, kMaxColumns, r->pixels, r->channels, tile, kMaxColumns});
-  if (!after) r->place = Residual::kNone;
-  r->sums = nullptr;
-  r->values = tile;
-  r->stride = kMaxColumns;
-}
-
-void StageFinish::Run(const Constants& constants, const Target& target, const int32_t* sums,
-                      int64_t stride, int64_t pixels, int64_t channel, int64_t channels,
-                      uint8_t* scratch) const {
-  float* tile = reinterpret_cast<float*>(scratch);
-  RequantizeArguments r = Arguments(constants, target, pixels, channel, channels);
-  r.sums = sums;
-  r.stride = stride;
-  if (!clips()) {
-    Activate(tile, &r);
-    tile += pixels * kMaxColumns;
-  }
   if (!range_.is_float()) {
     r.y = static_cast<uint8_t*>(target.y) + channel;
     r.y_stride = target.y_stride;
     return requantize_(r);
   }
+  float* tile = reinterpret_cast<float*>(scratch);
   r.y = tile;
   r.y_stride = kMaxColumns;
   requantize_(r);

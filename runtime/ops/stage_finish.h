@@ -39,11 +39,6 @@ class StageFinish {
            int64_t pixels, int64_t channel, int64_t channels, uint8_t* scratch) const;
 
  private:
-  bool clips() const { return activation_.kind == ActivationKind::kClip; }
-  RequantizeArguments Arguments(const Constants& constants, const Target& target, int64_t pixels,
-                                int64_t channel, int64_t channels) const;
-  void Activate(float* tile, RequantizeArguments* r) const;
-
   Activation activation_;
   Residual place_;
   bool residual_is_unsigned_;
@@ -52,7 +47,6 @@ class StageFinish {
   int64_t channels_;
   int64_t padded_channels_;
   RequantizeKernel* requantize_;
-  ActivationKernel* activate_;
 };
 
 }  // namespace edgefold

@@ -108,30 +108,36 @@ struct Formulas {
   }
 };
 
-template <int kLanes>
-inline void Activate(const ActivationArguments& a) {
+// Calls use(f), where f applies the activation to a vector.
+template <int kLanes, typename Use>
+inline void WithFunction(const Activation& activation, const Use& use) {
   using F = Formulas<kLanes>;
   using Floats = typename F::Floats;
-  const float alpha = a.activation.alpha;
-  const float beta = a.activation.beta;
-  switch (a.activation.kind) {
+  const float alpha = activation.alpha;
+  const float beta = activation.beta;
+  switch (activation.kind) {
     case ActivationKind::kClip:
-      return F::ForEach(a, [=](Floats x) { return F::Clip(x, alpha, beta); });
+      return use([=](Floats x) { return F::Clip(x, alpha, beta); });
     case ActivationKind::kSigmoid:
-      return F::ForEach(a, [](Floats x) { return F::Sigmoid(x); });
+      return use([](Floats x) { return F::Sigmoid(x); });
     case ActivationKind::kHardSigmoid:
-      return F::ForEach(a, [=](Floats x) { return F::Clip(x * alpha + beta, 0.0f, 1.0f); });
+      return use([=](Floats x) { return F::Clip(x * alpha + beta, 0.0f, 1.0f); });
     case ActivationKind::kTanh:
-      return F::ForEach(a, [](Floats x) { return F::Tanh(x); });
+      return use([](Floats x) { return F::Tanh(x); });
     case ActivationKind::kSwish:
-      return F::ForEach(a, [=](Floats x) { return x * F::Sigmoid(x * alpha); });
+      return use([=](Floats x) { return x * F::Sigmoid(x * alpha); });
     case ActivationKind::kHardSwish:
-      return F::ForEach(a, [=](Floats x) { return x * F::Clip(x * alpha + beta, 0.0f, 1.0f); });
+      return use([=](Floats x) { return x * F::Clip(x * alpha + beta, 0.0f, 1.0f); });
     case ActivationKind::kGelu:
-      return F::ForEach(a, [](Floats x) { return F::Gelu(x); });
+      return use([](Floats x) { return F::Gelu(x); });
     case ActivationKind::kGeluTanh:
-      return F::ForEach(a, [](Floats x) { return F::GeluTanh(x); });
+      return use([](Floats x) { return F::GeluTanh(x); });
   }
+}
+
+template <int kLanes>
+inline void Activate(const ActivationArguments& a) {
+  WithFunction<kLanes>(a.activation, [&](const auto& f) { Formulas<kLanes>::ForEach(a, f); });
 }
 
 }  // namespace

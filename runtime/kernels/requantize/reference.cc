@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cmath>
 
+#include "kernels/activation/formulas.h"
 #include "kernels/requantize/requantize.h"
 
 namespace edgefold {
@@ -20,10 +21,13 @@ float AddResidual(const RequantizeArguments& r, Residual place, int64_t i, int64
   return value + product;
 }
 
-float Value(const RequantizeArguments& r, int64_t i, int64_t n) {
-  if (r.sums == nullptr) return r.values[i * r.stride + n];
-  const float product = static_cast<float>(r.sums[i * r.stride + n]) * r.scales[n];
-  return product + r.bias[n];
+float Activated(const Activation& activation, float value) {
+  if (activation.kind == ActivationKind::kClip) {
+    return Clip(value, activation.alpha, activation.beta);
+  }
+  using Floats = Formulas<1>::Floats;
+  WithFunction<1>(activation, [&](const auto& f) { value = f(Floats{value})[0]; });
+  return value;
 }
 
 }  // namespace
@@ -33,8 +37,9 @@ void requantize_reference(const RequantizeArguments& r) {
   const float high = static_cast<float>(r.range.high);
   for (int64_t i = 0; i < r.pixels; ++i) {
     for (int64_t n = 0; n < r.channels; ++n) {
-      float value = AddResidual(r, Residual::kBeforeActivation, i, n, Value(r, i, n));
-      value = Clip(value, r.clip_low, r.clip_high);
+      const float product = static_cast<float>(r.sums[i * r.stride + n]) * r.scales[n];
+      float value = AddResidual(r, Residual::kBeforeActivation, i, n, product + r.bias[n]);
+      value = Activated(r.activation, value);
       value = AddResidual(r, Residual::kAfterActivation, i, n, value);
       if (r.range.is_float()) {
         static_cast<float*>(r.y)[i * r.y_stride + n] = value;

@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // What follows the sums of a convolution, up to the codes that the next one reads.
 //
-//   v = float(sums[i][n]) * scales[n] + bias[n]         values[i][n] where there are no sums
-//   v = v + float(residual[i][n]) * residual_scale      where it is added before clipping
-//   v = min(max(v, clip_low), clip_high)
-//   v = v + float(residual[i][n]) * residual_scale      where it is added after clipping
+//   v = float(sums[i][n]) * scales[n] + bias[n]
+//   v = v + float(residual[i][n]) * residual_scale      where it is added before the activation
+//   v = activation(v)                                   of kernels/activation
+//   v = v + float(residual[i][n]) * residual_scale      where it is added after it
 //   y[i][n] = min(max(round_half_even(v / y_scale), low), high)       v where y is float
 //
-// in float32, each operation rounded once (no fused multiply-add), for pixels i and channels n; a
-// NaN becomes clip_low, or the code `low`. Other activations than clipping run between two calls:
-// sums to float, and values to codes. Bit-equal. Nothing overlaps; no pointer needs alignment.
+// in float32, each operation rounded once (no fused multiply-add), for pixels i and channels n.
+// max(v, low) is `low` for a NaN, here and in the activation kClip. Bit-equal. Nothing overlaps; no
+// pointer needs alignment.
 #pragma once
 
 #include <cstdint>
 
 #include "base/kernel.h"
+#include "kernels/activation/activation.h"
 
 namespace edgefold {
 
@@ -29,15 +30,13 @@ struct CodeRange {
 enum class Residual { kNone, kBeforeActivation, kAfterActivation };
 
 struct RequantizeArguments {
-  const int32_t* sums;  // [pixels][stride], or null
-  const float* values;  // [pixels][stride], read where there are no sums
+  const int32_t* sums;  // [pixels][stride]
   int64_t stride;       // >= channels rounded up to 16: a kernel may read as far as that
   int64_t pixels;
   int64_t channels;
-  const float* scales;  // [channels rounded up to 16]; not read where there are no sums
+  const float* scales;  // [channels rounded up to 16]
   const float* bias;    // the same
-  float clip_low;
-  float clip_high;
+  Activation activation;
   Residual place;
   const uint8_t* residual;  // [pixels][residual_stride] codes; `channels` of a pixel are read
   int64_t residual_stride;

@@ -19,7 +19,7 @@ std::vector<float> Floats(Random& random, int64_t size, float scale) {
 struct Layout {
   int64_t channels;
   int64_t pixels;
-  bool sums;
+  Activation activation;
   CodeRange range;
   Residual place;
 };
@@ -45,7 +45,6 @@ void Case(Random& random, const Layout& l, std::vector<Tally>& tallies) {
   const int64_t stride = whole + random.Range(0, 3);
   std::vector<int32_t> sums(l.pixels * stride);
   for (int32_t& sum : sums) sum = random.Range(-40000, 40000);
-  const std::vector<float> values = Floats(random, l.pixels * stride, 300.0f);
   std::vector<float> scales = Floats(random, whole, 0.01f);
   std::vector<float> bias = Floats(random, whole, 3.0f);
   if (random.Next() % 2 == 0) {
@@ -60,15 +59,13 @@ void Case(Random& random, const Layout& l, std::vector<Tally>& tallies) {
   for (uint8_t& code : residual) code = static_cast<uint8_t>(random.Range(-127, 127));
 
   RequantizeArguments r = {};
-  r.sums = l.sums ? sums.data() : nullptr;
-  r.values = l.sums ? nullptr : values.data();
+  r.sums = sums.data();
   r.stride = stride;
   r.pixels = l.pixels;
   r.channels = l.channels;
   r.scales = scales.data();
   r.bias = bias.data();
-  r.clip_low = random.Next() % 2 == 0 ? 0.0f : -kInfinity;
-  r.clip_high = random.Next() % 2 == 0 ? 6.0f : kInfinity;
+  r.activation = l.activation;
   r.place = l.place;
   r.residual = residual.data();
   r.residual_stride = residual_stride;
@@ -78,41 +75,51 @@ void Case(Random& random, const Layout& l, std::vector<Tally>& tallies) {
   r.y_scale = random.Next() % 2 == 0 ? 1.0f : 0.0123f;
   r.y_stride = l.channels + random.Range(0, 3);
   char where[120];
-  std::snprintf(where, sizeof where, "channels %d pixels %d sums %d low %d high %d residual %d",
-                static_cast<int>(l.channels), static_cast<int>(l.pixels), l.sums, l.range.low,
-                l.range.high, static_cast<int>(l.place));
+  std::snprintf(where, sizeof where, "channels %d pixels %d kind %d low %d high %d residual %d",
+                static_cast<int>(l.channels), static_cast<int>(l.pixels),
+                static_cast<int>(l.activation.kind), l.range.low, l.range.high,
+                static_cast<int>(l.place));
   l.range.is_float() ? Compare<float>(r, where, tallies) : Compare<uint8_t>(r, where, tallies);
+}
+
+// One pixel whose values are these biases.
+RequantizeArguments OfValues(const std::vector<float>& values, const std::vector<int32_t>& sums,
+                             const std::vector<float>& scales) {
+  RequantizeArguments r = {};
+  r.sums = sums.data();
+  r.scales = scales.data();
+  r.bias = values.data();
+  r.pixels = 1;
+  r.stride = r.channels = r.y_stride = static_cast<int64_t>(values.size());
+  r.activation = {ActivationKind::kClip, -kInfinity, kInfinity};
+  return r;
 }
 
 // What no calculation should give, and must not break one.
 void Special(std::vector<Tally>& tallies) {
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-  const float values[16] = {kNan, kInfinity, -kInfinity, 1e38f, -1e38f, 1e-45f, -0.0f,  0.5f,
-                            1.5f, 2.5f,      -0.5f,      -1.5f, 254.5f, 255.5f, 126.5f, -127.5f};
-  RequantizeArguments r = {};
-  r.values = values;
-  r.stride = 16;
-  r.pixels = 1;
-  r.channels = 16;
-  r.clip_low = -kInfinity;
-  r.clip_high = kInfinity;
+  const std::vector<float> values = {kNan, kInfinity, -kInfinity, 1e38f,  -1e38f, 1e-45f,
+                                     0.0f, 0.5f,      1.5f,       2.5f,   -0.5f,  -1.5f,
+                                     6.5f, 254.5f,    255.5f,     -127.5f};
+  const std::vector<int32_t> sums(values.size());
+  const std::vector<float> scales(values.size());
+  RequantizeArguments r = OfValues(values, sums, scales);
   r.y_scale = 1.0f;
-  r.y_stride = 16;
   for (CodeRange range : {CodeRange{0, 255}, CodeRange{-127, 127}, CodeRange{-7, 7}}) {
-    r.range = range;
-    Compare<uint8_t>(r, "special values", tallies);
+    for (float lowest : {-kInfinity, 0.0f, 2.0f}) {
+      r.range = range;
+      r.activation.alpha = lowest;
+      Compare<uint8_t>(r, "special values", tallies);
+    }
   }
 }
 
 // Values beside the ties between two codes, where a quotient that is off by its last bit shows.
 void Ties(Random& random, std::vector<Tally>& tallies) {
   std::vector<float> values(256 * 16);
-  RequantizeArguments r = {};
-  r.values = values.data();
-  r.stride = r.channels = r.y_stride = 16;
-  r.pixels = 256;
-  r.clip_low = -kInfinity;
-  r.clip_high = kInfinity;
+  const std::vector<int32_t> sums(values.size());
+  const std::vector<float> scales(values.size());
+  RequantizeArguments r = OfValues(values, sums, scales);
   for (int round = 0; round < 40; ++round) {
     const int exponent = round == 0 ? -64 : round == 1 ? 63 : random.Range(-20, 5);
     r.y_scale = std::ldexp(1.5f + 0.5f * random.Uniform(), exponent);
@@ -133,13 +140,17 @@ void Ties(Random& random, std::vector<Tally>& tallies) {
 std::vector<Tally> TestRequantize() {
   std::vector<Tally> tallies = Tallies(RequantizeKernels());
   Random random(16);
+  int number = 0;
   for (CodeRange range : {CodeRange{0, 255}, CodeRange{-127, 127}, CodeRange{0, 15}, CodeRange{}}) {
     for (Residual place :
          {Residual::kNone, Residual::kBeforeActivation, Residual::kAfterActivation}) {
       for (int64_t channels : {1, 7, 8, 15, 16, 17, 32, 40}) {
         for (int64_t pixels : {0, 1, 2, 5}) {
-          for (bool sums : {false, true}) {
-            Case(random, {channels, pixels, sums, range, place}, tallies);
+          const auto kind = static_cast<ActivationKind>(number++ % kActivationKinds);
+          for (Activation activation : {Activation{ActivationKind::kClip, 0.0f, 6.0f},
+                                        Activation{ActivationKind::kClip, -kInfinity, kInfinity},
+                                        Activation{kind, 0.2f, 0.5f}}) {
+            Case(random, {channels, pixels, activation, range, place}, tallies);
           }
         }
       }

@@ -5,12 +5,16 @@
 #include <limits>
 
 #include "base/unroll.h"
+#include "kernels/activation/formulas.h"
 #include "kernels/requantize/requantize.h"
 
 namespace edgefold {
 namespace {
 
 constexpr int kLanes = 16;  // channels at a time: two registers, one store of codes
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+using Floats = Formulas<8>::Floats;
 
 // max gives `low` for NaN.
 inline EF_INLINE __m256 Clip(__m256 value, __m256 low, __m256 high) {
@@ -19,87 +23,67 @@ inline EF_INLINE __m256 Clip(__m256 value, __m256 low, __m256 high) {
 
 // The low bytes of sixteen lanes of [-127, 255].
 inline EF_INLINE __m128i Pack(__m256i first, __m256i second) {
-  const __m256i low_bytes =
-      _mm256_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, -1, -1, -1, -1, -1, -1, -1, -1, 0, 2, 4, 6, 8, 10,
-                       12, 14, -1, -1, -1, -1, -1, -1, -1, -1);
+  const __m256i low_bytes = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, -1, -1, -1, -1, -1, -1, -1, -1));
   const __m256i bytes = _mm256_shuffle_epi8(_mm256_packs_epi32(first, second), low_bytes);
   // Four of `first` and four of `second` in either half.
   return _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
 }
 
-// Values to codes: clipped first, to where the quotients of the lowest and highest code lie.
-class Quantizer {
- public:
-  // Values are known to be clipped to clip_low ... clip_high.
-  inline EF_INLINE Quantizer(const RequantizeArguments& r, float clip_low, float clip_high)
-      : scale_(_mm256_set1_ps(r.y_scale)), reciprocal_(_mm256_set1_ps(1.0f / r.y_scale)) {
-    const __m256 low = _mm256_set1_ps(static_cast<float>(r.range.low) * r.y_scale);
-    const __m256 high = _mm256_set1_ps(static_cast<float>(r.range.high) * r.y_scale);
-    low_ = Clip(_mm256_set1_ps(clip_low), low, high);
-    high_ = Clip(_mm256_set1_ps(clip_high), low, high);
-  }
+// Where values are clipped before they become results: kClip costs nothing beside codes.
+struct Bounds {
+  __m256 low, high;
 
-  // A product with the rounded reciprocal, corrected by its remainder (Markstein, IBM J. Res. Dev.
-  // 34-1, 1990), rounds to the same integer as the quotient and takes a fraction of its time: true
-  // of all y_scale and all values near a tie, as a program has tried.
-  inline EF_INLINE __m256i Codes(__m256 value) const {
-    value = Clip(value, low_, high_);
-    const __m256 quotient = _mm256_mul_ps(value, reciprocal_);
-    const __m256 remainder = _mm256_fnmadd_ps(quotient, scale_, value);
-    return _mm256_cvtps_epi32(_mm256_fmadd_ps(remainder, reciprocal_, quotient));
+  inline EF_INLINE Bounds(const CodeRange& range, float y_scale, float clip_low, float clip_high) {
+    low = _mm256_set1_ps(clip_low);
+    high = _mm256_set1_ps(clip_high);
+    if (range.is_float()) return;
+    // From here on quotients round to the lowest and the highest code.
+    const __m256 lowest = _mm256_set1_ps(static_cast<float>(range.low) * y_scale);
+    const __m256 highest = _mm256_set1_ps(static_cast<float>(range.high) * y_scale);
+    low = Clip(low, lowest, highest);
+    high = Clip(high, lowest, highest);
   }
-
- private:
-  __m256 scale_, reciprocal_, low_, high_;
 };
 
-template <bool kSums, bool kCodes, Residual kPlace>
+// Sixteen channels of any number of pixels.
+template <bool kCodes, typename Function>
 class Columns {
  public:
-  // Channels n .. n + 15.
-  inline EF_INLINE Columns(const RequantizeArguments& r, int64_t n)
-      : quantizer_(r, kClips ? -kInfinity : r.clip_low, kClips ? kInfinity : r.clip_high),
-        clip_low_(_mm256_set1_ps(r.clip_low)),
-        clip_high_(_mm256_set1_ps(r.clip_high)),
+  inline EF_INLINE Columns(const RequantizeArguments& r, int64_t n, const Bounds& bounds,
+                           const Function& activation)
+      : activation_(activation),
+        bounds_(bounds),
+        y_scale_(_mm256_set1_ps(r.y_scale)),
+        reciprocal_(_mm256_set1_ps(1.0f / r.y_scale)),
+        place_(r.place),
         residual_is_unsigned_(r.residual_is_unsigned),
         residual_scale_(_mm256_set1_ps(r.residual_scale)) {
-    if constexpr (kSums) {
-      Unroll<2>([&](auto h) EF_INLINE {
-        scale_[h] = _mm256_loadu_ps(r.scales + n + 8 * h);
-        bias_[h] = _mm256_loadu_ps(r.bias + n + 8 * h);
-      });
-    }
+    Unroll<2>([&](auto h) EF_INLINE {
+      scale_[h] = _mm256_loadu_ps(r.scales + n + 8 * h);
+      bias_[h] = _mm256_loadu_ps(r.bias + n + 8 * h);
+    });
   }
 
-  // A pixel whose sums (or values), residual codes and results lie at x, `residual` and y.
-  template <typename Element>
-  inline EF_INLINE void Pixel(const Element* x, const uint8_t* residual, uint8_t* y) const {
+  inline EF_INLINE void Pixel(const int32_t* sums, const uint8_t* residual, uint8_t* y) const {
     __m256 v[2];
     Unroll<2>([&](auto h) EF_INLINE {
-      if constexpr (kSums) {
-        const __m256i sums = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + 8 * h));
-        v[h] = _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(sums), scale_[h]), bias_[h]);
-      } else {
-        v[h] = _mm256_loadu_ps(x + 8 * h);
-      }
-      if constexpr (kPlace == Residual::kBeforeActivation) v[h] = Add(v[h], residual + 8 * h);
-      if constexpr (kClips) v[h] = Clip(v[h], clip_low_, clip_high_);
-      if constexpr (kPlace == Residual::kAfterActivation) v[h] = Add(v[h], residual + 8 * h);
+      const __m256i sum = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(sums + 8 * h));
+      v[h] = _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(sum), scale_[h]), bias_[h]);
+      if (place_ == Residual::kBeforeActivation) v[h] = Add(v[h], residual + 8 * h);
+      v[h] = (__m256)activation_((Floats)v[h]);
+      if (place_ == Residual::kAfterActivation) v[h] = Add(v[h], residual + 8 * h);
+      v[h] = Clip(v[h], bounds_.low, bounds_.high);
     });
     if constexpr (kCodes) {
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(y),
-                       Pack(quantizer_.Codes(v[0]), quantizer_.Codes(v[1])));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(y), Pack(Codes(v[0]), Codes(v[1])));
     } else {
-      Unroll<2>([&](auto h)
-                    EF_INLINE { _mm256_storeu_ps(reinterpret_cast<float*>(y) + 8 * h, v[h]); });
+      _mm256_storeu_ps(reinterpret_cast<float*>(y), v[0]);
+      _mm256_storeu_ps(reinterpret_cast<float*>(y) + 8, v[1]);
     }
   }
 
  private:
-  static constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  // Without anything in between, the quantizer clips for both.
-  static constexpr bool kClips = !kCodes || kPlace == Residual::kAfterActivation;
-
   inline EF_INLINE __m256 Add(__m256 value, const uint8_t* residual) const {
     const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(residual));
     const __m256i codes =
@@ -107,73 +91,80 @@ class Columns {
     return _mm256_add_ps(value, _mm256_mul_ps(_mm256_cvtepi32_ps(codes), residual_scale_));
   }
 
-  Quantizer quantizer_;
-  __m256 clip_low_, clip_high_;
+  // A product with the rounded reciprocal, corrected by its remainder (Markstein, IBM J. Res. Dev.
+  // 34-1, 1990), rounds to the same integer as the quotient and takes a fraction of its time: true
+  // of all y_scale and all values near a tie, as a program has tried.
+  inline EF_INLINE __m256i Codes(__m256 value) const {
+    const __m256 quotient = _mm256_mul_ps(value, reciprocal_);
+    const __m256 remainder = _mm256_fnmadd_ps(quotient, y_scale_, value);
+    return _mm256_cvtps_epi32(_mm256_fmadd_ps(remainder, reciprocal_, quotient));
+  }
+
+  Function activation_;
+  Bounds bounds_;
+  __m256 y_scale_, reciprocal_;
+  Residual place_;
   bool residual_is_unsigned_;
   __m256 residual_scale_;
   __m256 scale_[2], bias_[2];
 };
 
-// Channels n .. n + 15 of all pixels, or as many as there are: nothing beyond them may be read of
-// the residual, or written.
-template <bool kSums, bool kCodes, Residual kPlace, typename Element>
-inline EF_INLINE void Run(const RequantizeArguments& r, const Element* x, int64_t n) {
+template <bool kCodes, typename Function>
+void Run(const RequantizeArguments& r, const Bounds& bounds, const Function& activation) {
   constexpr int64_t kElement = kCodes ? 1 : 4;
-  constexpr bool kAdds = kPlace != Residual::kNone;
-  const Columns<kSums, kCodes, kPlace> columns(r, n);
   // Copies: a store to y might change what r points to, for all that the compiler knows.
   const int64_t pixels = r.pixels;
   const int64_t stride = r.stride;
   const int64_t y_stride = r.y_stride * kElement;
-  const int64_t residual_stride = r.residual_stride;
-  const uint8_t* residual = kAdds ? r.residual + n : nullptr;
-  uint8_t* y = static_cast<uint8_t*>(r.y) + n * kElement;
-  const size_t left = static_cast<size_t>(r.channels - n);
-  for (int64_t i = 0; i < pixels; ++i, x += stride, y += y_stride) {
-    if (left >= kLanes) {
-      columns.Pixel(x + n, residual, y);
-    } else {
+  const bool adds = r.place != Residual::kNone;
+  const int64_t residual_stride = adds ? r.residual_stride : 0;
+  for (int64_t n = 0; n < r.channels; n += kLanes) {
+    const Columns<kCodes, Function> columns(r, n, bounds, activation);
+    const int32_t* sums = r.sums + n;
+    const uint8_t* residual = adds ? r.residual + n : nullptr;
+    uint8_t* y = static_cast<uint8_t*>(r.y) + n * kElement;
+    if (n + kLanes <= r.channels) {
+      for (int64_t i = 0; i < pixels; ++i, sums += stride, y += y_stride) {
+        columns.Pixel(sums, residual, y);
+        residual += residual_stride;
+      }
+      continue;
+    }
+    // Fewer channels: nothing beyond them may be read of the residual, or written.
+    const size_t left = static_cast<size_t>(r.channels - n);
+    for (int64_t i = 0; i < pixels; ++i, sums += stride, y += y_stride) {
       uint8_t codes[kLanes] = {};
       uint8_t results[kLanes * kElement];
-      if constexpr (kAdds) std::memcpy(codes, residual, left);
-      columns.Pixel(x + n, codes, results);
+      if (adds) std::memcpy(codes, residual, left);
+      columns.Pixel(sums, codes, results);
       std::memcpy(y, results, left * kElement);
-    }
-    if constexpr (kAdds) residual += residual_stride;
-  }
-}
-
-template <bool kSums, bool kCodes, Residual kPlace>
-void Run(const RequantizeArguments& r) {
-  for (int64_t n = 0; n < r.channels; n += kLanes) {
-    if constexpr (kSums) {
-      Run<kSums, kCodes, kPlace>(r, r.sums, n);
-    } else {
-      Run<kSums, kCodes, kPlace>(r, r.values, n);
+      residual += residual_stride;
     }
   }
 }
 
-template <bool kSums, bool kCodes>
-void RunPlace(const RequantizeArguments& r) {
-  switch (r.place) {
-    case Residual::kNone:
-      return Run<kSums, kCodes, Residual::kNone>(r);
-    case Residual::kBeforeActivation:
-      return Run<kSums, kCodes, Residual::kBeforeActivation>(r);
-    case Residual::kAfterActivation:
-      return Run<kSums, kCodes, Residual::kAfterActivation>(r);
+template <bool kCodes>
+void RunActivation(const RequantizeArguments& r) {
+  if (r.activation.kind != ActivationKind::kClip) {
+    const Bounds bounds(r.range, r.y_scale, -kInfinity, kInfinity);
+    return WithFunction<8>(r.activation, [&](const auto& f) { Run<kCodes>(r, bounds, f); });
   }
+  const float alpha = r.activation.alpha;
+  const float beta = r.activation.beta;
+  if (r.place != Residual::kAfterActivation) {
+    const Bounds bounds(r.range, r.y_scale, alpha, beta);
+    return Run<kCodes>(r, bounds, [](Floats x) { return x; });
+  }
+  const Bounds bounds(r.range, r.y_scale, -kInfinity, kInfinity);
+  Run<kCodes>(r, bounds, [=](Floats x) {
+    return (Floats)Clip((__m256)x, _mm256_set1_ps(alpha), _mm256_set1_ps(beta));
+  });
 }
 
 }  // namespace
 
 void requantize_x86_avx2(const RequantizeArguments& r) {
-  if (r.range.is_float()) {
-    r.sums != nullptr ? RunPlace<true, false>(r) : RunPlace<false, false>(r);
-  } else {
-    r.sums != nullptr ? RunPlace<true, true>(r) : RunPlace<false, true>(r);
-  }
+  r.range.is_float() ? RunActivation<false>(r) : RunActivation<true>(r);
 }
 
 }  // namespace edgefold

@@ -62,8 +62,8 @@ struct FactoredLevels {
   }
 };
 
-// Two groups side by side, as in arranged rows (kernels/arrange): the lower 16 bits of a column's
-// lane belong to the first of them, the upper ones to the second.
+// Two groups side by side, or the halves of the last, as in arranged rows (kernels/arrange): the
+// lower 16 bits of a column's lane belong to the first of them, the upper ones to the second.
 template <int kBits, int kShapes>
 class BlockLevels {
  public:
@@ -81,9 +81,10 @@ class BlockLevels {
     left_ = matrix_.Units();
   }
 
-  // Turns to the next two groups: their factors, and where their codes are, of matrices that end
-  // inside the block in `padded`. Beyond K levels only have to be something.
-  inline EF_INLINE const uint8_t* Next(uint8_t (&padded)[16 * kUnitBytes], __m256i factors[2]) {
+  // Turns to the next block of `units` units: its factors, and where its codes are, of matrices
+  // that end inside the block in `padded`. Beyond K levels only have to be something.
+  inline EF_INLINE const uint8_t* Next(int64_t units, uint8_t (&padded)[16 * kUnitBytes],
+                                       __m256i factors[2]) {
     const uint8_t* first = selectors_;
     const uint8_t* second = left_ > kGroupUnits ? first + selector_step_ : first;
     Factors(first, second, factors);
@@ -93,7 +94,7 @@ class BlockLevels {
       levels_[1].Group(second, unused);
     }
     const uint8_t* codes = codes_;
-    if (left_ < 2 * kGroupUnits) {
+    if (left_ < units) {
       __builtin_memset(padded, 0, sizeof padded);
       __builtin_memcpy(padded, codes, static_cast<size_t>(left_ * kUnitBytes));
       codes = padded;
@@ -104,11 +105,11 @@ class BlockLevels {
     return codes;
   }
 
-  // Levels of units 2 * u and 2 * u + 1 of a block, from those codes of unit u of either group.
+  // Levels of units 2 * u and 2 * u + 1 of a block, from the codes of unit u of either side.
   inline EF_INLINE void Units(const uint8_t* first, const uint8_t* second,
                               __m256i (&out)[2][2]) const {
     if constexpr (kBits == 4 && kShapes == 1) {  // both nibbles of a byte take the same way
-      // Loading two bytes off saves shifting: the second group has units before it, the first
+      // Loading two bytes off saves shifting: the second side has units before it, the first
       // after.
       const __m256i bytes[2] = {_mm256_blend_epi16(LoadBytes(first), LoadBytes(second - 2), 0xaa),
                                 _mm256_blend_epi16(LoadBytes(first + 2), LoadBytes(second), 0xaa)};

@@ -102,18 +102,21 @@ def test_arrange(row: Any, run_units: int, is_unsigned: bool) -> None:
     rng = np.random.default_rng(run_units)
     for m, k, _ in SHAPES:
         codes = random_codes(rng, m, k, is_unsigned)
-        blocks = -(-k // 64)
         bias = 0 if is_unsigned else 7
         got = supported(row)(_kernels.Rows(padded(codes), is_unsigned), run_units, bias)
-        whole = np.zeros((m, blocks * 64), np.int64)
+        whole = np.zeros((m, -(-k // 32) * 32), np.int64)
         whole[:, :k] = codes
-        # [row, block, group, pair, k of the pair] to [block, row, pair, group, k of the pair].
-        expected = whole.reshape(m, blocks, 2, 16, 2).transpose(1, 0, 3, 2, 4)
-        np.testing.assert_array_equal(got[:, : m * 64], (expected.reshape(blocks, -1) & 255).astype(np.uint8))
-        if not is_unsigned:
-            sums = expected.sum(-1).reshape(blocks, m, 16 // run_units, run_units, 2).sum(3).reshape(blocks, -1)
-            offsets = np.ascontiguousarray(got[:, m * 64 :]).view(np.int16)[:, : sums.shape[1]]
-            np.testing.assert_array_equal(offsets, -bias * sums)
+        for b, block in enumerate(got):
+            part = whole[:, b * 64 : b * 64 + 64]
+            depth = part.shape[1]  # 32 in a last block of one group
+            # [row, side, pair, k of the pair] to [row, pair, side, k of the pair].
+            expected = part.reshape(m, 2, -1, 2).swapaxes(1, 2)
+            np.testing.assert_array_equal(block[: m * depth], (expected.ravel() & 255).astype(np.uint8))
+            if not is_unsigned:
+                runs = max(1, depth // 4 // run_units)
+                sums = expected.sum(-1).reshape(m, runs, -1, 2).sum(2)
+                offsets = block[m * depth :].copy().view(np.int16)[: sums.size]
+                np.testing.assert_array_equal(offsets, -bias * sums.ravel())
 
 
 @pytest.mark.parametrize("is_unsigned", [False, True])

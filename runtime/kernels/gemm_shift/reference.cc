@@ -13,8 +13,12 @@ int WeightByFactors(const PackedMatrix& matrix, int64_t k, int64_t column) {
 }
 
 int CodeOfRow(const ArrangedRows& rows, int64_t m, int64_t k) {
-  const int64_t at = k / kGroupDepth % kBlockGroups * 2 + k % kGroupDepth / 2 * 4 + k % 2;
-  const uint8_t code = rows.Codes(k / kBlockDepth)[m * kBlockDepth + at];
+  const int64_t block = k / kBlockDepth;
+  const int64_t depth = rows.Depth(block);
+  const int64_t side = depth / 2;
+  const int64_t inside = k % kBlockDepth;
+  const int64_t at = inside % side / 2 * 4 + inside / side * 2 + inside % 2;
+  const uint8_t code = rows.Codes(block)[m * depth + at];
   return rows.is_unsigned ? code : static_cast<int8_t>(code);
 }
 

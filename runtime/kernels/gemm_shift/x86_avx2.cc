@@ -21,7 +21,8 @@ constexpr int kTileRows = 4;
 struct Decoded {
   const __m256i* levels;
 
-  // Those of units 2 * u and 2 * u + 1.
+  // Those of units 2 * u and 2 * u + 1 of a block of kUnits.
+  template <int kUnits>
   inline EF_INLINE void Load(int u, __m256i (&out)[2][2]) const {
     Unroll<4>([&](auto i) EF_INLINE { out[i / 2][i % 2] = _mm256_load_si256(levels + u * 4 + i); });
   }
@@ -34,13 +35,14 @@ struct Packed {
   static constexpr int kUnitBytes = 8 * kBits;
 
   const BlockLevels<kBits, kShapes>& decoder;
-  const uint8_t* codes;  // of the block: one group's units after the other's
+  const uint8_t* codes;  // of the block: one side's units after the other's
   const uint8_t* next;   // of the next panel's: far enough for the hardware to have forgotten
   __m256i* levels;
 
+  template <int kUnits>
   inline EF_INLINE void Load(int u, __m256i (&out)[2][2]) const {
     _mm_prefetch(reinterpret_cast<const char*>(next + u * 2 * kUnitBytes), _MM_HINT_T0);
-    decoder.Units(codes + u * kUnitBytes, codes + (u + kGroupUnits) * kUnitBytes, out);
+    decoder.Units(codes + u * kUnitBytes, codes + (u + kUnits / 2) * kUnitBytes, out);
     Unroll<4>([&](auto i) EF_INLINE { _mm256_store_si256(levels + u * 4 + i, out[i / 2][i % 2]); });
   }
 };
@@ -80,30 +82,35 @@ struct Operands {
   int32_t* to;
   int64_t to_stride;
 
-  void Skip(int64_t rows, int64_t runs) {
-    x += rows * kBlockDepth;
+  void Skip(int64_t rows, int64_t units, int64_t runs) {
+    x += rows * units * kUnitDepth;
     offsets += rows * runs;
     sums += rows * kPanelColumns;
     to += rows * to_stride;
   }
 };
 
+// Runs of kRun units, or the whole block where that is shorter.
+template <int kUnits, int kRun>
+constexpr int kRunsOf = kUnits < kRun ? 1 : kUnits / kRun;
+
 // int32 sums are in memory: they are touched once a run, and registers hold the 16-bit ones.
-template <int kRows, int kRun, bool kUnsigned, typename Levels>
+template <int kRows, int kUnits, int kRun, bool kUnsigned, typename Levels>
 inline EF_INLINE void Tile(const Levels& levels, const __m256i (&factors)[2], const Operands& o) {
-  constexpr int kRuns = kBlockUnits / kRun;
+  constexpr int kRuns = kRunsOf<kUnits, kRun>;
+  constexpr int kPairs = kUnits / kRuns / 2;  // of units, in a run
   Unroll<kRuns>([&](auto run) EF_INLINE {
     __m256i sums[kRows][2];
     Unroll<kRows>([&](auto r) EF_INLINE {
       sums[r][0] = sums[r][1] =
           kUnsigned ? _mm256_setzero_si256() : Broadcast(o.offsets + r * kRuns + run);
     });
-    for (int u = run * kRun / 2; u < (run + 1) * kRun / 2; ++u) {
+    for (int u = run * kPairs; u < (run + 1) * kPairs; ++u) {
       __m256i w[2][2];
-      levels.Load(u, w);
+      levels.template Load<kUnits>(u, w);
       Unroll<2>([&](auto i) EF_INLINE {
         Unroll<kRows>([&](auto r) EF_INLINE {
-          const uint8_t* x = o.x + r * kBlockDepth + (u * 2 + i) * kUnitDepth;
+          const uint8_t* x = o.x + (r * kUnits + u * 2 + i) * kUnitDepth;
           AddProducts<kUnsigned>(x, w[i][0], w[i][1], sums[r]);
         });
       });
@@ -122,34 +129,35 @@ inline EF_INLINE void Tile(const Levels& levels, const __m256i (&factors)[2], co
 }
 
 // Fewer than kTileRows rows, or as many.
-template <int kRun, bool kUnsigned, typename Levels>
+template <int kUnits, int kRun, bool kUnsigned, typename Levels>
 inline EF_INLINE void AnyTile(int64_t rows, const Levels& levels, const __m256i (&factors)[2],
                               const Operands& o) {
-  if (rows == 1) return Tile<1, kRun, kUnsigned>(levels, factors, o);
-  if (rows == 2) return Tile<2, kRun, kUnsigned>(levels, factors, o);
-  if (rows == 3) return Tile<3, kRun, kUnsigned>(levels, factors, o);
-  Tile<4, kRun, kUnsigned>(levels, factors, o);
+  if (rows == 1) return Tile<1, kUnits, kRun, kUnsigned>(levels, factors, o);
+  if (rows == 2) return Tile<2, kUnits, kRun, kUnsigned>(levels, factors, o);
+  if (rows == 3) return Tile<3, kUnits, kRun, kUnsigned>(levels, factors, o);
+  Tile<4, kUnits, kRun, kUnsigned>(levels, factors, o);
 }
 
 // The product of one block of a panel and all rows.
-template <int kRun, bool kUnsigned, int kBits, int kShapes>
+template <int kUnits, int kRun, bool kUnsigned, int kBits, int kShapes>
 void MultiplyBlock(int64_t rows, const Packed<kBits, kShapes>& packed, const __m256i (&factors)[2],
                    Operands o) {
+  constexpr int kRuns = kRunsOf<kUnits, kRun>;
   if constexpr (kShapes == 1) {
     const int64_t first = std::min<int64_t>(rows, kTileRows);
-    AnyTile<kRun, kUnsigned>(first, packed, factors, o);
-    o.Skip(first, kBlockUnits / kRun);
+    AnyTile<kUnits, kRun, kUnsigned>(first, packed, factors, o);
+    o.Skip(first, kUnits, kRuns);
     rows -= first;
   } else {  // two tables and two masks leave no registers for a tile's sums
-    for (int u = 0; u < kGroupUnits; ++u) {
+    for (int u = 0; u < kUnits / 2; ++u) {
       __m256i unused[2][2];
-      packed.Load(u, unused);
+      packed.template Load<kUnits>(u, unused);
     }
   }
   const Decoded decoded = {packed.levels};
   for (; rows > 0; rows -= kTileRows) {
-    AnyTile<kRun, kUnsigned>(std::min<int64_t>(rows, kTileRows), decoded, factors, o);
-    o.Skip(kTileRows, kBlockUnits / kRun);
+    AnyTile<kUnits, kRun, kUnsigned>(std::min<int64_t>(rows, kTileRows), decoded, factors, o);
+    o.Skip(kTileRows, kUnits, kRuns);
   }
 }
 
@@ -161,25 +169,28 @@ void Panels(const PackedMatrix& matrix, int64_t first_panel, int64_t panel_count
   __m256i* levels = static_cast<__m256i*>(scratch);
   int32_t* sums = reinterpret_cast<int32_t*>(levels + kBlockUnits * 2);
   const int64_t panel_bytes = matrix.Units() * matrix.UnitBytes();
-  const int64_t block_bytes = rows.BlockBytes();
   const int64_t blocks = rows.Blocks();
   for (int64_t p = 0; p < panel_count; ++p) {
     std::fill_n(sums, rows.rows * kPanelColumns, 0);
     decoder.Panel(first_panel + p);
-    Operands o = {rows.Codes(0), rows.Offsets(0), sums, sums, kPanelColumns};
-    for (int64_t left = blocks; left > 0; --left) {
-      if (left == 1) {
+    Operands o = {nullptr, nullptr, sums, sums, kPanelColumns};
+    for (int64_t b = 0; b < blocks; ++b) {
+      o.x = rows.Codes(b);
+      o.offsets = rows.Offsets(b);
+      if (b == blocks - 1) {
         o.to = acc + p * kPanelColumns;
         o.to_stride = acc_stride;
       }
       uint8_t padded[kBlockUnits * 8 * kBits];
       __m256i factors[2];
-      const uint8_t* codes = decoder.Next(padded, factors);
+      const uint8_t* codes = decoder.Next(rows.Units(b), padded, factors);
       const uint8_t* next = codes == padded ? codes : codes + panel_bytes;
-      MultiplyBlock<kRun, kUnsigned>(
-          rows.rows, Packed<kBits, kShapes>{decoder, codes, next, levels}, factors, o);
-      o.x += block_bytes;
-      o.offsets += block_bytes / 4;
+      const Packed<kBits, kShapes> packed = {decoder, codes, next, levels};
+      if (rows.Units(b) == kBlockUnits) {
+        MultiplyBlock<kBlockUnits, kRun, kUnsigned>(rows.rows, packed, factors, o);
+      } else {
+        MultiplyBlock<kGroupUnits, kRun, kUnsigned>(rows.rows, packed, factors, o);
+      }
     }
   }
 }

@@ -88,6 +88,8 @@ class Quantize(Pass, frozen=True, kw_only=True):
         activations: 8 is `dynamic8` for MatMul and Gemm, `static8` for Conv, and so are 6 and 4, whose input channels
             get steps that differ by powers of two where calibration shows a gain; `float` leaves them alone.
         groups: of input channels of one layer, at most, that get steps of their own; 1 is one step for all.
+        bias_correction: which layers' biases take the mean error of their outputs, where there is calibration data:
+            `all`, or only those that are `there` already: a new one costs 32 bits a column.
         embeddings: bits of tables that a Gather reads.
         first_last: bits of the first and the last layers, and the fewest of their activations.
         overrides: other options for single nodes.
@@ -105,6 +107,7 @@ class Quantize(Pass, frozen=True, kw_only=True):
     rounding: Rounding = "nearest"
     activations: Activations = 8
     groups: Groups = MOST_GROUPS
+    bias_correction: Literal["all", "there"] = "all"
     embeddings: Bits = 8
     first_last: Bits = 8
     overrides: tuple[Override, ...] = ()
@@ -140,7 +143,8 @@ class Quantize(Pass, frozen=True, kw_only=True):
             skips += fallbacks
             for rounded in round_stage(stage, self.rounding, activations, now, original):
                 skips += rounded.fallbacks
-                edits += _replace(graph, store, rounded, plans, activations)
+                taken = rounded if self.bias_correction == "all" else rounded.without_new_biases()
+                edits += _replace(graph, store, taken, plans, activations)
                 tally.count(rounded)
             add_functions(model)
         return Notes(tuple(edits), tuple(skips), tally.stats(), table)
@@ -237,18 +241,9 @@ def _replace(
         corrected = site.with_bias_added(rounded.corrections.get(site.node))
         replace_node(graph, store, corrected, weights, group.bits, activation, narrow)
         widths = ", ".join(map(str, (group.bits, *narrow.bits)))
-        yield Edit(site.label, f"{widths} bits, {group.method}{_described(activation)}")
+        yield Edit(site.label, f"{widths} bits, {group.method}{activation.described}")
     for site in group.sites:
         remove_if_unread(graph, site.weight)
-
-
-def _described(activation: Activation) -> str:
-    """The codes of narrow activations in words; nothing for 8 bits and float."""
-    bits = (activation.high - activation.low).bit_length()
-    if bits in (0, 8):
-        return ""
-    groups = len(set(activation.shifts))
-    return f"; activations {bits} bits" + (f" in {groups} groups" if groups > 1 else "")
 
 
 def _excluded(site: WeightedNode, context: Context) -> bool:

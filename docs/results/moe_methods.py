@@ -52,7 +52,8 @@ def prune(count: str, **options: Any) -> Step:
 
 def quantized(bits: int, method: str = "shift-lut") -> Step:
     """Weights of the experts alone, rounded with second-order information."""
-    return {"pass": "quantize", "weights": bits, "method": method, "rounding": "gptq", "first_last": bits}
+    widths = {"weights": bits, "first_last": bits}
+    return {"pass": "quantize", "method": method, "rounding": "gptq", "bias_correction": "there", **widths}
 
 
 def rows() -> Iterator[Row]:

@@ -43,6 +43,15 @@ class Activation:
     def largest_shift(self) -> int:
         return max(self.shifts, default=0)
 
+    @property
+    def described(self) -> str:
+        """Narrow codes in words, to be appended; nothing for 8 bits and float."""
+        bits = (self.high - self.low).bit_length()
+        if bits in (0, 8):
+            return ""
+        groups = len(set(self.shifts))
+        return f"; activations {bits} bits" + (f" in {groups} groups" if groups > 1 else "")
+
 
 FLOAT_ACTIVATION = Activation()
 

@@ -52,6 +52,13 @@ class Quantized:
     error: float | None = None
     fallbacks: Sequence[Skip] = ()
 
+    def without_new_biases(self) -> Quantized:
+        """The same without corrections of nodes that have no bias so far."""
+        biased = {site.node for site in self.group.sites if site.bias is not None}
+        return dataclasses.replace(
+            self, corrections={node: c for node, c in self.corrections.items() if node in biased}
+        )
+
 
 def round_stage(
     stage: Stage,

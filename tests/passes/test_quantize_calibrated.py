@@ -64,6 +64,21 @@ def test_gptq_corrects_the_mean_of_the_output() -> None:
     assert np.abs((wanted - got).mean(axis=0)).max() <= bound
 
 
+@pytest.mark.parametrize(("text", "biased"), [(LINEAR, False), (LINEAR.replace("{ [n] y =", "{ [n] t =").replace(
+    "x, w) }", "x, w) [a] y = Add(t, b) }"), True)])  # fmt: skip
+def test_a_layer_without_a_bias_gets_none_where_only_those_there_are_corrected(text: str, biased: bool) -> None:
+    model = graph(text, {"w": weights(64, 48), **({"b": weights(48)} if biased else {})})
+    options = Quantize(weights=2, rounding="gptq", bias_correction="there")
+    after, _ = quantize(model, options, [correlated(512, 1)])
+    (node,) = [node for node in after.graph if node.op_type == "ShiftMatMul"]
+    bias = node.inputs[5]
+    assert bias is not None
+    assert bias.const_value is not None
+    assert bias.const_value.size == (48 if biased else 1)
+    if biased:  # and that one did take the error
+        assert not np.array_equal(bias.const_value.numpy(), weights(48))
+
+
 @pytest.mark.parametrize(("group", "shape"), [(1, (32, 16, 3, 3)), (4, (32, 4, 3, 3))])
 def test_gptq_of_convolutions_and_their_groups(group: int, shape: tuple[int, ...]) -> None:
     model = graph(CONV.replace("pads", f"group = {group}, pads"), {"w": weights(*shape)})

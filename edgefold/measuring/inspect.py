@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgefold.errors import ModelError, UsageError
 from edgefold.measuring.blocks import StackRow, blocks_text, list_blocks
+from edgefold.measuring.experts import ExpertsRow, experts_text, list_experts
 from edgefold.measuring.macs import NodeMacs, node_macs
 from edgefold.measuring.measure import bits_per_weight, model_weights, stored_matrices
 from edgefold.measuring.shapes import EDGEFOLD
@@ -63,6 +64,7 @@ class Inspection:
         shapes: the input shapes that the figures are for.
         layers: the nodes that multiply matrices, in order.
         stacks: the runs of repeated residual blocks, in order.
+        experts: the mixture-of-experts layers, in order.
         skips: nodes that quantize would leave alone, each with the reason.
         notes: what the user should know.
     """
@@ -80,6 +82,7 @@ class Inspection:
     shapes: dict[str, Shape]
     layers: tuple[Layer, ...]
     stacks: tuple[StackRow, ...]
+    experts: tuple[ExpertsRow, ...]
     skips: tuple[SkipRow, ...]
     notes: tuple[str, ...]
 
@@ -105,7 +108,7 @@ class Inspection:
         if self.layers:
             header = ("node", "operator", "output", "weights", "bits", "MACs")
             lines += ["", text_table(header, [_row(layer) for layer in self.layers], left=2)]
-        lines += ["", *blocks_text(self.stacks), *_skip_lines(self.skips)]
+        lines += ["", *blocks_text(self.stacks), *experts_text(self.experts), *_skip_lines(self.skips)]
         return "\n".join([*lines, *self.notes])
 
 
@@ -114,7 +117,7 @@ def inspect(
     shapes: Mapping[str, Shape] | None = None,
     skips: Callable[[ir.Model], Sequence[SkipRow]] | None = None,
 ) -> Inspection:
-    """Looks into a model without running it.
+    """Looks into a model, and runs parts of it only where it may hold mixture-of-experts layers.
 
     Args:
         loaded: the model.
@@ -134,6 +137,7 @@ def inspect(
     unknown = sum(count is None for count in counts)
     if unknown:
         notes.append(f"The shapes of {unknown} nodes are unknown; --shape INPUT=AxB sets dynamic dimensions.")
+    experts, unknown_experts = list_experts(model, complete)
     return Inspection(
         model=str(loaded.path),
         bytes=loaded.bytes,
@@ -148,8 +152,9 @@ def inspect(
         shapes=complete,
         layers=_layers(model, work),
         stacks=list_blocks(model),
+        experts=experts,
         skips=tuple((skips or quantize_skips)(model)),
-        notes=(*loaded.notes, *notes),
+        notes=(*loaded.notes, *notes, *unknown_experts),
     )
 
 

@@ -34,9 +34,11 @@ def _rewrite(graph: ir.Graph, layer: Layer) -> None:
     """Puts the dispatch form in the place of a layer; the output keeps its name."""
     last, old = layer.output.producer(), layer.output
     assert last is not None
-    read = layer.reading
+    read, x = layer.reading, layer.x
+    if x.shape is None:
+        x.shape, x.type = ir.Shape([None] * layer.rank), x.type or read.type
     gates, end = read.gates.write(graph, layer.name, len(read.experts), last)
-    output = write_dispatch(graph, layer.name, layer.x, gates, read.experts, read.activation, after=end)
+    output = write_dispatch(graph, layer.name, x, gates, read.experts, read.activation, after=end)
     output.shape = old.shape
     old.replace_all_uses_with(output, replace_graph_outputs=True)
     name = str(old.name)

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx_ir as ir
 
 from edgefold.passes.base import Skip, SkipReason
+from edgefold.passes.experts.recognition.bodies import find_bodies
 from edgefold.passes.experts.recognition.candidates import gates_before, joins, logits_of
 from edgefold.passes.experts.recognition.matrices import Weights
 from edgefold.passes.experts.recognition.proposal import Proposal, Reading, with_tokens
@@ -13,10 +16,17 @@ from edgefold.passes.experts.recognition.routed_bodies import RoutedBodies, rout
 from edgefold.passes.pruning.groups import Trace
 
 
-def propose(graph: ir.Graph, trace: Trace) -> list[Proposal | Skip]:
-    """What may be a layer, and what looks like one that lacks something."""
+def propose(graph: ir.Graph, trace: Trace, known: Collection[ir.Node] = ()) -> list[Proposal | Skip]:
+    """What may be a layer, and what looks like one that lacks something.
+
+    Args:
+        graph: the main graph.
+        trace: of the model.
+        known: nodes of layers that are not to be found again.
+    """
     weights = Weights(trace)
-    return [_proposal(graph, routed, weights, trace) for routed in routed_bodies(graph, weights, trace)]
+    bodies = [body for body in find_bodies(graph, weights) if body.nodes[-1] not in known]
+    return [_proposal(graph, routed, weights, trace) for routed in routed_bodies(graph, bodies, trace)]
 
 
 def _proposal(graph: ir.Graph, routed: RoutedBodies, weights: Weights, trace: Trace) -> Proposal | Skip:

@@ -13,6 +13,7 @@ import dataclasses
 import onnx_ir as ir
 
 from edgefold.passes.base import Context, Skip, SkipReason
+from edgefold.passes.experts.dispatched import find_dispatched
 from edgefold.passes.experts.recognition import graph_forms, microsoft
 from edgefold.passes.experts.recognition.certificate import TOLERANCE, Block, Run, UncutError, difference, mixture
 from edgefold.passes.experts.recognition.gates import Semantics, semantics
@@ -28,6 +29,7 @@ class Layer:
         name: for reports and new nodes.
         form: how its experts stand in the graph.
         x, output: of the same shape.
+        rank: of both.
         reading: its experts, activation and gates.
         top: experts that a token goes to.
         semantics: of the gates.
@@ -38,6 +40,7 @@ class Layer:
     form: str
     x: ir.Value
     output: ir.Value
+    rank: int
     reading: Reading
     top: int
     semantics: Semantics
@@ -45,7 +48,7 @@ class Layer:
 
 
 def find_layers(model: ir.Model, context: Context) -> tuple[list[Layer], list[Skip]]:
-    """The layers of a model's main graph, in order, and what was left alone with the reason.
+    """The layers of a model's main graph that are not in dispatch form, and what was left alone with the reason.
 
     Args:
         model: not changed.
@@ -54,7 +57,8 @@ def find_layers(model: ir.Model, context: Context) -> tuple[list[Layer], list[Sk
     if context.probe is None or context.compute is None or not may_have_layers(model):
         return [], []
     trace = context.probe(model)
-    proposals = [*graph_forms.propose(model.graph, trace), *microsoft.propose(model.graph, trace)]
+    known = {node for layer in find_dispatched(model) for node in layer.nodes}
+    proposals = [*graph_forms.propose(model.graph, trace, known), *microsoft.propose(model.graph, trace)]
     found = [one if isinstance(one, Skip) else _decide(model, one, trace, context) for one in proposals]
     return [one for one in found if isinstance(one, Layer)], [one for one in found if isinstance(one, Skip)]
 
@@ -79,8 +83,8 @@ def _decide(model: ir.Model, proposal: Proposal, trace: Trace, context: Context)
         return Skip(proposal.name, SkipReason.NOT_UNDERSTOOD, why)
     logits = runs[-1].found[str(proposal.logits.name)].reshape(-1, len(reading.experts))
     seen = semantics(logits, reading.gates.dense(runs[-1].found, len(reading.experts)))
-    x = proposal.outputs[output]
-    return Layer(proposal.name, proposal.form, x, output, reading, proposal.top, seen, error)
+    x, rank = proposal.outputs[output], len(trace.shapes[str(output.name)])
+    return Layer(proposal.name, proposal.form, x, output, rank, reading, proposal.top, seen, error)
 
 
 def _closest(proposal: Proposal, run: Run) -> tuple[Reading, ir.Value]:

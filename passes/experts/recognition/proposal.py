@@ -28,6 +28,11 @@ class Reading:
     activation: Expression
     gates: Gates
 
+    @property
+    def type(self) -> ir.TensorType:
+        """Of its weights."""
+        return ir.TensorType(ir.DataType.from_numpy(self.experts[0].down.weight.dtype))
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Proposal:
@@ -64,7 +69,6 @@ def with_tokens(outputs: Sequence[ir.Value], sources: Sequence[ir.Value], trace:
     for output in outputs:
         shape = trace.shapes.get(str(output.name))
         x = next((value for value in sources if trace.shapes.get(str(value.name)) == shape), None)
-        if x is not None and shape is not None:
-            x.shape = x.shape or ir.Shape([None] * len(shape))
+        if x is not None:
             found[output] = x
     return found

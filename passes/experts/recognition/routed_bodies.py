@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import onnx_ir as ir
 
 from edgefold.passes._weighted_nodes import node_label
-from edgefold.passes.experts.recognition.bodies import Body, find_bodies
-from edgefold.passes.experts.recognition.matrices import Weights
+from edgefold.passes.experts.recognition.bodies import Body
 from edgefold.passes.pruning.groups import Trace
 
 CHOICES = ("TopK", "ArgMax")
@@ -53,11 +52,11 @@ class RoutedBodies:
         return "einsum" if body.inputs[0].factor.node.op_type == "Einsum" else "batched product"
 
 
-def routed_bodies(graph: ir.Graph, weights: Weights, trace: Trace) -> list[RoutedBodies]:
+def routed_bodies(graph: ir.Graph, bodies: Iterable[Body], trace: Trace) -> list[RoutedBodies]:
     """Bodies by the choice that routes tokens through them."""
     order = {node: number for number, node in enumerate(graph)}
     groups: dict[tuple[ir.Node, ir.Value], list[Body]] = {}
-    for body in find_bodies(graph, weights):
+    for body in bodies:
         choice = _choice(body, order)
         if choice is not None:
             groups.setdefault((choice, body.sources[0]), []).append(body)

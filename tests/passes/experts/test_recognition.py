@@ -83,6 +83,12 @@ def test_every_meaning_of_the_gates(router: str) -> None:
     assert_rewritten(model)
 
 
+def test_a_layer_in_dispatch_form_is_done() -> None:
+    model = exported("DenseLoop")
+    assert DispatchExperts().rewrite(model, CONTEXT).edits
+    assert find_layers(model, CONTEXT) == ([], [])
+
+
 def test_two_matrices_with_biases() -> None:
     model = exported("Loop", expert="Gelu")
     [found], _ = find_layers(model, CONTEXT)

@@ -26,7 +26,7 @@ from edgefold.runtime import kernels, ops_library
 BASELINE = "MatMulNBits"
 
 
-def session(nodes: list[Any], tensors: dict[str, np.ndarray], k: int, n: int) -> ort.InferenceSession:
+def session(nodes: list[Any], tensors: dict[str, np.ndarray], k: int, n: int, threads: int) -> ort.InferenceSession:
     """A model of these nodes from x [m, k] to y [m, n]."""
     graph = helper.make_graph(
         nodes,
@@ -38,19 +38,19 @@ def session(nodes: list[Any], tensors: dict[str, np.ndarray], k: int, n: int) ->
     domains = {"": 21, "ai.edgefold": 1, "com.microsoft": 1}
     opsets = [helper.make_opsetid(domain, version) for domain, version in domains.items()]
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3
     options.register_custom_ops_library(str(ops_library()))
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     return ort.InferenceSession(model.SerializeToString(), options)
 
 
-def float32(rng: np.random.Generator, k: int, n: int) -> ort.InferenceSession:
+def float32(rng: np.random.Generator, k: int, n: int, threads: int = 1) -> ort.InferenceSession:
     weight = rng.standard_normal((k, n)).astype(np.float32)
-    return session([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": weight}, k, n)
+    return session([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": weight}, k, n, threads)
 
 
-def int8_dynamic(rng: np.random.Generator, k: int, n: int) -> ort.InferenceSession:
+def int8_dynamic(rng: np.random.Generator, k: int, n: int, threads: int = 1) -> ort.InferenceSession:
     nodes = [
         helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "xs", "z"]),
         helper.make_node("MatMulInteger", ["q", "w", "z"], ["acc"]),
@@ -59,22 +59,23 @@ def int8_dynamic(rng: np.random.Generator, k: int, n: int) -> ort.InferenceSessi
         helper.make_node("Mul", ["f", "scale"], ["y"]),
     ]
     weight = rng.integers(-127, 128, (k, n)).astype(np.int8)
-    return session(nodes, {"w": weight, "s": np.full(n, 0.01, np.float32)}, k, n)
+    return session(nodes, {"w": weight, "s": np.full(n, 0.01, np.float32)}, k, n, threads)
 
 
-def matmul_nbits(rng: np.random.Generator, k: int, n: int) -> ort.InferenceSession:
+def matmul_nbits(rng: np.random.Generator, k: int, n: int, threads: int = 1) -> ort.InferenceSession:
     node = helper.make_node(
         "MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft", K=k, N=n, bits=4, block_size=32, accuracy_level=4
     )
     weight = rng.integers(0, 256, (n, k // 32, 16)).astype(np.uint8)
-    return session([node], {"w": weight, "s": np.full(n * k // 32, 0.01, np.float32)}, k, n)
+    return session([node], {"w": weight, "s": np.full(n * k // 32, 0.01, np.float32)}, k, n, threads)
 
 
-def shift_matmul(rng: np.random.Generator, k: int, n: int, table: np.ndarray) -> ort.InferenceSession:
+def shift_matmul(rng: np.random.Generator, k: int, n: int, table: np.ndarray, threads: int = 1) -> ort.InferenceSession:
     bits = table.shape[1].bit_length() - 1
-    numbers = rng.integers(0, len(table), (2, n // 16, k // 32, 8)).astype(np.uint8)
+    panels = -(-n // 16)
+    numbers = rng.integers(0, len(table), (2, panels, -(-k // 32), 8)).astype(np.uint8)
     tensors = {
-        "codes": rng.integers(0, 256, (n // 16, k // 4, 8 * bits)).astype(np.uint8),
+        "codes": rng.integers(0, 256, (panels, -(-k // 4), 8 * bits)).astype(np.uint8),
         "selectors": numbers[0] | numbers[1] << 4 if len(table) > 1 else np.zeros((1, 1, 8), np.uint8),
         "table": table,
         "scales": np.full(n, 0.01, np.float32),
@@ -84,7 +85,7 @@ def shift_matmul(rng: np.random.Generator, k: int, n: int, table: np.ndarray) ->
     }
     attributes = {"k": k, "bits": bits, "activation_low": -127, "activation_high": 127, "layout": 1}
     node = helper.make_node("ShiftMatMul", ["x", *tensors], ["y"], domain="ai.edgefold", **attributes)
-    return session([node], tensors, k, n)
+    return session([node], tensors, k, n, threads)
 
 
 def shift_table(bits: int) -> np.ndarray:

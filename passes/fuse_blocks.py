@@ -9,39 +9,60 @@ from typing import ClassVar, Literal
 import onnx_ir as ir
 
 from edgefold.passes.base import Context, Effect, Notes, Pass
+from edgefold.passes.fusion.conv_region import fuse_conv_regions
 from edgefold.passes.fusion.cost import TYPICAL, Device
 from edgefold.passes.fusion.feed_forward import fuse_feed_forward
+from edgefold.passes.fusion.inverted_residual import fuse_inverted_residuals
 
-Kind = Literal["feed-forward"]
-KINDS: Mapping[Kind, Callable[[ir.Model, Context, Device], Notes]] = {"feed-forward": fuse_feed_forward}
+Kind = Literal["feed-forward", "conv-region", "inverted-residual"]
+KINDS: Mapping[Kind, Callable[[ir.Model, Context, Device], Notes]] = {
+    "feed-forward": fuse_feed_forward,
+    "conv-region": fuse_conv_regions,
+    "inverted-residual": fuse_inverted_residuals,
+}
 """What can be fused, in the order in which it is looked for."""
 
 
 class FuseBlocks(Pass, frozen=True, kw_only=True):
     """Replaces quantized layers that follow one another by one operator that keeps what lies between them in the cache.
 
-    What it does: two linear layers with an activation between them, and the addition of a residual behind, become
-    FusedFeedForward, which takes some rows through all of it before the next ones (Lavin, arXiv 2404.03617, block
-    fusion, with channels in the place of pixels). Which blocks pay is decided by the bytes that either way moves and
-    the cache levels of the device that hold them; the report's table has a row for every block.
+    What it does, a kind of block at a time (Lavin, arXiv 2404.03617, block fusion):
+
+    `feed-forward`: two linear layers with an activation between them, and the addition of a residual behind, become
+    FusedFeedForward, which takes some rows through all of it before the next ones.
+
+    `conv-region`: convolutions that hand tensors to each other hand on 8-bit codes, channel-last, in place of floats;
+    each becomes a FusedConvBlock with its activation and the addition behind it. Pooling by maximum, concatenation,
+    padding, slicing and nearest resizing between them work on codes too. Only where such a region meets the rest of
+    the graph are there floats.
+
+    `inverted-residual`: of a region, the 1x1, depthwise and 1x1 convolutions of a block become FusedInvertedResidual,
+    which keeps some rows of the wide tensors in a ring. It joins what `conv-region` made.
 
     When it fires: on nodes that ``quantize`` made; so it comes after it, and after everything that trains or refits.
-    Activations are recognized by what they compute, whatever nodes an exporter wrote them with.
+    Activations are recognized by what they compute, whatever nodes an exporter wrote them with. Whether a feed-forward
+    or inverted residual block pays is decided by the bytes that either way moves and the cache levels of the device
+    that hold them; the report's table has a row for every block. A tensor becomes codes where all that read it want the
+    same ones.
 
-    When it does not: where the values between two layers are read elsewhere or are outputs of the model, or where the
-    fused form would move its bytes more slowly. Each is a skip with its reason.
+    When it does not: where the values between two layers are read elsewhere or are outputs of the model, where the
+    fused form would move its bytes more slowly, and where convolutions have float activations or channels with steps
+    of their own. Each is a skip with its reason.
 
-    Numerics: reassociated. Integer sums, scales and codes are those of the separate nodes, bit for bit; activation
-    functions other than clippings are those of the kernels, within 2^-21 of the argument.
+    Numerics: lossy, in one respect: a residual between convolutions is added as its codes, of which the next
+    convolution would have read the same ones, so that its sum is half a step off at most. All else is reassociated:
+    integer sums, scales and codes are those of the separate nodes, bit for bit, and activation functions other than
+    clippings are those of the kernels, within 2^-21 of the argument.
 
-    Example: ``y = Add(ShiftMatMul(Gelu(ShiftMatMul(x, ...)), ...), r)`` becomes ``y = FusedFeedForward(x, ..., r)``.
+    Example: ``y = ShiftConv(Relu(ShiftConv(x, ...)), ...)`` becomes
+    ``y = FusedConvBlock(FusedConvBlock(x, ...), ...)``.
 
     Attributes:
         kinds: the kinds of blocks to fuse; all where none is named.
         device: where the model will run: `local`, this machine, or a name in ``targets/devices``.
     """
 
-    effect: ClassVar[Effect] = Effect.REASSOCIATED
+    effect: ClassVar[Effect] = Effect.LOSSY
     verified_by: ClassVar[Literal["kernels", "functions"]] = "functions"
 
     kinds: tuple[Kind, ...] = ()

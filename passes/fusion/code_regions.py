@@ -9,12 +9,13 @@ needs floats. Each refusal may cause others, so the whole is a fixed point, reac
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import onnx_ir as ir
 
 from edgefold.passes.fusion.carriers import carried_inputs
-from edgefold.passes.fusion.conv_chains import CodeFormat, ConvChain, Shapes, code_format, conv_chain
+from edgefold.passes.fusion.conv_chains import CodeFormat, ConvChain, code_format, conv_chain
+from edgefold.passes.fusion.shapes import Shapes
 
 Calibrate = Callable[[ir.Value], CodeFormat | None]
 
@@ -36,42 +37,43 @@ class Regions:
     refused: Mapping[ir.Node, str]
 
 
-def find_regions(graph: ir.Graph, shapes: Shapes, calibrate: Calibrate) -> Regions:
+def find_regions(graph: ir.Graph, shapes: Shapes, calibrate: Calibrate, apart: Collection[ir.Node] = ()) -> Regions:
     """The convolutions of a graph with what each takes in, and the values between them that become codes.
 
     Args:
         graph: in topological order.
         shapes: of values by name; an addition whose operands' shapes are unknown stays float.
         calibrate: the format of a value that additions alone read, or None where it is to stay float.
+        apart: ShiftConvs to leave alone.
     """
     reads: dict[ir.Node, CodeFormat] = {}
     refused: dict[ir.Node, str] = {}
     for node in graph:
-        if node.op_type == "ShiftConv" and node.domain == "ai.edgefold":
+        if node.op_type == "ShiftConv" and node.domain == "ai.edgefold" and node not in apart:
             found = code_format(node)
             if isinstance(found, CodeFormat):
                 reads[node] = found
             else:
                 refused[node] = found
     carriers = {node.outputs[0]: node for node in graph if carried_inputs(node)}
-    apart: set[ir.Node] = set()
+    outside: set[ir.Node] = set()  # additions that stay float
     while True:
-        chains = _chains(reads, shapes, apart)
+        chains = _chains(reads, shapes, outside)
         formats = _formats(graph, chains, carriers, calibrate)
         floating = {chain.add for chain in chains.values() if chain.residual and chain.residual not in formats}
         mixed = [value for value, node in carriers.items() if value in formats and not _uniform(node, formats)]
         if not floating and not mixed:
             kept = {value: node for value, node in carriers.items() if value in formats}
             return Regions(chains, kept, formats, refused)
-        apart.update(add for add in floating if add is not None)
+        outside.update(add for add in floating if add is not None)
         for value in mixed:
             del carriers[value]
 
 
-def _chains(reads: Mapping[ir.Node, CodeFormat], shapes: Shapes, apart: set[ir.Node]) -> dict[ir.Value, ConvChain]:
+def _chains(reads: Mapping[ir.Node, CodeFormat], shapes: Shapes, outside: set[ir.Node]) -> dict[ir.Value, ConvChain]:
     """All chains. Of two convolutions whose sum is taken the later one takes the addition in."""
     chains: dict[ir.Value, ConvChain] = {}
-    taken = set(apart)
+    taken = set(outside)
     for conv, codes in reversed(list(reads.items())):
         chain = conv_chain(conv, codes, shapes, taken)
         if chain.add is not None:

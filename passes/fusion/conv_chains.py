@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import onnx_ir as ir
 
 from edgefold.passes._constants import small_constant
 from edgefold.passes.fusion.activations import IDENTITY, Activation, find_activation
-
-Shapes = Mapping[str, tuple[int, ...]]
+from edgefold.passes.fusion.shapes import Shapes, sole_addition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +88,7 @@ def conv_chain(conv: ir.Node, reads: CodeFormat, shapes: Shapes, apart: Collecti
     nodes: tuple[ir.Node, ...] = (conv, *first.nodes) if first else (conv,)
     value = first.output if first else value
     activation = first.activation if first else IDENTITY
-    add = _addition(value, shapes)
+    add = sole_addition(value, shapes)
     if add is None or add in apart:
         return ConvChain(conv, nodes, reads, activation, value)
     residual = next(operand for operand in add.inputs if operand is not value)
@@ -98,25 +97,3 @@ def conv_chain(conv: ir.Node, reads: CodeFormat, shapes: Shapes, apart: Collecti
     if second is not None:
         nodes, value, activation = (*nodes, *second.nodes), second.output, second.activation
     return ConvChain(conv, nodes, reads, activation, value, add, residual, 2 if first else 1)
-
-
-def _addition(value: ir.Value, shapes: Shapes) -> ir.Node | None:
-    """The Add that alone reads a value and whose operands have one shape."""
-    uses = list(value.uses())
-    if len(uses) != 1 or value.is_graph_output():
-        return None
-    node = uses[0].node
-    if node.op_type != "Add" or node.domain not in ("", "ai.onnx") or node.graph is not value.graph:
-        return None
-    sizes = [_shape(operand, shapes) for operand in node.inputs]
-    return node if sizes[0] is not None and sizes[0] == sizes[1] else None
-
-
-def _shape(value: ir.Value | None, shapes: Shapes) -> tuple[object, ...] | None:
-    if value is None or value.is_initializer():
-        return None
-    if str(value.name) in shapes:
-        return shapes[str(value.name)]
-    if value.shape is None or any(isinstance(size, ir.SymbolicDim) and size.value is None for size in value.shape):
-        return None
-    return tuple(value.shape)

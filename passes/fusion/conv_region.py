@@ -21,7 +21,9 @@ from edgefold.passes._initializers import InitializerStore
 from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Calibrates, Context, Edit, Notes, Skip, SkipReason
 from edgefold.passes.fusion.code_regions import Regions, find_regions
-from edgefold.passes.fusion.conv_chains import CodeFormat, ConvChain, Shapes
+from edgefold.passes.fusion.conv_chains import CodeFormat, ConvChain
+from edgefold.passes.fusion.cost import Device
+from edgefold.passes.fusion.shapes import run_shapes
 
 _FIRST_TO_LAST = (0, 2, 3, 1)
 _LAST_TO_FIRST = (0, 3, 1, 2)
@@ -43,7 +45,7 @@ _KEPT = (
 )
 
 
-def fuse_conv_regions(model: ir.Model, context: Context) -> Notes:
+def fuse_conv_regions(model: ir.Model, context: Context, _device: Device) -> Notes:
     """Joins the ShiftConvs of the main graph, in place.
 
     Numerics: bit-equal to the separate nodes, but for two things: a residual is added as codes times their scale, and
@@ -51,13 +53,16 @@ def fuse_conv_regions(model: ir.Model, context: Context) -> Notes:
     """
     graph = model.graph
     graph.sort()
-    regions = find_regions(graph, _shapes(model, context), functools.partial(_calibrated, context.calibration))
+    excluded = [node for node in graph if node.op_type == "ShiftConv" and context.excludes(node_label(node))]
+    calibrate = functools.partial(_calibrated, context.calibration)
+    regions = find_regions(graph, run_shapes(model, context), calibrate, excluded)
     chains = {
         value: chain
         for value, chain in regions.chains.items()
         if len(chain.nodes) > 1 or value in regions.formats or chain.input in regions.formats
     }
-    skips = [Skip(node_label(node), SkipReason.NOTHING_TO_GAIN, why) for node, why in regions.refused.items()]
+    skips = [Skip(node_label(node), SkipReason.EXCLUDED) for node in excluded]
+    skips += [Skip(node_label(node), SkipReason.NOTHING_TO_GAIN, why) for node, why in regions.refused.items()]
     skips += [
         Skip(node_label(chain.conv), SkipReason.NOTHING_TO_GAIN, "its neighbours take no integers")
         for value, chain in regions.chains.items()
@@ -74,14 +79,6 @@ def fuse_conv_regions(model: ir.Model, context: Context) -> Notes:
     writer.remove_replaced()
     stats = {"conv-region.blocks": len(chains), "conv-region.integer_tensors": len(regions.formats)}
     return Notes(tuple(edits), tuple(skips), stats)
-
-
-def _shapes(model: ir.Model, context: Context) -> Shapes:
-    """Shapes of values as a run shows them; what the graph says where it cannot be run."""
-    try:
-        return context.probe(model).shapes if context.probe else {}
-    except ModelError:
-        return {}
 
 
 def _calibrated(calibration: Calibrates | None, value: ir.Value) -> CodeFormat | None:

@@ -22,6 +22,9 @@ PORTABLE_TOLERANCE = 1e-5  # of the output's largest magnitude
 TIE_SHARE = 1e-4  # activations that may sit on a rounding tie, where two runtimes may choose neighbouring codes
 LARGEST_LEVEL = 127  # magnitude of an integer weight
 CAPTURE_BYTES = 256 << 20  # captured tensors held at a time
+# Operators that quantize rows of their own making: a last bit of an activation function may turn some of their codes,
+# which nothing outside shows; by that share of the output, in root mean square, they may differ.
+HIDDEN_ROWS = {"ShiftMoE": 1e-3, "FusedFeedForward": 1e-3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,25 +65,25 @@ def prove_portable(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> Agreemen
 
     Raises:
         VerificationError: a node differs by more than 1e-5 of its largest output, other than by the codes of at most
-            1 in 10,000 activations, each on a rounding tie.
+            1 in 10,000 activations, each on a rounding tie, or by those of the hidden rows that it quantizes within.
     """
     nodes = custom_nodes(model)
     worst, ties, elements = 0.0, 0, 0
     for chunk, captured in _captured(model, nodes, feeds, outputs=False):
         for node in chunk:
-            data = captured[_input_name(node)]
+            data = {name: captured[name] for name in _input_names(node)}
             stock, ours = run_node(model, node, data, library=False), run_node(model, node, data)
             scale = max(float(np.abs(stock).max(initial=0.0)), 1e-30)
             error = np.abs(ours.astype(np.float64) - stock)
             differing = error > PORTABLE_TOLERANCE * scale
             if differing.any():
-                ties += _explaining_ties(node, data, error)
+                ties += _explaining_ties(node, data, error, stock)
             worst = max(worst, float(error[~differing].max(initial=0.0)) / scale)
-            elements += data.size
+            elements += sum(array.size for array in data.values())
     return Agreement(len(nodes), worst, ties, elements)
 
 
-def _explaining_ties(node: ir.Node, data: np.ndarray, error: np.ndarray) -> int:
+def _explaining_ties(node: ir.Node, data: Mapping[str, np.ndarray], error: np.ndarray, stock: np.ndarray) -> int:
     """Number of activation codes on a rounding tie, if they can be what made two runs of a node differ.
 
     Raises:
@@ -90,18 +93,26 @@ def _explaining_ties(node: ir.Node, data: np.ndarray, error: np.ndarray) -> int:
         raise VerificationError(
             f"node {node.name}: the library and stock ONNX Runtime differ by {error.max():.1e}, and it rounds nothing"
         )
+    if node.op_type in HIDDEN_ROWS:
+        share = float(np.linalg.norm(error) / max(float(np.linalg.norm(stock)), 1e-30))
+        if share > HIDDEN_ROWS[node.op_type]:
+            raise VerificationError(
+                f"node {node.name}: the library and stock ONNX Runtime differ by {share:.1e} of the output; expected "
+                f"at most {HIDDEN_ROWS[node.op_type]:.0e}"
+            )
+        return 0
     scales, static = _constant(node, 4), float(_constant(node, 6)[0])
     high = node.attributes["activation_high"].as_int()
-    x = data.astype(np.float32)
+    [x] = (array.astype(np.float32) for array in data.values())
     row_scale = np.float32(static) if static > 0 else np.abs(x).max(axis=-1, keepdims=True) / np.float32(max(high, 1))
     quotient = x / np.where(row_scale > 0, row_scale, np.float32(np.inf))
     off_tie = np.abs(np.abs(quotient - np.floor(quotient)) - 0.5)
     ties = int(np.sum(off_tie <= 4 * np.finfo(np.float32).eps * np.maximum(np.abs(quotient), 1)))
     bound = ties * LARGEST_LEVEL * float(np.max(row_scale)) * float(scales.max())
-    if high == 0 or not 0 < ties <= max(1, TIE_SHARE * data.size) or error.max() > bound:
+    if high == 0 or not 0 < ties <= max(1, TIE_SHARE * x.size) or error.max() > bound:
         raise VerificationError(
             f"node {node.name}: the library and stock ONNX Runtime differ by {error.max():.1e}, and {ties} rounding "
-            f"ties among {data.size} activations do not explain it"
+            f"ties among {x.size} activations do not explain it"
         )
     return ties
 
@@ -120,47 +131,52 @@ def node_errors(original: ir.Model, compressed: ir.Model, feeds: Mapping[str, np
     under the node's output name. Nodes whose tensors the original does not have are left out.
     """
     known = {value.name for node in original.graph for value in node.outputs} | {i.name for i in original.graph.inputs}
-    nodes = [
-        node
-        for node in custom_nodes(compressed)
-        if node.inputs[0] is not None and node.inputs[0].name in known and node.outputs[0].name in known
-    ]
+    nodes = [node for node in custom_nodes(compressed) if {*_input_names(node), node.outputs[0].name} <= known]
     ranked: list[NodeError] = []
     for chunk, captured in _captured(original, nodes, feeds):
         for node in chunk:
             wanted = captured[str(node.outputs[0].name)].astype(np.float64)
-            error = run_node(compressed, node, captured[_input_name(node)]) - wanted
+            error = run_node(compressed, node, {name: captured[name] for name in _input_names(node)}) - wanted
             signal = float(np.vdot(wanted, wanted))
             ranked.append(NodeError(str(node.name), float(np.vdot(error, error)) / max(signal, 1e-30)))
     return sorted(ranked, key=lambda item: (-item.noise_to_signal, item.node))
 
 
-def run_node(model: ir.Model, node: ir.Node, data: np.ndarray, *, library: bool = True) -> np.ndarray:
-    """Output of one custom node, run alone in ONNX Runtime: by the library, or by its function body."""
-    name = _input_name(node)
-    kind = ir.TensorType(ir.DataType.from_numpy(data.dtype))
-    source = ir.Value(name=name, type=kind, shape=ir.Shape([None] * data.ndim))
-    weights: dict[str, ir.Value] = {}  # by name: one constant may serve as two inputs
-    for value in node.inputs[1:]:
+def run_node(model: ir.Model, node: ir.Node, data: Mapping[str, np.ndarray], *, library: bool = True) -> np.ndarray:
+    """Output of one custom node, run alone in ONNX Runtime: by the library, or by its function body.
+
+    Args:
+        model: whose functions and imports the node needs.
+        node: whose inputs are constants, or in `data`.
+        data: by name.
+        library: whether the library's kernel runs it.
+    """
+    values: dict[str, ir.Value] = {}  # by name: one constant may serve as two inputs
+    for value in node.inputs:
         assert value is not None
-        assert value.const_value is not None, f"{node.name}: weight {value.name} is not an initializer"
-        copy = ir.Value(name=value.name, const_value=value.const_value, type=value.type, shape=value.shape)
-        weights.setdefault(str(value.name), copy)
-    constants = [weights[str(value.name)] for value in node.inputs[1:] if value is not None]
+        name = str(value.name)
+        if name in data:
+            kind = ir.TensorType(ir.DataType.from_numpy(data[name].dtype))
+            values[name] = ir.Value(name=name, type=kind, shape=ir.Shape([None] * data[name].ndim))
+        else:
+            assert value.const_value is not None, f"{node.name}: {name} is neither given nor an initializer"
+            copy = ir.Value(name=name, const_value=value.const_value, type=value.type, shape=value.shape)
+            values.setdefault(name, copy)
+    inputs = [values[str(value.name)] for value in node.inputs if value is not None]
     output = ir.Value(name="output", type=ir.TensorType(ir.DataType.FLOAT))
     attributes = [ir.Attr(a.name, a.type, a.value) for a in node.attributes.values()]
-    alone = ir.Node(DOMAIN, node.op_type, [source, *constants], attributes=attributes, outputs=[output], name=node.name)
-    graph = ir.Graph(
-        [source], [output], nodes=[alone], initializers=list(weights.values()), opset_imports=_imports(model)
-    )
+    alone = ir.Node(DOMAIN, node.op_type, inputs, attributes=attributes, outputs=[output], name=node.name)
+    sources = [values[name] for name in data]
+    weights = [value for name, value in values.items() if name not in data]
+    graph = ir.Graph(sources, [output], nodes=[alone], initializers=weights, opset_imports=_imports(model))
     single = ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values()))
     session = make_session(single, library=library, config=LITTLE_MEMORY)
-    return np.asarray(session.run(["output"], {name: data})[0])
+    return np.asarray(session.run(["output"], dict(data))[0])
 
 
-def _input_name(node: ir.Node) -> str:
-    assert node.inputs[0] is not None
-    return str(node.inputs[0].name)
+def _input_names(node: ir.Node) -> list[str]:
+    """The node's inputs that are no constants, each once."""
+    return list(dict.fromkeys(str(one.name) for one in node.inputs if one is not None and one.const_value is None))
 
 
 def _imports(model: ir.Model) -> dict[str, int]:
@@ -176,9 +192,8 @@ def _captured(
     start = 0
     while start < len(nodes):
         chunk = list(nodes[start : start + size])
-        wanted = sorted(
-            {_input_name(n) for n in chunk} | ({str(n.outputs[0].name) for n in chunk} if outputs else set())
-        )
+        read = {name for node in chunk for name in _input_names(node)}
+        wanted = sorted(read | ({str(node.outputs[0].name) for node in chunk} if outputs else set()))
         captured = capture(model, wanted, feeds)
         total = sum(array.nbytes for array in captured.values())
         if total > CAPTURE_BYTES and len(chunk) > 1:

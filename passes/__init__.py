@@ -10,6 +10,7 @@ from edgefold.passes.elastic_depth import ElasticDepth
 from edgefold.passes.equalize_channels import EqualizeChannels
 from edgefold.passes.fold_batchnorm import FoldBatchnorm
 from edgefold.passes.fuse_blocks import FuseBlocks
+from edgefold.passes.fuse_experts import FuseExperts
 from edgefold.passes.fuse_layers import FuseLayers
 from edgefold.passes.heal import Heal
 from edgefold.passes.l1_normalization import L1Normalization
@@ -28,6 +29,7 @@ __all__ = [
     "Edit",
     "Effect",
     "FuseBlocks",
+    "FuseExperts",
     "FuseLayers",
     "Heal",
     "Notes",
@@ -54,4 +56,5 @@ PASSES: tuple[type[Pass], ...] = (
     Heal,
     ElasticDepth,
     FuseBlocks,
+    FuseExperts,
 )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def altered(monkeypatch: pytest.MonkeyPatch, change: float) -> None:
     """Stock ONNX Runtime gives every output ``change`` more than it does."""
     original = nodewise.run_node
 
-    def run(model: ir.Model, node: ir.Node, data: Array, *, library: bool = True) -> Array:
+    def run(model: ir.Model, node: ir.Node, data: Mapping[str, Array], *, library: bool = True) -> Array:
         return original(model, node, data, library=library) + np.float32(0 if library else change)
 
     monkeypatch.setattr(nodewise, "run_node", run)

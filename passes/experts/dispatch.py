@@ -131,7 +131,9 @@ class _Writer:
             return value
         columns = self.node("Shape", [value], f"{name}_size", ir.DataType.INT64, start=-1)
         shape = self.node("Concat", [self._integers([-1]), columns], f"{name}_shape", ir.DataType.INT64, axis=0)
-        return self.node("Reshape", [value, shape], name)
+        rows = self.node("Reshape", [value, shape], name)
+        rows.shape = None if value.shape is None else ir.Shape([None, value.shape[-1]])
+        return rows
 
     def expert(
         self, number: int, expert: Expert, activation: Expression, x: ir.Value, gates: ir.Value, total: ir.Value

@@ -12,7 +12,8 @@ import onnx_ir as ir
 import pytest
 from graphs import graph, run, weights
 
-from edgefold.passes import PASSES, Context, FuseBlocks, FuseLayers, Heal, Pass
+from edgefold.passes import PASSES, Context, FuseBlocks, FuseExperts, FuseLayers, Heal, Pass
+from edgefold.passes.dispatch_experts import DispatchExperts
 from edgefold.passes.low_rank import LowRank
 from edgefold.passes.merge_experts import MergeExperts
 from edgefold.passes.prune_channels import PruneChannels
@@ -71,6 +72,9 @@ def model(kind: type[Pass]) -> ir.Model:
     if kind is FuseBlocks:
         made.graph.opset_imports[""] = 21
         Quantize(first_last=4).rewrite(made, Context())
+    if kind is FuseExperts:
+        DispatchExperts().rewrite(made, CONTEXT)
+        Quantize(activations=8, first_last=4).rewrite(made, Context())
     return made
 
 

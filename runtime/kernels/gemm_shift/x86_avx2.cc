@@ -169,24 +169,27 @@ void Panels(const PackedMatrix& matrix, int64_t first_panel, int64_t panel_count
   __m256i* levels = static_cast<__m256i*>(scratch);
   int32_t* sums = reinterpret_cast<int32_t*>(levels + kBlockUnits * 2);
   const int64_t panel_bytes = matrix.Units() * matrix.UnitBytes();
-  const int64_t blocks = rows.Blocks();
+  const int64_t block_bytes = rows.BlockBytes();
+  const int64_t whole = rows.groups / kBlockGroups;
+  const int64_t last = rows.Blocks() - 1;
   for (int64_t p = 0; p < panel_count; ++p) {
     std::fill_n(sums, rows.rows * kPanelColumns, 0);
     decoder.Panel(first_panel + p);
-    Operands o = {nullptr, nullptr, sums, sums, kPanelColumns};
-    for (int64_t b = 0; b < blocks; ++b) {
-      o.x = rows.Codes(b);
-      o.offsets = rows.Offsets(b);
-      if (b == blocks - 1) {
+    const uint8_t* x = rows.Codes(0);
+    for (int64_t b = 0; b <= last; ++b, x += block_bytes) {
+      const int64_t units = b < whole ? kBlockUnits : kGroupUnits;
+      const uint8_t* offsets = x + rows.rows * units * kUnitDepth;
+      Operands o = {x, reinterpret_cast<const int32_t*>(offsets), sums, sums, kPanelColumns};
+      if (b == last) {
         o.to = acc + p * kPanelColumns;
         o.to_stride = acc_stride;
       }
       uint8_t padded[kBlockUnits * 8 * kBits];
       __m256i factors[2];
-      const uint8_t* codes = decoder.Next(rows.Units(b), padded, factors);
+      const uint8_t* codes = decoder.Next(units, padded, factors);
       const uint8_t* next = codes == padded ? codes : codes + panel_bytes;
       const Packed<kBits, kShapes> packed = {decoder, codes, next, levels};
-      if (rows.Units(b) == kBlockUnits) {
+      if (b < whole) {
         MultiplyBlock<kBlockUnits, kRun, kUnsigned>(rows.rows, packed, factors, o);
       } else {
         MultiplyBlock<kGroupUnits, kRun, kUnsigned>(rows.rows, packed, factors, o);

@@ -15,6 +15,7 @@ from edgefold.errors import ModelError
 from edgefold.files.external import weight_bytes, weight_values
 from edgefold.measuring.macs import node_macs
 from edgefold.measuring.shapes import packed_matrix
+from edgefold.measuring.unfused import unfused
 
 # Types of weights; indices, shapes and masks are of the others.
 _WEIGHT_TYPES = frozenset(
@@ -129,6 +130,7 @@ def reset_peak_rss() -> None:
 
 
 def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    model = unfused(model)
     yield from model.graph.all_nodes()
     for (domain, _, _), function in model.functions.items():
         if domain != "ai.edgefold":

@@ -13,6 +13,7 @@ from onnx import inliner, shape_inference
 
 from edgefold.errors import ModelError
 from edgefold.measuring.shape_arithmetic import infer_with_arithmetic
+from edgefold.measuring.unfused import unfused
 
 EDGEFOLD = "ai.edgefold"
 # Smaller tensors may be shapes, axes or sizes, whose values inference needs.
@@ -31,7 +32,7 @@ def inferred_skeleton(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) ->
     Raises:
         ModelError: the graph contradicts the shapes.
     """
-    copy = model.clone()
+    copy = unfused(model).clone()
     for graph in copy.graphs():
         for value in graph.initializers.values():
             if value.const_value is not None:
@@ -96,7 +97,10 @@ def _hollow_attributes(node: ir.Node) -> None:
 
 
 def _stand_in(node: ir.Node) -> None:
-    """Replaces a packed operator by the standard one of the same shapes."""
+    """Replaces a packed operator, or an activation function, by the standard one of the same shapes."""
+    if node.domain == EDGEFOLD and node.op_type == "Activation":
+        _exchange(node, ir.node("Identity", node.inputs[:1], name=node.name))
+        return
     matrix = packed_matrix(node)
     if matrix is None:
         return
@@ -112,10 +116,13 @@ def _stand_in(node: ir.Node) -> None:
         operator, inputs = "Conv", [data, _weight(node, (n, k // math.prod(kernel), *kernel))]
         attributes = {one: node.attributes.get_ints(one, ()) for one in ("strides", "pads", "dilations")}
         attributes |= {"kernel_shape": kernel, "group": node.attributes.get_int("group", 1)}
-    replaced = ir.node(operator, inputs, attributes, name=node.name)
+    _exchange(node, ir.node(operator, inputs, attributes, name=node.name))
+
+
+def _exchange(node: ir.Node, by: ir.Node) -> None:
     graph = node.graph
     assert graph is not None
-    ir.convenience.replace_nodes_and_values(graph, node, [node], [replaced], node.outputs, replaced.outputs)
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [by], node.outputs, by.outputs)
 
 
 def packed_matrix(node: ir.Node) -> tuple[int, int] | None:

@@ -15,7 +15,7 @@ from edgefold.ops.activation import Activation
 from edgefold.ops.conv_block import FusedConvBlock
 from edgefold.ops.feed_forward import FusedFeedForward
 from edgefold.ops.functions import ShiftConv, ShiftGather, ShiftMatMul
-from edgefold.ops.inverted_residual import FusedInvertedResidual, PointwiseBlock
+from edgefold.ops.inverted_residual import FusedInvertedResidual, FusedPointwise
 from edgefold.ops.l1_normalization import L1LayerNormalization
 from edgefold.ops.moe import ShiftMoE, ShiftRows, ShiftUnpackStack
 from edgefold.ops.unpack import DOMAIN, VERSION, ShiftLevels, ShiftUnpack
@@ -32,7 +32,7 @@ OPERATORS: tuple[OnnxFunction, ...] = (
     FusedConvBlock,
     FusedInvertedResidual,
 )
-_CALLED = (PointwiseBlock, ShiftUnpackStack, ShiftRows, Activation, ShiftUnpack, ShiftLevels)
+_CALLED = (FusedPointwise, ShiftUnpackStack, ShiftRows, Activation, ShiftUnpack, ShiftLevels)
 _FUNCTIONS = {function.name: function for function in (*OPERATORS, *_CALLED)}
 
 

@@ -20,7 +20,7 @@ _NO_RESIDUAL = helper.make_tensor("no_residual", TensorProto.UINT8, [1, 1, 1, 1]
 
 
 @script(EDGEFOLD)
-def PointwiseBlock(
+def FusedPointwise(
     x: TensorType,
     codes: UINT8[...],
     selectors: UINT8[...],
@@ -177,7 +177,7 @@ def FusedInvertedResidual(
         added = op.Identity(nothing)
     # One line a group of operands.
     # fmt: off
-    expanded = PointwiseBlock(
+    expanded = FusedPointwise(
         x_quantized,
         expand_codes, expand_selectors, expand_table, expand_scales, expand_bias, x_scale,
         nothing, x_scale, expand_scale,
@@ -197,7 +197,7 @@ def FusedInvertedResidual(
         residual_at=0, residual_dtype=x_dtype,
         y_low=depthwise_low, y_high=depthwise_high, y_dtype=depthwise_dtype, y_perm=[0, 2, 3, 1],
     )
-    return PointwiseBlock(
+    return FusedPointwise(
         filtered,
         project_codes, project_selectors, project_table, project_scales, project_bias, depthwise_scale,
         added, x_scale, y_scale,

@@ -12,6 +12,8 @@ import onnx_ir as ir
 import pytest
 from packed_convs import conv_graph
 
+from edgefold.measuring.measure import bits_per_weight, model_macs
+from edgefold.nodewise import prove_portable
 from edgefold.ops import add_functions
 from edgefold.passes.base import Context, Notes
 from edgefold.passes.fusion.conv_region import fuse_conv_regions
@@ -146,3 +148,11 @@ def test_excluded_convolution_keeps_its_floats() -> None:
     fused, notes = fuse(conv_graph(HEAD + SAME["two convolutions"][0]), exclude=("a",))
     assert operators(fused)["ShiftConv"] == 2
     assert "a: excluded by the user" in [str(skip) for skip in notes.skips]
+
+
+def test_fused_nodes_are_counted_as_the_layers_they_compute_and_proven_portable() -> None:
+    model = conv_graph(HEAD + SAME["signed codes, strides, groups"][0])
+    fused, _ = fuse(model)
+    assert model_macs(fused, {"x": X.shape}) == model_macs(model, {"x": X.shape})
+    assert bits_per_weight(fused) == bits_per_weight(model)
+    assert prove_portable(fused, {"x": X}).nodes == 3

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fused operators as the layers that they compute, for what counts layers."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
+
+
+def unfused(model: ir.Model) -> ir.Model:
+    """The model with every ``Fused...`` operator of ``ai.edgefold`` replaced by the body of its function.
+
+    That leaves `ShiftConv` and `ShiftMatMul` nodes, with the weights that the fused node has. The model itself where it
+    has none; else a copy that shares its tensors.
+    """
+    if not any(_is_fused(function) for function in model.functions.values()):
+        return model
+    return InlinePass(criteria=_is_fused)(model.clone()).model
+
+
+def _is_fused(function: ir.Function) -> bool:
+    return function.domain == "ai.edgefold" and function.name.startswith("Fused")

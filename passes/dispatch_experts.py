@@ -26,7 +26,8 @@ class DispatchExperts(Pass, frozen=True, kw_only=True):
     the calibration data, up to 1e-4 of the largest.
 
     When it does not: fewer experts in the graph than the router chooses between (an exporter that followed one batch);
-    a layer whose numbers are not those of what was read; experts inside If, Loop or Scan.
+    a layer whose numbers are not those of what was read; experts in half precision, which ONNX Runtime
+    cannot add up by ScatterND; experts inside If, Loop or Scan.
 
     Numerics: reassociated. The products are the same, added up in another order.
 

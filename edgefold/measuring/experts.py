@@ -67,7 +67,7 @@ def list_experts(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> tupl
     rows = []
     for dispatched in find_dispatched(model):
         packed = any(one.packed for one in (*dispatched.experts[0].inputs, dispatched.experts[0].down))
-        members = [] if packed else [expert.value() for expert in dispatched.experts]
+        members = () if packed else tuple(expert.value() for expert in dispatched.experts)
         count = len(dispatched.experts)
         rows.append(_row(dispatched.name, "dispatch form", count, members, dispatched.activation, None, None))
     try:
@@ -77,8 +77,8 @@ def list_experts(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> tupl
     except ModelError as error:
         return tuple(rows), [f"Mixture-of-experts layers were not looked for: {error}"]
     for one in layers:
-        members, count = list(one.reading.experts), len(one.reading.experts)
-        rows.append(_row(one.name, one.form, count, members, one.reading.activation, one.top, str(one.semantics)))
+        members, gates = one.experts, str(one.semantics)
+        rows.append(_row(one.name, one.form, len(members), members, one.activation, one.top, gates))
     return tuple(rows), [f"Not understood as a mixture-of-experts layer: {skip}" for skip in skips]
 
 

@@ -26,7 +26,7 @@ def to_dispatch(model: ir.Model, context: Context) -> tuple[list[Edit], list[Ski
     edits = []
     for layer in layers:
         _rewrite(model.graph, layer)
-        edits.append(Edit(layer.name, f"{len(layer.reading.experts)} experts, {layer.form}: to dispatch form"))
+        edits.append(Edit(layer.name, f"{len(layer.experts)} experts, {layer.form}: to dispatch form"))
     return edits, skips
 
 
@@ -34,11 +34,12 @@ def _rewrite(graph: ir.Graph, layer: Layer) -> None:
     """Puts the dispatch form in the place of a layer; the output keeps its name."""
     last, old = layer.output.producer(), layer.output
     assert last is not None
-    read, x = layer.reading, layer.x
+    x = layer.x
     if x.shape is None:
-        x.shape, x.type = ir.Shape([None] * layer.rank), x.type or read.type
-    gates, end = read.gates.write(graph, layer.name, len(read.experts), last)
-    output = write_dispatch(graph, layer.name, x, gates, read.experts, read.activation, after=end)
+        x.shape = ir.Shape([None] * layer.rank)
+        x.dtype = x.dtype or ir.DataType.from_numpy(layer.experts[0].down.weight.dtype)
+    gates, end = layer.gates.write(graph, layer.name, len(layer.experts), last)
+    output = write_dispatch(graph, layer.name, x, gates, layer.experts, layer.activation, after=end)
     output.shape = old.shape
     old.replace_all_uses_with(output, replace_graph_outputs=True)
     name = str(old.name)
@@ -59,10 +60,5 @@ def remove_unread(graph: ir.Graph, nodes: Iterable[ir.Node]) -> None:
             producer = value.producer()
             if producer is not None:
                 pending.append(producer)
-            elif (
-                value.is_initializer()
-                and not value.uses()
-                and not value.is_graph_output()
-                and not value.is_graph_input()
-            ):
+            elif value.is_initializer() and not (value.uses() or value.is_graph_output() or value.is_graph_input()):
                 graph.initializers.pop(str(value.name))

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from edgefold.passes.experts.recognition.bodies import Body
 from edgefold.passes.experts.recognition.gates import Chosen, Dense, Gates
-from edgefold.passes.experts.recognition.matrices import MOVES, Weights
+from edgefold.passes.experts.recognition.matrices import Weights
 from edgefold.passes.experts.recognition.routed_bodies import RoutedBodies
 from edgefold.passes.pruning.groups import Trace
 
@@ -75,14 +75,19 @@ def _between(graph: ir.Graph, routed: RoutedBodies, outputs: Sequence[ir.Value])
     return found[::-1]
 
 
-def logits_of(choice: ir.Node, weights: Weights) -> ir.Value:
-    """What the router's product gives; what is chosen from where it has none."""
-    value = choice.inputs[0]
-    while value is not None and weights.linear(value) is None:
+def logits_of(routed: RoutedBodies, weights: Weights) -> ir.Value:
+    """What the router's product gives; what is chosen from where there is none."""
+    scores = routed.choice.inputs[0]
+    assert scores is not None
+    seen: dict[ir.Value, None] = {scores: None}
+    pending = [scores]
+    while pending:
+        value = pending.pop(0)
+        found = weights.linear(value)
+        if found is not None and len(found.columns) == routed.columns:
+            return value
         node = value.producer()
-        if node is None or node.op_type not in (*MOVES, "Add", "Sigmoid", "Softmax"):
-            break
-        value = node.inputs[0]
-    found = value if value is not None and weights.linear(value) is not None else choice.inputs[0]
-    assert found is not None
-    return found
+        read = [] if node is None else [one for one in node.inputs if one not in (None, routed.root, *seen)]
+        seen.update(dict.fromkeys(one for one in read if one is not None))
+        pending += [one for one in read if one is not None]
+    return scores

@@ -12,10 +12,9 @@ import onnx_ir as ir
 
 from edgefold.passes._layer_inputs import Rows
 from edgefold.passes.base import Context
-from edgefold.passes.experts.activation import evaluate
-from edgefold.passes.experts.dispatch import Array, Product
+from edgefold.passes.experts.activation import Expression, evaluate
+from edgefold.passes.experts.dispatch import Array, Expert, Product
 from edgefold.passes.experts.recognition.gates import Found
-from edgefold.passes.experts.recognition.proposal import Reading
 from edgefold.passes.pruning.groups import Trace
 
 TOLERANCE = 1e-4
@@ -111,17 +110,16 @@ class Block:
             yield self._run(values, context.calibration.rows([request], _CALIBRATION_ROWS)[request][0])
 
 
-def mixture(run: Run, reading: Reading) -> Array:
-    """What a layer should give for the tokens of a run, float64 [T, d]."""
-    experts = reading.experts
-    weights = reading.gates.dense(run.found, len(experts)).astype(np.float64)
-    x = run.x.astype(np.float64)
-    total = np.zeros((len(x), experts[0].down.weight.shape[1]))
-    for number, expert in enumerate(experts):
-        rows = np.flatnonzero(weights[:, number])
-        hidden = evaluate(reading.activation, [_apply(one, x[rows]) for one in expert.inputs])
-        total[rows] += weights[rows, number, None] * _apply(expert.down, hidden)
-    return total
+def expert_outputs(x: Array, experts: Sequence[Expert], activation: Expression) -> Array:
+    """What each expert gives for each of the tokens [T, d], float32 [E, T, d]."""
+    return np.stack([_forward(x.astype(np.float32), expert, activation) for expert in experts])
+
+
+def mixture(outputs: Array, gates: Array) -> Array:
+    """What a layer gives whose experts give `outputs` [E, T, d], by gates [T, E]: float64 [T, d]."""
+    weights = gates.astype(np.float64).T[..., None]
+    with np.errstate(invalid="ignore"):  # what is tried as gates may hold infinities
+        return np.asarray((np.where(weights != 0, outputs, 0) * weights).sum(axis=0))
 
 
 def difference(y: Array, expected: Array) -> float:
@@ -133,8 +131,13 @@ def difference(y: Array, expected: Array) -> float:
     return error / scale if scale > 0 and math.isfinite(error) else math.inf
 
 
+def _forward(x: Array, expert: Expert, activation: Expression) -> Array:
+    hidden = evaluate(activation, [_apply(one, x) for one in expert.inputs])
+    return _apply(expert.down, hidden.astype(np.float32))
+
+
 def _apply(product: Product, x: Array) -> Array:
-    result: Array = x @ product.weight.astype(np.float64)
+    result: Array = x @ product.weight.astype(np.float32, copy=False)
     return result if product.bias is None else result + product.bias
 
 

@@ -41,6 +41,6 @@ def _proposal(graph: ir.Graph, routed: RoutedBodies, weights: Weights, trace: Tr
     if not outputs or not gates:
         return Skip(routed.name, SkipReason.NOT_UNDERSTOOD, "no value has the shape of its output, or of its gates")
     experts = tuple(expert for body in routed.bodies for expert in body.experts())
-    readings = tuple(Reading(experts, activation, one) for one in gates)
-    logits = logits_of(routed.choice, weights)
-    return Proposal(routed.name, routed.form, routed.root, outputs, readings, logits, routed.top)
+    readings = tuple(Reading(activation, one) for one in gates)
+    logits = logits_of(routed, weights)
+    return Proposal(routed.name, routed.form, routed.root, outputs, experts, readings, logits, routed.top)

@@ -10,13 +10,24 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import onnx_ir as ir
 
 from edgefold.passes.base import Context, Skip, SkipReason
+from edgefold.passes.experts.activation import Expression
+from edgefold.passes.experts.dispatch import Array, Expert
 from edgefold.passes.experts.dispatched import find_dispatched
 from edgefold.passes.experts.recognition import graph_forms, microsoft
-from edgefold.passes.experts.recognition.certificate import TOLERANCE, Block, Run, UncutError, difference, mixture
-from edgefold.passes.experts.recognition.gates import Semantics, semantics
+from edgefold.passes.experts.recognition.certificate import (
+    TOLERANCE,
+    Block,
+    Run,
+    UncutError,
+    difference,
+    expert_outputs,
+    mixture,
+)
+from edgefold.passes.experts.recognition.gates import Gates, Semantics, semantics
 from edgefold.passes.experts.recognition.proposal import Proposal, Reading
 from edgefold.passes.pruning.groups import Trace
 
@@ -30,7 +41,9 @@ class Layer:
         form: how its experts stand in the graph.
         x, output: of the same shape.
         rank: of both.
-        reading: its experts, activation and gates.
+        experts: in the order of the gates.
+        activation: over each expert's `inputs`.
+        gates: of each token for each expert.
         top: experts that a token goes to.
         semantics: of the gates.
         error: the largest difference that was seen, as a share of the largest output.
@@ -41,7 +54,9 @@ class Layer:
     x: ir.Value
     output: ir.Value
     rank: int
-    reading: Reading
+    experts: tuple[Expert, ...]
+    activation: Expression
+    gates: Gates
     top: int
     semantics: Semantics
     error: float
@@ -72,30 +87,49 @@ def _decide(model: ir.Model, proposal: Proposal, trace: Trace, context: Context)
     """The layer that a proposal is, by what it computes."""
     if context.excludes(proposal.name):
         return Skip(proposal.name, SkipReason.EXCLUDED)
+    dtype = proposal.experts[0].down.weight.dtype
+    if dtype != np.float32:
+        return Skip(proposal.name, SkipReason.DTYPE, f"{dtype}; ONNX Runtime adds experts up in float32 only")
     try:
         runs = list(Block.cut(model, proposal.root, proposal.observed, trace).runs(context))
     except UncutError as refusal:
         return Skip(proposal.name, SkipReason.INSEPARABLE, str(refusal))
     reading, output = _closest(proposal, runs[0])
-    error = max(_difference(run, reading, output) for run in runs)
+    pairs = ((run.found[str(output.name)], _expected(proposal, reading, run)) for run in runs)
+    error = max(difference(*pair) for pair in pairs)
     if error > TOLERANCE:
         why = f"what was read of it differs by {error:.1g} of its largest output"
         return Skip(proposal.name, SkipReason.NOT_UNDERSTOOD, why)
-    logits = runs[-1].found[str(proposal.logits.name)].reshape(-1, len(reading.experts))
-    seen = semantics(logits, reading.gates.dense(runs[-1].found, len(reading.experts)))
-    x, rank = proposal.outputs[output], len(trace.shapes[str(output.name)])
-    return Layer(proposal.name, proposal.form, x, output, rank, reading, proposal.top, seen, error)
+    logits = runs[-1].found[str(proposal.logits.name)].reshape(-1, len(proposal.experts))
+    return Layer(
+        name=proposal.name,
+        form=proposal.form,
+        x=proposal.outputs[output],
+        output=output,
+        rank=len(trace.shapes[str(output.name)]),
+        experts=proposal.experts,
+        activation=reading.activation,
+        gates=reading.gates,
+        top=proposal.top,
+        semantics=semantics(logits, reading.gates.dense(runs[-1].found, len(proposal.experts))),
+        error=error,
+    )
 
 
 def _closest(proposal: Proposal, run: Run) -> tuple[Reading, ir.Value]:
     """The reading and the output that agree best; of equally good ones the first."""
-    best: dict[tuple[Reading, ir.Value], float] = {}
+    given: dict[Expression, Array] = {}
+    errors: dict[tuple[Reading, ir.Value], float] = {}
     for reading in proposal.readings:
-        expected = mixture(run, reading)
-        found = {output: difference(run.found[str(output.name)], expected) for output in proposal.outputs}
-        best.update({(reading, output): error for output, error in found.items()})
-    return min(best, key=best.__getitem__)
+        if reading.activation not in given:
+            given[reading.activation] = expert_outputs(run.x, proposal.experts, reading.activation)
+        expected = mixture(given[reading.activation], reading.gates.dense(run.found, len(proposal.experts)))
+        for output in proposal.outputs:
+            errors[reading, output] = difference(run.found[str(output.name)], expected)
+    return min(errors, key=errors.__getitem__)
 
 
-def _difference(run: Run, reading: Reading, output: ir.Value) -> float:
-    return difference(run.found[str(output.name)], mixture(run, reading))
+def _expected(proposal: Proposal, reading: Reading, run: Run) -> Array:
+    """What the layer should give by a reading, [T, d]."""
+    gates = reading.gates.dense(run.found, len(proposal.experts))
+    return mixture(expert_outputs(run.x, proposal.experts, reading.activation), gates)

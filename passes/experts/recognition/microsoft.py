@@ -57,8 +57,8 @@ def _proposal(node: ir.Node, trace: Trace) -> Proposal | Skip:
         return Skip(name, SkipReason.DYNAMIC_SHAPE, "its input was not seen in a run")
     weights = _input(node, _ROUTER_WEIGHTS)
     gates = [TopScores(logits, top, normalized, weights) for normalized in (False, True)]
-    readings = tuple(Reading(experts, activation, one) for activation in activations for one in gates)
-    return Proposal(name, node.op_type, sources[0], outputs, readings, logits, top)
+    readings = tuple(Reading(activation, one) for activation in activations for one in gates)
+    return Proposal(name, node.op_type, sources[0], outputs, experts, readings, logits, top)
 
 
 def _activations(node: ir.Node, inputs: int) -> list[Expression]:

@@ -16,22 +16,15 @@ from edgefold.passes.pruning.groups import Trace
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reading:
-    """One way to read a layer.
+    """One way to read a layer whose weights are known.
 
     Attributes:
-        experts: in the order of the gates.
         activation: over each expert's `inputs`.
         gates: of each token for each expert.
     """
 
-    experts: tuple[Expert, ...]
     activation: Expression
     gates: Gates
-
-    @property
-    def type(self) -> ir.TensorType:
-        """Of its weights."""
-        return ir.TensorType(ir.DataType.from_numpy(self.experts[0].down.weight.dtype))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,6 +36,7 @@ class Proposal:
         form: how its experts stand in the graph.
         root: where the tokens enter.
         outputs: the values that may be its output, each with the tokens in the same shape; the likeliest first.
+        experts: in the order of the gates.
         readings: the likeliest first.
         logits: of the router, [..., E].
         top: experts that a token goes to.
@@ -52,6 +46,7 @@ class Proposal:
     form: str
     root: ir.Value
     outputs: Mapping[ir.Value, ir.Value]
+    experts: tuple[Expert, ...]
     readings: tuple[Reading, ...]
     logits: ir.Value
     top: int

@@ -73,16 +73,16 @@ def assert_rewritten(before: ir.Model, tolerance: float = 1e-4) -> None:
 def test_moe(activation: str, normalized: int) -> None:
     before = moe(activation, normalized)
     [layer], _ = find_layers(before, CONTEXT)
-    assert (layer.form, layer.top, len(layer.reading.experts)) == ("MoE", 2, E)
+    assert (layer.form, layer.top, len(layer.experts)) == ("MoE", 2, E)
     assert layer.semantics.normalized == bool(normalized)
-    assert str(name_of(layer.reading.activation)).startswith(activation)
+    assert str(name_of(layer.activation)).startswith(activation)
     assert_rewritten(before)
 
 
 def test_moe_with_the_interleaved_gate_of_gpt_oss() -> None:
     before = moe("swiglu", 1, True, activation_alpha="1.702", activation_beta="1.0", swiglu_limit="7.0")
     [layer], _ = find_layers(before, CONTEXT)
-    assert name_of(layer.reading.activation) == "swiglu-clamped"
+    assert name_of(layer.activation) == "swiglu-clamped"
     assert_rewritten(before)
 
 

@@ -45,7 +45,10 @@ ROUTERS = {
 }
 
 
-def exported(layer: str = "Loop", router: str = "Router", expert: str = "SwiGlu") -> ir.Model:
+def exported(layer: str = "Loop", router: str = "Router", expert: str = "SwiGlu", exporter: str = "legacy") -> ir.Model:
+    """A layer as an exporter writes it. That of dynamo takes seconds for each, so its graphs are stored."""
+    if exporter == "dynamo":
+        return load_model(Path(__file__).parent / "dynamo" / f"{layer}.onnx").model
     torch.manual_seed(0)
     kind = getattr(torch_layers, layer)
     model = torch_layers.export(kind(getattr(torch_layers, router)(), getattr(torch_layers, expert)), "legacy")
@@ -64,14 +67,52 @@ def assert_rewritten(model: ir.Model, layers: int = 1, feed: Array | None = None
             np.testing.assert_allclose(new, old, atol=1e-4 * np.abs(old).max())
 
 
+@pytest.mark.parametrize("exporter", ["legacy", "dynamo"])
 @pytest.mark.parametrize("layer", FORMS)
-def test_every_form(layer: str) -> None:
-    model = exported(layer)
+def test_every_form(layer: str, exporter: str) -> None:
+    model = exported(layer, exporter=exporter)
     [found], skips = find_layers(model, CONTEXT)
-    assert (found.form, len(found.reading.experts), found.top) == (FORMS[layer], torch_layers.E, torch_layers.K)
-    assert name_of(found.reading.activation) == ("swiglu-clamped" if layer == "StackedLoop" else "silu")
+    assert (found.form, len(found.experts), found.top) == (FORMS[layer], torch_layers.E, torch_layers.K)
+    assert name_of(found.activation) == ("swiglu-clamped" if layer == "StackedLoop" else "silu")
     assert str(found.semantics) == "softmax, normalized"
     assert not skips
+    assert_rewritten(model)
+
+
+def test_what_dynamo_exports_today() -> None:
+    torch.manual_seed(0)
+    model = torch_layers.export(torch_layers.Einsum(), "dynamo")
+    assert [node.op_type for node in model.graph] == [
+        node.op_type for node in exported("Einsum", exporter="dynamo").graph
+    ]
+    assert_rewritten(model)
+
+
+TRANSFORMERS = {
+    "Mixtral": ("softmax, normalized", {"num_local_experts": 4}),
+    "Qwen2Moe": ("softmax", {"num_experts": 4, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 40}),
+    "GptOss": ("softmax, normalized", {"num_local_experts": 4, "head_dim": 8}),
+    "DeepseekV3": (
+        "sigmoid, normalized, times 2.5, chosen by biased scores",
+        {"n_routed_experts": 8, "moe_intermediate_size": 24, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 0}
+        | {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8},
+    ),
+}
+
+
+@pytest.mark.parametrize("architecture", TRANSFORMERS)
+def test_layers_of_transformers(architecture: str) -> None:
+    transformers = pytest.importorskip("transformers", minversion="5.0")
+    gates, options = TRANSFORMERS[architecture]
+    sizes = {"hidden_size": torch_layers.D, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = getattr(transformers, f"{architecture}Config")(
+        vocab_size=8, num_key_value_heads=2, num_experts_per_tok=2, **sizes, **options
+    )
+    torch.manual_seed(0)
+    whole = transformers.AutoModelForCausalLM.from_config(config, experts_implementation="batched_mm")
+    model = raise_opset(torch_layers.export(torch_layers.Only(whole.model.layers[0].mlp), "legacy"), 21)[0]
+    [found], _ = find_layers(model, CONTEXT)
+    assert (found.form, str(found.semantics)) == ("gathered weights", gates)
     assert_rewritten(model)
 
 
@@ -92,8 +133,8 @@ def test_a_layer_in_dispatch_form_is_done() -> None:
 def test_two_matrices_with_biases() -> None:
     model = exported("Loop", expert="Gelu")
     [found], _ = find_layers(model, CONTEXT)
-    assert name_of(found.reading.activation) == "gelu"
-    assert [one.bias is not None for one in (*found.reading.experts[0].inputs, found.reading.experts[0].down)] == [
+    assert name_of(found.activation) == "gelu"
+    assert [one.bias is not None for one in (*found.experts[0].inputs, found.experts[0].down)] == [
         True,
         True,
     ]
@@ -151,20 +192,31 @@ def test_near_misses(case: str) -> None:
     assert find_layers(model, CONTEXT) == ([], [])
 
 
+def test_half_precision_is_left_alone() -> None:
+    text = """model (float16[T, 8] x) => (float16[T, 8] y) {
+        logits = MatMul(x, router)
+        values, chosen = TopK <axis = -1>(logits, two)
+        weights = Softmax <axis = -1>(values)
+        size = Shape(logits)
+        none = Expand(zero, size)
+        gates = ScatterElements <axis = -1>(none, chosen, weights)
+        up = Einsum <equation = "td,edf->tef">(x, ups)
+        hidden = Relu(up)
+        y = Einsum <equation = "tef,efd,te->td">(hidden, downs, gates)
+    }"""
+    tensors = {"router": weights(8, 4), "ups": weights(4, 8, 6), "downs": weights(4, 6, 8), "zero": np.zeros(1)}
+    halves = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
+    layers, skips = find_layers(graph(text, {**halves, "two": np.array([2], np.int64)}), CONTEXT)
+    assert not layers
+    assert [skip.reason for skip in skips] == [SkipReason.DTYPE]
+
+
 def test_moe_charlm() -> None:
     path = Path(os.environ.get("EDGEFOLD_DATA", "data")) / "moe_charlm" / "model.onnx"
     if not path.exists():
         pytest.skip("EDGEFOLD_DATA has no moe_charlm/model.onnx")
     model = raise_opset(load_model(path).model, 21)[0]
-    layers, skips = find_layers(model, CONTEXT)
-    assert not skips
-    assert [layer.name for layer in layers] == [f"/layers.{number}/moe" for number in range(4)]
-    for layer in layers:
-        assert (layer.top, name_of(layer.reading.activation), str(layer.semantics)) == (
-            2,
-            "silu",
-            "softmax, normalized",
-        )
-        assert [len(expert.inputs) for expert in layer.reading.experts] == [2] * 8
-        assert layer.reading.experts[0].down.weight.shape == (160, 128)
     assert_rewritten(model, 4, np.arange(48).reshape(2, 24))
+    for number, layer in enumerate(find_dispatched(model)):
+        assert (layer.name, name_of(layer.activation)) == (f"/layers.{number}/moe", "silu")
+        assert [[len(one.inputs), one.down.value().weight.shape] for one in layer.experts] == [[2, (160, 128)]] * 8

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import onnx
 import onnx_ir as ir
@@ -213,21 +215,48 @@ class Incomplete(Loop):
         self.experts = self.experts[:-2]
 
 
+class Only(nn.Module):
+    """A residual connection around a layer of someone else, which may give router logits too."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.layer(x)
+        return x + (found[0] if isinstance(found, tuple) else found)
+
+
 def export(layer: nn.Module, exporter: Exporter) -> ir.Model:
-    """The layer as an ONNX model with dynamic axes, its parameters seeded by the caller."""
+    """A layer as an ONNX model from `x` to `y`, both [batch, tokens, D] with dynamic axes."""
     x = torch.randn(2, 5, D)
-    buffer = io.BytesIO()
+    names: dict[str, Any] = {"input_names": ["x"], "output_names": ["y"]}
     layer.eval()
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        if exporter == "legacy":
-            names = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": {"x": {0: "b", 1: "s"}}}
-            torch.onnx.export(layer, (x,), buffer, dynamo=False, opset_version=18, **names)
-            return ir.from_proto(onnx.load_model_from_string(buffer.getvalue()))
-        shapes = {"x": {0: torch.export.Dim("b"), 1: torch.export.Dim("s")}}
-        names = {"input_names": ["x"], "output_names": ["y"]}
-        program = torch.onnx.export(
-            layer, (x,), dynamo=True, opset_version=21, dynamic_shapes=shapes, verbose=False, **names
-        )
-        assert program is not None
-        return ir.from_proto(program.model_proto)
+        if exporter == "dynamo":
+            shapes = {"x": {0: torch.export.Dim("b"), 1: torch.export.Dim("s")}}
+            program = torch.onnx.export(layer, (x,), dynamo=True, opset_version=21, dynamic_shapes=shapes, **names)
+            assert program is not None
+            return ir.from_proto(program.model_proto)
+        buffer, axes = io.BytesIO(), {"x": {0: "b", 1: "s"}}
+        torch.onnx.export(layer, (x,), buffer, dynamo=False, opset_version=18, dynamic_axes=axes, **names)
+        return ir.from_proto(onnx.load_model_from_string(buffer.getvalue()))
+
+
+def store(folder: Path) -> None:
+    """Writes what the exporter by dynamo makes of every form, which takes it minutes."""
+    for kind in (Loop, DenseLoop, StackedLoop, Einsum, Batched, GatherBatched):
+        torch.manual_seed(0)
+        model = export(kind(), "dynamo")
+        for node in model.graph.all_nodes():
+            node.metadata_props.clear()  # stack traces
+            node.doc_string = None
+        for value in (value for node in model.graph.all_nodes() for value in node.outputs):
+            value.metadata_props.clear()
+        model.metadata_props.clear()
+        ir.save(model, folder / f"{kind.__name__}.onnx")
+
+
+if __name__ == "__main__":
+    store(Path(__file__).parent / "dynamo")

@@ -5,6 +5,7 @@ if __name__ != "edgefold.passes":
     raise ImportError("import edgefold.passes; the folder passes/ is reached only through the package")
 
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
+from edgefold.passes.compress_experts import CompressExperts
 from edgefold.passes.dispatch_experts import DispatchExperts
 from edgefold.passes.elastic_depth import ElasticDepth
 from edgefold.passes.equalize_channels import EqualizeChannels
@@ -49,6 +50,7 @@ PASSES: tuple[type[Pass], ...] = (
     ShareWeights,
     MergeExperts,
     PruneExperts,
+    CompressExperts,
     LowRank,
     EqualizeChannels,
     L1Normalization,

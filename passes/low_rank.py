@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
@@ -12,14 +11,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgefold.errors import UsageError
-from edgefold.passes._initializers import InitializerStore
-from edgefold.passes._layer_inputs import Inputs
-from edgefold.passes._weighted_nodes import WeightedNode, layer_inputs, weighted_node
-from edgefold.passes.base import Calibrates, Context, Edit, Effect, Notes, Pass, Skip, SkipReason
+from edgefold.passes._weighted_nodes import WeightedNode, weighted_node
+from edgefold.passes.base import Context, Effect, Notes, Pass, Skip, SkipReason
 from edgefold.passes.depth.repair import repair_depth
-from edgefold.passes.factoring.nodes import factor
-from edgefold.passes.factoring.ranks import Choices, by_error, uniform
-from edgefold.passes.factoring.spectra import Spectrum
+from edgefold.passes.factoring.matrices import Ranks, factor_matrices
 
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Weighting = Literal["whitened", "plain"]
@@ -61,7 +56,7 @@ class LowRank(Pass, frozen=True, kw_only=True):
     keep: Share | None = None
     flops: Share | None = None
     weighting: Weighting = "whitened"
-    ranks: Literal["error", "uniform"] = "error"
+    ranks: Ranks = "error"
     repair: bool = True
 
     def __post_init__(self) -> None:
@@ -72,21 +67,17 @@ class LowRank(Pass, frozen=True, kw_only=True):
         sites, skips = _sites(model, context)
         if self.weighting == "whitened" and context.calibration is None:
             skips.append(Skip("model", SkipReason.NO_CALIBRATION, "all inputs count alike, and no layer is refitted"))
-        found = list(_spectra(sites, context.calibration if self.weighting == "whitened" else None))
-        choices = [
-            Choices(site.k * site.n * work, (site.k + site.n) * work, spectrum.errors())
-            for site, spectrum, work in zip(sites, found, self._work(model, sites, context), strict=True)
-        ]
         share = (0.5 if self.keep is None else self.keep) if self.flops is None else self.flops
-        budget = share * sum(one.whole for one in choices)
-        chosen = (by_error if self.ranks == "error" else uniform)(choices, budget) if share < 1 else [None] * len(sites)
         original = model.clone()
-        edits, kept = _factor(model, sites, found, choices, chosen)
-        stats = _stats(sites, choices, chosen)
-        if not edits or not self.repair or context.calibration is None:
-            return Notes(tuple(edits), (*skips, *kept), stats)
+        weighed_by = context.calibration if self.weighting == "whitened" else None
+        work = self._work(model, sites, context)
+        factored = factor_matrices(model.graph, sites, share, weighed_by, work=work, ranks=self.ranks)
+        skips += factored.skips
+        if not factored.edits or not self.repair or context.calibration is None:
+            return Notes(factored.edits, tuple(skips), factored.stats)
         notes = repair_depth(model, original, context.calibration, {}, scope="all", exclude=context.excludes)
-        return Notes((*edits, *notes.edits), (*skips, *kept, *notes.skips), {**stats, **notes.stats})
+        edits, stats = (*factored.edits, *notes.edits), {**factored.stats, **notes.stats}
+        return Notes(edits, (*skips, *notes.skips), stats)
 
     def _work(self, model: ir.Model, sites: Sequence[WeightedNode], context: Context) -> list[float]:
         """What one weight of each matrix counts towards the budget."""
@@ -127,56 +118,3 @@ def _refusal(site: WeightedNode, context: Context) -> SkipReason | None:
     if site.stored != "conv" and len(site.weight.shape) > 2:
         return SkipReason.RANK
     return None if np.isfinite(site.matrix()).all() else SkipReason.NOT_FINITE
-
-
-def _spectra(sites: Sequence[WeightedNode], calibration: Calibrates | None) -> Iterator[Spectrum]:
-    """The spectrum of each matrix, a portion of second moments at a time."""
-    for portion in _portions(sites):
-        requests: list[Inputs | None] = [layer_inputs(site) for site in portion]
-        moments = calibration.moments([one for one in requests if one is not None]) if calibration else {}
-        for site, request in zip(portion, requests, strict=True):
-            yield Spectrum.of(site.matrix().astype(np.float64), moments[request].xtx[0] if moments else None)
-
-
-def _portions(sites: Sequence[WeightedNode]) -> Iterator[list[WeightedNode]]:
-    ends = itertools.accumulate(8 * site.k**2 for site in sites)
-    for _, portion in itertools.groupby(zip(sites, ends, strict=True), lambda pair: pair[1] // _MOMENT_BYTES):
-        yield [site for site, _ in portion]
-
-
-def _factor(
-    model: ir.Model,
-    sites: Sequence[WeightedNode],
-    found: Sequence[Spectrum],
-    choices: Sequence[Choices],
-    chosen: Sequence[int | None],
-) -> tuple[list[Edit], list[Skip]]:
-    edits: list[Edit] = []
-    skips: list[Skip] = []
-    store = InitializerStore(model.graph)
-    for site, spectrum, choice, rank in zip(sites, found, choices, chosen, strict=True):
-        if rank is None:
-            why = "it has no rank that costs less" if choice.most < 1 else "its weights are worth their cost"
-            skips.append(
-                Skip(site.label, SkipReason.WOULD_GROW if choice.most < 1 else SkipReason.NOTHING_TO_GAIN, why)
-            )
-            continue
-        factor(site, *spectrum.factors(site.matrix().astype(np.float64), rank), store)
-        edits.append(Edit(site.label, f"rank {rank} of {min(site.k, site.n)}: error {choice.errors[rank]:.3g}"))
-    return edits, skips
-
-
-def _stats(
-    sites: Sequence[WeightedNode], choices: Sequence[Choices], chosen: Sequence[int | None]
-) -> dict[str, float | int | str]:
-    if not sites:
-        return {}
-    pairs = list(zip(sites, chosen, strict=True))
-    errors = [0.0 if rank is None else float(one.errors[rank]) for one, rank in zip(choices, chosen, strict=True)]
-    return {
-        "matrices": len(sites),
-        "factored": sum(rank is not None for rank in chosen),
-        "weights_before": sum(site.k * site.n for site in sites),
-        "weights_after": sum(site.k * site.n if rank is None else (site.k + site.n) * rank for site, rank in pairs),
-        "error": float(np.mean(errors)),
-    }

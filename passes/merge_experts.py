@@ -11,7 +11,6 @@ import onnx_ir as ir
 from edgefold.passes.base import Context, Effect, Notes, Pass, Skip, SkipReason
 from edgefold.passes.experts.budget import allocate, uniform
 from edgefold.passes.experts.choice import Grouping
-from edgefold.passes.experts.evidence import Observer
 from edgefold.passes.experts.layers import Prepared, View, prepare, reduce_layers
 from edgefold.passes.experts.reducers import Merger, Pruner
 from edgefold.passes.experts.reduction import Align, Average, Reduction, Refit
@@ -43,8 +42,8 @@ class MergeExperts(Pass, frozen=True, kw_only=True):
     Attributes:
         experts: of each layer that stay.
         keep: instead, share of the experts that stays; 0.5 where neither is given.
-        budget: `global` spends the experts of all layers where they lower the sum of the layers' relative errors most,
-            `uniform` gives each layer the same share.
+        budget: `global` spends the experts of all layers where they lower the sum of the layers' errors most, each over
+            the energy of the residual stream that the layer is added to; `uniform` gives each layer the same share.
         grouping: which experts are alike: `outputs` by K-means on the directions of their outputs (Sub-MoE, arXiv
             2506.23266), `hierarchical` by linkage of their mean outputs (HC-SMoE, 2410.08589), `logits` of the router
             (M-SMoE, 2310.01334), first `weights` (MergeMoE, 2510.14436), or at `random`.
@@ -92,6 +91,5 @@ class MergeExperts(Pass, frozen=True, kw_only=True):
         counts = uniform(prepared.sizes, self.experts, self.keep)
         if self.budget == "uniform" or len(counts) < 2 or counts == prepared.sizes:
             return counts
-        before = Observer(prepared.observer.original, prepared.observer.original)
-        views = (View.of(prepared.model, layer, before) for layer in prepared.layers.values())
-        return allocate([merger.error_curve(view) for view in views], sum(counts))
+        curves = [merger.error_curve(prepared, layer) for layer in prepared.layers.values()]
+        return allocate(curves, sum(counts))

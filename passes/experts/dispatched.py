@@ -116,7 +116,9 @@ def find_dispatched(model: ir.Model) -> tuple[DispatchedLayer, ...]:
     return tuple(layer for layer in map(_layer, starts) if layer is not None)
 
 
-def replace_dispatched(graph: ir.Graph, layer: DispatchedLayer, gates: ir.Value, experts: Sequence[Expert]) -> ir.Value:
+def replace_dispatched(
+    graph: ir.Graph, layer: DispatchedLayer, gates: ir.Value, experts: Sequence[Expert], *, x: ir.Value | None = None
+) -> ir.Value:
     """Puts other experts, and gates for them, in the place of those that a layer has.
 
     Args:
@@ -124,6 +126,7 @@ def replace_dispatched(graph: ir.Graph, layer: DispatchedLayer, gates: ir.Value,
         layer: it is gone afterwards, with the weights that only it reads.
         gates: [T, number of experts], computed in front of the layer's last node.
         experts: as many as the gates have columns.
+        x: what they read, [T, any]; None for what those there read.
 
     Returns:
         The new output, which has the name of the old one.
@@ -132,13 +135,14 @@ def replace_dispatched(graph: ir.Graph, layer: DispatchedLayer, gates: ir.Value,
     for value in weights:
         if all(use.node in layer.nodes for use in value.uses()) and not value.is_graph_output():
             graph.initializers.pop(str(value.name))
-    for value in (layer.x, gates):
+    tokens = layer.x if x is None else x
+    for value in (tokens, gates):
         if value.shape is None:
             value.shape = ir.Shape([None, None])  # they are in dispatch form: nothing is to be run together
     name = layer.output.name
     for value in (output for node in layer.nodes for output in node.outputs):
         value.name = f"{value.name}:replaced"  # its name is free for the new layer
-    output = write_dispatch(graph, layer.name, layer.x, gates, experts, layer.activation, after=layer.nodes[-1])
+    output = write_dispatch(graph, layer.name, tokens, gates, experts, layer.activation, after=layer.nodes[-1])
     layer.output.replace_all_uses_with(output, replace_graph_outputs=True)
     graph.remove(layer.nodes, safe=True)
     output.name = name

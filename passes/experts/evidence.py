@@ -14,6 +14,8 @@ from edgefold.passes.base import Calibrates
 from edgefold.passes.experts.dispatch import Array
 from edgefold.passes.experts.dispatched import DispatchedLayer
 
+_TINY = 1e-30
+
 MAX_ROWS = 32768
 """Tokens that a layer is fitted on: for top 2 of 8 some fifty for each hidden unit of the smallest experts in use."""
 MAX_BYTES = 512 << 20
@@ -70,6 +72,17 @@ class Observer:
         requests = [Rows(str(value.name)) for value in (layer.x, layer.gates, layer.output)]
         found = self.original.rows(requests, CHOICE_ROWS)
         return Evidence(*(found[request][0] for request in requests))
+
+    def share(self, layer: DispatchedLayer) -> float:
+        """The energy of the layer's output over that of the stream that it is added to, in the original; 1 where it is
+        added to nothing. Layers behind read the stream: by this the relative errors of two layers are compared.
+        """
+        total, _ = summed_with(_unfolded(layer.output)) or (None, None)
+        if total is None:
+            return 1.0
+        own, stream = (_rows(self.original, value, CHOICE_ROWS) for value in (layer.output, total))
+        energies = [float(np.square(rows, dtype=np.float64).sum()) for rows in (own, stream)]
+        return energies[0] / max(energies[1], _TINY)
 
     def see(self, layer: DispatchedLayer, value: ir.Value) -> Array:
         """Another value of the changed model on the same rows as the evidence of a layer."""

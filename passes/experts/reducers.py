@@ -9,7 +9,8 @@ import numpy as np
 
 from edgefold.passes.experts.choice import Criterion, Grouping, grouped, survivors
 from edgefold.passes.experts.dispatch import Array
-from edgefold.passes.experts.layers import View
+from edgefold.passes.experts.dispatched import DispatchedLayer
+from edgefold.passes.experts.layers import Prepared, View, functions
 from edgefold.passes.experts.reduction import Align, Average, Merging, Pruning, Refit, held_out_error
 from edgefold.passes.experts.router import find_router
 
@@ -32,14 +33,19 @@ class Merger:
         [merging] = self._mergings(view, [count])
         return merging
 
-    def error_curve(self, view: View) -> list[float]:
-        """Relative error of the layer's output on held-out rows with 1, 2, ... and all experts."""
+    def error_curve(self, prepared: Prepared, layer: DispatchedLayer) -> list[float]:
+        """Error that a layer of the original with 1, 2, ... and all experts makes, on held-out rows, over the energy of
+        the stream that it is added to.
+        """
+        before = prepared.observer.before(layer)
+        view = View(prepared.model.graph, layer, functions(layer), before, before, prepared.observer)
         everything = len(view.experts)
         counts = np.unique(np.linspace(1, everything - 1, min(MAX_CURVE, everything - 1)).astype(int))
         quick = dataclasses.replace(self, refit="gated" if self.refit == "joint" else self.refit)
         errors = [held_out_error(one) for one in quick._mergings(view, counts.tolist())]
         found = np.interp(np.arange(1, everything + 1), [*counts, everything], [*errors, 0.0])
-        return [float(error) for error in np.minimum.accumulate(found)]
+        share = prepared.observer.share(layer)
+        return [share * float(error) for error in np.minimum.accumulate(found)]
 
     def _mergings(self, view: View, counts: list[int]) -> list[Merging]:
         groups_of = grouped(self.grouping, view, self.seed)

@@ -13,6 +13,7 @@ import pytest
 from graphs import graph, run, weights
 
 from edgefold.passes import PASSES, Context, FuseBlocks, FuseExperts, FuseLayers, Heal, Pass
+from edgefold.passes.compress_experts import CompressExperts
 from edgefold.passes.dispatch_experts import DispatchExperts
 from edgefold.passes.low_rank import LowRank
 from edgefold.passes.merge_experts import MergeExperts
@@ -84,7 +85,7 @@ def digest(value: ir.Model) -> str:
 
 FEEDS = {"x": weights(2, 16, 6, 6, seed=20), "ids": np.array([3, 89])}
 CONTEXT = Context(probe=functools.partial(probe, feeds=FEEDS), compute=compute)
-NEED_DATA = (FuseLayers, Heal, MergeExperts, PruneExperts)  # and some of them torch; their own tests have them
+NEED_DATA = (FuseLayers, Heal, MergeExperts, PruneExperts, CompressExperts)  # their own tests give them some
 ALONE = [kind for kind in PASSES if kind not in NEED_DATA]
 every_pass = pytest.mark.parametrize("kind", ALONE, ids=lambda kind: str(kind.__struct_config__.tag))
 

@@ -21,6 +21,7 @@ from edgefold.passes._halves import Halves
 from edgefold.passes._layer_inputs import Inputs, Rows, Targets
 from edgefold.passes._moments import Moments
 from edgefold.passes._ranges import Range
+from edgefold.routed_tokens import SameTokens
 from edgefold.segments import Segments
 from edgefold.session import make_session, run
 
@@ -101,8 +102,8 @@ class Calibration:
     def regressions(self, requests: Mapping[Inputs, Sequence[Targets]], original: Calibration) -> dict[Inputs, Halves]:
         """Moments with targets: inputs from this model, targets from `original`, side by side along N.
 
-        All tensors of one call are held at once for the time of a batch. Calls that go down the graph compute each
-        node once; see `edgefold.segments`.
+        Inside experts they are of the tokens that both models send there. All tensors of one call are held at once for
+        the time of a batch. Calls that go down the graph compute each node once; see `edgefold.segments`.
 
         Args:
             requests: for each layer input of this model, the tensors of the original that its layers should give.
@@ -116,10 +117,13 @@ class Calibration:
         names = list(dict.fromkeys([*(request.tensor for request in requests), *terms]))
         wanted = list(dict.fromkeys(target.tensor for targets in requests.values() for target in targets))
         found: dict[Inputs, Halves] = {}
-        pairs = zip(self._segments.values(names), original._segments.values(wanted), strict=True)
-        for number, (values, outputs) in enumerate(pairs):
+        tokens = SameTokens(self._model, original._model)
+        mine, others = tokens.needed(names, wanted)
+        pairs = zip(self._segments.values(names + mine), original._segments.values(wanted + others), strict=True)
+        for number, (all_values, all_outputs) in enumerate(pairs):
             for request, targets in requests.items():
                 with _named(request.tensor):
+                    values, outputs = tokens.shared(request.tensor, all_values, targets, all_outputs)
                     rows = request.count(values[request.tensor].shape)
                     picked = self._pick(rows, share, number)
                     x = request.gather(values[request.tensor], picked)

@@ -26,6 +26,11 @@ class Range:
         self.low, self.high, self.top = np.inf, -np.inf, 0.0
         self.counts: NDArray[np.float64] = np.zeros(_BINS)
 
+    @property
+    def seen(self) -> bool:
+        """Whether any element was added: an expert may get no token at all."""
+        return self.low <= self.high
+
     def add(self, values: NDArray[np.floating]) -> None:
         """Adds all elements of an array.
 

@@ -20,6 +20,7 @@ from edgefold.passes.quantization.shift_nodes import FLOAT_ACTIVATION, Activatio
 
 _SAMPLED = 1 << 19  # elements of a layer's input by which narrow codes are chosen
 MOST_GROUPS = 8
+_UNSEEN = "no calibration data reached it"
 _FEWEST_ROWS, _MOST_ROWS = 512, 8192
 
 
@@ -99,9 +100,10 @@ def _observed(
     if calibration is None:
         return Skip(site.label, SkipReason.NO_CALIBRATION, instead)
     if asked.bits == 8:
-        observed = ranges.get(str(site.data.name), "no calibration batch reached it")
-        if isinstance(observed, Range):
+        observed = ranges.get(str(site.data.name), _UNSEEN)
+        if isinstance(observed, Range) and observed.seen:
             return _by_range(observed)
+        observed = _UNSEEN if isinstance(observed, Range) else observed
         return Skip(site.label, SkipReason.FALLBACK, f"{observed}: {instead}")
     try:
         rows = _sample(site, calibration)
@@ -132,8 +134,8 @@ def _sample(site: WeightedNode, calibration: Calibrates) -> Float:
     request = Rows(str(site.data.name), axis)
     limit = int(np.clip(_SAMPLED // _channels(site), _FEWEST_ROWS, _MOST_ROWS))
     found = calibration.rows([request], limit)
-    if request not in found:
-        raise ModelError("no calibration batch")
+    if request not in found or not found[request].size:
+        raise ModelError(_UNSEEN)
     rows: Float = found[request][0]
     return rows
 

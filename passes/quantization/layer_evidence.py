@@ -55,7 +55,7 @@ class Evidence:
 
     def damping(self) -> float | None:
         """The ridge of the refit by which each half of the batches is predicted best; None if there is one half."""
-        if not self.halves.odd.count:
+        if not self.halves.even.count or not self.halves.odd.count:
             return None
         return self.halves.best_damping(np.concatenate([self.weight, self.bias[:, None]], axis=1))
 

@@ -13,9 +13,6 @@
 namespace edgefold {
 namespace {
 
-// How far ahead codes are fetched: they are read once, from memory, and a page is soon over.
-constexpr int64_t kPrefetchBytes = 3072;
-
 template <int kBits, int kShapes, int kRows, int kRun>
 struct FactoredPanel {
   // Codes of fewer bits take more instructions one unit at a time.
@@ -107,10 +104,7 @@ struct FactoredPanel {
     int64_t group = 0;
     for (; u + kGroupUnits <= units; u += kGroupUnits, ++group) {
       decoder.Group(matrix.GroupSelectors(panel, group), factors);
-      Unroll<kBits>([&](auto line) EF_INLINE {
-        const uint8_t* ahead = packed + u * 8 * kBits + kPrefetchBytes + line * 64;
-        _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T0);
-      });
+      PrefetchGroup<kBits>(packed + u * 8 * kBits);
       if constexpr (kPaired) {
         PairedGroup(pairs, packed + u * 8 * kBits, x + u * kUnitDepth, group);
       } else {

@@ -50,6 +50,7 @@ void SymmetricPanel(const PackedMatrix& matrix, int64_t panel, const Activations
   for (int64_t first = 0; first < units; first += kGroupUnits) {
     Magnitudes magnitudes;
     magnitudes.Load(matrix.table, matrix.GroupSelectors(panel, first / kGroupUnits));
+    PrefetchGroup<4>(packed + first * 32);
     const int64_t last = first + kGroupUnits < units ? first + kGroupUnits : units;
     for (int64_t u = first; u < last; ++u) {
       const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(packed + u * 32));

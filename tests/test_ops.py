@@ -186,6 +186,18 @@ def test_every_operator_has_a_page() -> None:
     assert all(page.startswith(f"# {DOMAIN}.{name}\n") for name, page in pages.items())
 
 
+def test_matmul_of_no_rows() -> None:
+    _, packed = random_weight(40, 24, 4, 5)
+    packed |= {"bias": np.zeros(1, np.float32), "x_scale": np.zeros(1, np.float32), "x_shifts": NO_SHIFTS}
+    attributes = {"k": 40, "bits": 4, "activation_low": -127, "activation_high": 127}
+    assert run_one_node("ShiftMatMul", {"x": np.zeros((0, 40), np.float32)}, packed, **attributes).shape == (0, 24)
+    assert run_one_node("ShiftMatMul", {"x": np.zeros((2, 0, 40), np.float32)}, packed, **attributes).shape == (
+        2,
+        0,
+        24,
+    )
+
+
 @pytest.mark.parametrize("opset", [20, 27])
 def test_bodies_are_refused_outside_the_opsets_they_were_proven_for(opset: int) -> None:
     with pytest.raises(ModelError, match=f"need opset 21 to 26, not {opset}: convert it first"):

@@ -13,7 +13,7 @@ from edgefold.measuring.blocks import StackRow, blocks_text, list_blocks
 from edgefold.measuring.experts import ExpertsRow, experts_text, list_experts
 from edgefold.measuring.macs import NodeMacs, node_macs
 from edgefold.measuring.measure import bits_per_weight, model_weights, stored_matrices
-from edgefold.measuring.shapes import EDGEFOLD
+from edgefold.measuring.packed_weights import EDGEFOLD
 from edgefold.measuring.text_table import count_text, text_table
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from onnx import TensorProto
 from edgefold.errors import ModelError
 from edgefold.files.external import weight_bytes, weight_values
 from edgefold.measuring.macs import node_macs
-from edgefold.measuring.shapes import packed_matrix
+from edgefold.measuring.packed_weights import packed_weights
 from edgefold.measuring.unfused import unfused
 
 # Types of weights; indices, shapes and masks are of the others.
@@ -34,7 +34,10 @@ _PARAMETERS = {
     "QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2), "QLinearConv": (1, 2, 4, 5, 6, 7), "ConvInteger": (2, 3),
     "QLinearMatMul": (1, 2, 4, 5, 6, 7), "MatMulInteger": (2, 3), "MatMulNBits": (2, 3, 4), "QGemm": (1, 2, 4, 5, 7, 8),
     "ShiftMatMul": (1, 2, 3, 4, 6, 7), "ShiftGather": (1, 2, 3, 4), "ShiftConv": (1, 2, 3, 4, 6, 7),
+    "ShiftMoE": (2, 3, 4, 5, 7, 8, 9, 10, 12, 13, 14, 15), "QMoE": (2, 3, 5, 6),
 }  # fmt: skip
+_Stored = tuple[int, int, int]
+"""Of a stored matrix: what identifies it, its elements, its bits."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +96,10 @@ def stored_matrices(model: ir.Model) -> list[StoredMatrix]:
     """Every weight matrix that a MatMul, Gemm or Conv multiplies by, once, with the nodes that share it."""
     found: dict[int, StoredMatrix] = {}
     for node in _all_nodes(model):
-        one = _packed(node) or _plain(node)
-        if one is None:
-            continue
-        key, weights, bits = one
         name = node.name or node.outputs[0].name or ""
-        known = found.get(key)
-        found[key] = StoredMatrix((name,), weights, bits) if known is None else _shared(known, name)
+        for key, weights, bits in _packed(node) or _plain(node):
+            known = found.get(key)
+            found[key] = StoredMatrix((name,), weights, bits) if known is None else _shared(known, name)
     return list(found.values())
 
 
@@ -157,34 +157,32 @@ def _packed_inputs(model: ir.Model) -> tuple[set[str], dict[int, int]]:
         for index in _PARAMETERS.get(node.op_type, ()):
             if index < len(inputs) and inputs[index] is not None:
                 parameters.add(_name(inputs[index]))
-        matrix = packed_matrix(node)
-        if matrix is not None:
-            packed[_identity(inputs[1])] = matrix[0] * matrix[1]
+        for matrix in packed_weights(node):
+            packed[_identity(matrix.inputs[0])] = matrix.k * matrix.n
     return parameters, packed
 
 
-def _packed(node: ir.Node) -> tuple[int, int, int] | None:
-    """Key, elements and bits of the matrix of a packed operator other than an embedding."""
-    matrix = packed_matrix(node)
-    if matrix is None or node.op_type == "ShiftGather":
-        return None
-    parts = node.inputs[1:5] if node.domain == "ai.edgefold" else node.inputs[1:4]
-    return _identity(node.inputs[1]), matrix[0] * matrix[1], 8 * sum(_bytes(part) for part in parts)
+def _packed(node: ir.Node) -> list[_Stored]:
+    """Key, elements and bits of the matrices of a packed operator other than an embedding."""
+    if node.op_type == "ShiftGather":
+        return []
+    found = packed_weights(node)
+    return [(_identity(one.inputs[0]), one.k * one.n, 8 * sum(map(_bytes, one.inputs))) for one in found]
 
 
-def _plain(node: ir.Node) -> tuple[int, int, int] | None:
+def _plain(node: ir.Node) -> list[_Stored]:
     index = _WEIGHT_INPUT.get(node.op_type)
     if index is None or index >= len(node.inputs):
-        return None
+        return []
     found = _trace(node.inputs[index])
     if found is None and node.op_type == "MatMul":
         found = _trace(node.inputs[0])
     if found is None:
-        return None
+        return []
     root, extra = found
     tensor = ir.convenience.get_const_tensor(root)
     assert tensor is not None
-    return _identity(root), math.prod(tensor.shape.numpy()), 8 * (int(tensor.nbytes) + extra)
+    return [(_identity(root), math.prod(tensor.shape.numpy()), 8 * (int(tensor.nbytes) + extra))]
 
 
 def _trace(value: ir.Value | None) -> tuple[ir.Value, int] | None:

@@ -12,10 +12,10 @@ import onnx_ir as ir
 from onnx import inliner, shape_inference
 
 from edgefold.errors import ModelError
+from edgefold.measuring.packed_weights import EDGEFOLD, packed_weights
 from edgefold.measuring.shape_arithmetic import infer_with_arithmetic
 from edgefold.measuring.unfused import unfused
 
-EDGEFOLD = "ai.edgefold"
 # Smaller tensors may be shapes, axes or sizes, whose values inference needs.
 _SMALL_ELEMENTS = 1024
 
@@ -101,10 +101,10 @@ def _stand_in(node: ir.Node) -> None:
     if node.domain == EDGEFOLD and node.op_type == "Activation":
         _exchange(node, ir.node("Identity", node.inputs[:1], name=node.name))
         return
-    matrix = packed_matrix(node)
-    if matrix is None:
+    if node.op_type not in ("ShiftMatMul", "MatMulNBits", "ShiftGather", "ShiftConv") or not packed_weights(node):
         return
-    k, n = matrix
+    [matrix] = packed_weights(node)
+    k, n = matrix.k, matrix.n
     data = node.inputs[0]
     attributes: dict[str, Any] = {}
     if node.op_type in ("ShiftMatMul", "MatMulNBits"):
@@ -123,19 +123,6 @@ def _exchange(node: ir.Node, by: ir.Node) -> None:
     graph = node.graph
     assert graph is not None
     ir.convenience.replace_nodes_and_values(graph, node, [node], [by], node.outputs, by.outputs)
-
-
-def packed_matrix(node: ir.Node) -> tuple[int, int] | None:
-    """K and N of the weight matrix that a packed operator holds, or None for any other operator."""
-    if node.domain == EDGEFOLD and node.op_type in ("ShiftMatMul", "ShiftGather", "ShiftConv"):
-        scales = node.inputs[4]
-        shape = scales.shape if scales is not None else None
-        if shape is None or not isinstance(shape[0], int):
-            return None
-        return node.attributes.get_int("k", 0), shape[0]
-    if node.domain == "com.microsoft" and node.op_type == "MatMulNBits":
-        return node.attributes.get_int("K", 0), node.attributes.get_int("N", 0)
-    return None
 
 
 def _weight(node: ir.Node, shape: tuple[int, ...]) -> ir.Value:

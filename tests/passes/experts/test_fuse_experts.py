@@ -13,6 +13,7 @@ import pytest
 from dispatched_models import dispatched, experts
 from graphs import Array, run, weights
 
+from edgefold.measuring.measure import stored_matrices
 from edgefold.passes.base import Context, SkipReason
 from edgefold.passes.experts.activation import Applied, Operand, named
 from edgefold.passes.experts.dispatch import Expert, Product
@@ -75,6 +76,17 @@ def test_the_node_says_what_it_was_made_of_and_the_function_comes_with_it() -> N
         "ShiftMoE", "ShiftUnpackStack", "ShiftRows", "Activation", "ShiftLevels",
     }  # fmt: skip
     assert FuseExperts().rewrite(model, Context()).edits == ()
+
+
+def test_weights_are_counted_as_before() -> None:
+    def elements(model: ir.Model) -> int:
+        return sum(matrix.weights for matrix in stored_matrices(model))
+
+    shift, floats = quantized(dispatched(experts(3, f=F))), wide_model(wide(), "silu")
+    for model, step in [(shift, FuseExperts()), (floats, FuseExperts(form="qmoe"))]:
+        before = elements(model)
+        assert step.rewrite(model, Context()).edits
+        assert elements(model) == before
 
 
 def test_a_graph_output_keeps_its_name() -> None:
@@ -149,9 +161,9 @@ def test_what_the_operator_cannot_hold_stays_and_is_named() -> None:
     assert reason(quantized(dispatched(experts(3, f=F))), context=excluded)[0] is SkipReason.EXCLUDED
 
 
-def wide(kind: str = "silu", *, gated: bool = True, bias: bool = False) -> list[Expert]:
-    """Experts for tokens of 8 whose products are 64 wide on both sides would be; here d is 64."""
-    return experts(4, d=64, f=96, gated=gated, bias=bias)
+def wide(*, gated: bool = True, bias: bool = False) -> list[Expert]:
+    """Experts whose products QMoE can hold."""
+    return experts(4, d=64, f=F, gated=gated, bias=bias)
 
 
 def wide_model(members: list[Expert], kind: str, *, gated: bool = True) -> ir.Model:

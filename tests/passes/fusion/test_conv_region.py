@@ -15,6 +15,7 @@ from packed_convs import conv_graph
 from edgefold.measuring.measure import bits_per_weight, model_macs
 from edgefold.nodewise import prove_portable
 from edgefold.ops import add_functions
+from edgefold.passes._ranges import Range
 from edgefold.passes.base import Context, Notes
 from edgefold.passes.fusion.conv_region import fuse_conv_regions
 from edgefold.passes.fusion.cost import TYPICAL
@@ -25,10 +26,13 @@ X = np.random.default_rng(5).uniform(-6, 6, (2, 8, 9, 10)).astype(np.float32)
 HEAD = "g (float[2, 8, 9, 10] x) => "
 
 
+probed = functools.partial(probe, feeds={"x": X}, seed=0)
+
+
 def fuse(model: ir.Model, exclude: tuple[str, ...] = ()) -> tuple[ir.Model, Notes]:
     """The model with its regions joined, after the checker."""
     fused = model.clone()
-    context = Context(probe=functools.partial(probe, feeds={"x": X}, seed=0), exclude=exclude)
+    context = Context(probe=probed, exclude=exclude)
     notes = fuse_conv_regions(fused, context, TYPICAL)
     add_functions(fused)
     onnx.checker.check_model(ir.to_proto(fused))
@@ -142,6 +146,38 @@ def test_a_convolution_alone_is_left_as_it_is_with_the_reason() -> None:
     assert dict(operators(fused)) == {"ShiftConv": 1}
     assert [str(skip) for skip in notes.skips] == ["y: nothing to gain (its neighbours take no integers)"]
     assert not notes.edits
+
+
+class Ranges:
+    """Calibration that has seen values from -17 to 17 everywhere."""
+
+    def ranges(self, tensors: list[str]) -> dict[str, Range]:
+        seen = Range()
+        seen.add(np.linspace(-17, 17, 1000, dtype=np.float32))
+        return dict.fromkeys(tensors, seen)
+
+
+SHORTCUT = (
+    "(float[n, c, h, w] y) { a = Conv(x, 8, 16) b = Relu(a) c = Conv(b, 16, 16, kernel=3, stride=2) "
+    "s = Conv(b, 16, 16, stride=2) d = Add(c, s) e = Relu(d) y = Conv(e, 16, 8) }"
+)
+
+
+def test_shortcut_that_no_convolution_reads_gets_its_codes_from_calibration() -> None:
+    model = conv_graph(HEAD + SHORTCUT)
+    fused = model.clone()
+    fuse_conv_regions(fused, Context(probe=probed, calibration=Ranges()), TYPICAL)  # type: ignore[arg-type]
+    add_functions(fused)
+    assert dict(operators(fused)) == {"FusedConvBlock": 4}
+    before, after = outputs(model)[0], outputs(fused)[0]
+    assert np.abs(before - after).max() < 0.05 * np.abs(before).max()
+
+
+def test_shortcut_that_no_convolution_reads_stays_float_without_calibration() -> None:
+    model = conv_graph(HEAD + SHORTCUT)
+    fused, _ = fuse(model)
+    assert operators(fused)["Add"] == 1
+    np.testing.assert_array_equal(outputs(fused)[0], outputs(model)[0])
 
 
 def test_excluded_convolution_keeps_its_floats() -> None:

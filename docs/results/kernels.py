@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes docs/results/kernels.md: whole convolutional models in integers, one sample at a time, beside ONNX Runtime.
+
+    python docs/results/kernels.py DATA_FOLDER WORK_FOLDER [NAME ...]
+
+What is compressed stays in WORK_FOLDER, with one JSON file of times a model, so that an interrupted run goes on where
+it stopped. Delete the JSON files to time again; all forms of a model are timed in turns in one run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import edgefold
+from edgefold.compression import compress
+from edgefold.measuring.baselines import build_baseline
+from edgefold.measuring.bench import bench
+from edgefold.measuring.machine import this_machine
+from edgefold.provenance import versions
+from edgefold.scoring.task import load_task
+
+HERE = Path(__file__).resolve().parent
+MODELS: dict[str, dict[str, tuple[int, ...]]] = {
+    "imagenet_mobilenetv2": {},
+    "cifar_resnet20": {"input": (1, 3, 32, 32)},
+    "cifar_resnet56": {"input": (1, 3, 32, 32)},
+    "imagenet_squeezenet11": {},
+    "ppocr_det_v2": {"x": (1, 3, 640, 640)},
+    "keras_mobilenetv1_vww": {"input_1": (1, 96, 96, 3)},
+}
+RECIPES = ("w4", "w8")
+FUSED = "steps:\n  - {pass: fuse-blocks}\n"
+
+
+def main(data: Path, work: Path, names: list[str]) -> None:
+    work.mkdir(parents=True, exist_ok=True)
+    for name in names or MODELS:
+        record = work / f"{name}.json"
+        if not record.exists():
+            print(name, flush=True)
+            record.write_text(json.dumps(measure(data / name / "model.onnx", work), indent=1))
+    rows = [json.loads(path.read_text()) for path in sorted(work.glob("*.json"))]
+    (HERE / "kernels.md").write_text(page(rows), encoding="utf-8")
+
+
+def measure(model: Path, work: Path) -> dict[str, Any]:
+    """Times of every form of one model, and what fusing did to the metric."""
+    name = model.parent.name
+    task = load_task(model.parent / "task.yaml")
+    int8 = build_baseline(model, "ort-int8", task, work)
+    forms = {"ORT fp32": model, "ORT int8": int8.path.rename(work / f"{name}.int8.onnx")}
+    changes: dict[str, Any] = {}
+    recipe = work / "fuse.yaml"
+    recipe.write_text(FUSED)
+    for one in RECIPES:
+        plain, fused = work / f"{name}.{one}", work / f"{name}.{one}.fused"
+        if not plain.exists():
+            compress(model, plain, one, task.path, seed=0)
+        if not fused.exists():
+            compress(plain, fused, str(recipe), task.path, seed=0)
+        report = json.loads((fused / "report.json").read_text())
+        changes[f"{one}, fused"] = {
+            "change": report["change"],
+            "stats": report["steps"][-1]["stats"],
+            "metric": report["after"]["metric"]["metric"],
+        }
+        forms |= {one: plain / "model.onnx", f"{one}, fused": fused / "model.onnx"}
+    timed = bench(list(forms.values()), shapes=MODELS[name], threads=1)
+    found = {row.model: row for row in timed.rows}
+    times = {form: found[str(path)].median_ms for form, path in forms.items()}
+    return {"name": name, "note": int8.note, "times": times, "changes": changes, "isa": sorted(set(timed.isa.values()))}
+
+
+def page(models: list[dict[str, Any]]) -> str:
+    machine = this_machine()
+    built_with = ", ".join(f"{name} {version}" for name, version in versions().items())
+    isa = "/".join(dict.fromkeys(name for model in models for name in model["isa"]))
+    lines = [
+        "# Whole models in integers",
+        "",
+        "One sample, one thread, medians of one interleaved run; in brackets the median of ONNX Runtime's fp32 over",
+        "the form's: above 1 is faster. `fused` is the same file after the pass `fuse-blocks`; `change` is what that",
+        "alone does to the metric of the task, with its paired 95 % interval. ORT int8 is static QDQ.",
+        "",
+        f"Machine: {machine.cpu}; EdgeFold kernels: {isa}; {built_with}; seed 0. Command:",
+        "`python docs/results/kernels.py DATA WORK`.",
+        "",
+        "| model | " + " | ".join(models[0]["times"]) + " | w4, fused: change | w8, fused: change |" if models else "",
+        "|---" * (3 + len(models[0]["times"]) if models else 1) + "|",
+        *(table_row(model) for model in models),
+        "",
+        "Blocks and tensors that became integers:",
+        "",
+        *(f"- {model['name']}: {stats(model)}" for model in models),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def table_row(model: dict[str, Any]) -> str:
+    base = model["times"]["ORT fp32"]
+    times = (f"{ms:.2f} ms ({base / ms:.2f}x)" for ms in model["times"].values())
+    changes = (model["changes"][f"{recipe}, fused"] for recipe in RECIPES)
+    cells = (
+        f"{one['metric']} {one['change']['value']:+.3f} ({one['change']['ci95'][0]:+.3f} to "
+        f"{one['change']['ci95'][1]:+.3f})"
+        for one in changes
+    )
+    return f"| {model['name']} | {' | '.join((*times, *cells))} |"
+
+
+def stats(model: dict[str, Any]) -> str:
+    found = model["changes"]["w4, fused"]["stats"]
+    return (
+        f"{found.get('conv-region.blocks', 0)} convolutions, {found.get('conv-region.integer_tensors', 0)} tensors "
+        f"between them; {found.get('inverted-residual.blocks', 0)} inverted residual blocks in one node each"
+    )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__ or edgefold.__version__)
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -25,6 +25,7 @@
 #include "kernels/l2_norm/l2_norm.h"
 #include "kernels/peak/peak.h"
 #include "kernels/quantize/quantize.h"
+#include "kernels/requantize/requantize.h"
 #include "kernels/unpack/unpack.h"
 #include "python/arrays.h"
 
@@ -236,6 +237,7 @@ nanobind::dict OperatorFamilies() {
   families["conv_depthwise"] = Variants(ConvDepthwiseKernels());
   families["conv_sums"] = Variants(ConvSumsKernels());
   families["conv_epilogue"] = Variants(ConvEpilogueKernels());
+  families["requantize"] = Variants(RequantizeKernels());
   families["l1_norm"] = Variants(L1NormKernels());
   families["l2_norm"] = Variants(L2NormKernels());
   families["peak"] = Variants(PeakKernels());
@@ -275,6 +277,7 @@ NB_MODULE(_kernels, module) {
   Bind(module, "ConvDepthwise", ConvDepthwiseKernels());
   Bind(module, "ConvSums", ConvSumsKernels());
   Bind(module, "ConvEpilogue", ConvEpilogueKernels());
+  Bind(module, "Requantize", RequantizeKernels());
   Bind(module, "L1Norm", L1NormKernels());
   Bind<&Peak>(module, "Peak", PeakKernels());
   module.def("operator_families", OperatorFamilies);

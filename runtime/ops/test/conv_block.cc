@@ -14,7 +14,7 @@ struct Geometry {
 
 // What the definition gives for all images, in the layout of y.
 void Define(const StageCase& c, const ConvBlockInputs& inputs, const std::vector<uint8_t>& x,
-            Guarded<uint8_t>& y) {
+            void* y) {
   const int64_t channels = c.stage.attributes.out_channels;
   const int64_t pixels = inputs.shape.OutPixels();
   const int64_t in = inputs.shape.InPixels() * c.stage.attributes.in_channels;
@@ -23,7 +23,7 @@ void Define(const StageCase& c, const ConvBlockInputs& inputs, const std::vector
     const uint8_t* added = residual == nullptr ? nullptr : residual + b * pixels * channels;
     const std::vector<uint8_t> image = DefinedStage(c, inputs.shape, x.data() + b * in,
                                                     inputs.x_scale, added, inputs.residual_scale);
-    uint8_t* out = y.data() + b * static_cast<int64_t>(image.size());
+    uint8_t* out = static_cast<uint8_t*>(y) + b * static_cast<int64_t>(image.size());
     std::memcpy(out, image.data(), image.size());
     if (!c.stage.y.is_float()) continue;
     const float* values = reinterpret_cast<const float*>(image.data());
@@ -31,6 +31,8 @@ void Define(const StageCase& c, const ConvBlockInputs& inputs, const std::vector
   }
 }
 
+// Element: float where y is a float image, else uint8_t.
+template <typename Element>
 void Case(Random& random, const Geometry& g, StageCase& c, bool x_float, Tally& tally) {
   const ConvAttributes& a = g.attributes;
   const int64_t size[] = {1, g.height, g.width};
@@ -52,10 +54,9 @@ void Case(Random& random, const Geometry& g, StageCase& c, bool x_float, Tally& 
   const std::vector<uint8_t> residual = RandomCodes(random, range, results);
   if (c.stage.residual != Residual::kNone) inputs.residual = residual.data();
 
-  const int64_t bytes = results * (c.stage.y.is_float() ? 4 : 1);
-  Guarded<uint8_t> expected(bytes);
-  Define(c, inputs, x, expected);
-  Guarded<uint8_t> got(bytes);
+  Guarded<Element> expected(results);
+  Define(c, inputs, x, expected.data());
+  Guarded<Element> got(results);
   inputs.y = got.data();
   const bool ran = ConvBlock(c.stage).Run(inputs, Backwards());
   char where[160];
@@ -102,7 +103,8 @@ std::vector<Tally> TestConvBlock() {
              {Residual::kNone, Residual::kBeforeActivation, Residual::kAfterActivation}) {
           StageCase c(random, g.attributes, number % 2 == 0, x, y, activations[number % 3],
                       residual);
-          Case(random, g, c, number % 5 == 0, tallies[0]);
+          auto* run = y.is_float() ? Case<float> : Case<uint8_t>;
+          run(random, g, c, number % 5 == 0, tallies[0]);
           ++number;
         }
       }

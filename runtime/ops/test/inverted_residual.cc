@@ -59,6 +59,8 @@ bool RunStages(const InvertedResidualStages& stages, const InvertedResidualInput
                          Backwards());
 }
 
+// Element: float where y is a float image, else uint8_t.
+template <typename Element>
 void Case(Random& random, const Block& b, const Formats& f, Tally& tally) {
   const Residual place = f.residual ? Residual::kAfterActivation : Residual::kNone;
   StageCase expand(random, Square(b.in, b.expanded, 1, 1, 0, 1), f.shift, f.x, f.inner,
@@ -85,9 +87,8 @@ void Case(Random& random, const Block& b, const Formats& f, Tally& tally) {
   (b.has_expand ? stages.expand : stages.depthwise).x.x_codes = !f.x_float;
 
   const int64_t results = inputs.batch * inputs.shape.OutPixels() * b.out;
-  const int64_t bytes = results * (f.y.is_float() ? 4 : 1);
-  Guarded<uint8_t> expected(bytes);
-  Guarded<uint8_t> got(bytes);
+  Guarded<Element> expected(results);
+  Guarded<Element> got(results);
   inputs.y = got.data();
   bool ran = RunStages(stages, inputs, codes.data(), expected.data());
   ran = InvertedResidual(stages).Run(inputs, Backwards()) && ran;
@@ -144,7 +145,8 @@ std::vector<Tally> TestInvertedResidual() {
           if (number % 4 == 0) f.activation = kHardSwish;
           f.x_float = number % 5 == 0;
           f.shift = number % 2 == 0;
-          Case(random, b, f, tallies[0]);
+          auto* run = y.is_float() ? Case<float> : Case<uint8_t>;
+          run(random, b, f, tallies[0]);
           ++number;
         }
       }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/test/stage_cases.h"
 
-#include <cstring>
+#include <deque>
 
 namespace edgefold::selftest {
 namespace {
@@ -130,9 +130,9 @@ Parallel Backwards() {
 }
 
 Tally TallyOf(const std::string& name) {
-  static std::vector<std::string*> names;  // tallies keep pointers
-  names.push_back(new std::string(name + "_" + IsaName(SelectedIsa().isa)));
-  return {names.back()->c_str(), true};
+  static std::deque<std::string> names;  // which stay where they are: tallies point to them
+  names.push_back(name + "_" + IsaName(SelectedIsa().isa));
+  return {names.back().c_str(), true};
 }
 
 }  // namespace edgefold::selftest

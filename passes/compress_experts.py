@@ -6,15 +6,19 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
+import numpy as np
 import onnx_ir as ir
 
 from edgefold.errors import ModelError
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
-from edgefold.passes.depth.repair import repair_depth
-from edgefold.passes.experts.dispatched import find_dispatched
-from edgefold.passes.experts.layers import Prepared, View, prepare
+from edgefold.passes.experts.dispatched import DispatchedLayer, find_dispatched
+from edgefold.passes.experts.factored import refit_last
+from edgefold.passes.experts.layers import Prepared, View, functions, prepare
 from edgefold.passes.experts.shared_bases import narrowed, rank_for, write_narrowed
+from edgefold.passes.experts.statistics import statistics
 from edgefold.passes.factoring.matrices import factor_matrices
+
+_TINY = 1e-30
 
 
 class CompressExperts(Pass, frozen=True, kw_only=True):
@@ -22,8 +26,9 @@ class CompressExperts(Pass, frozen=True, kw_only=True):
 
     What it does: with bases of its `own`, each matrix of each expert becomes a product of two thin ones, chosen by the
     outputs on the tokens that are routed to that expert (SVD-LLM, arXiv 2403.07378, section 3.1), at ranks that share
-    one budget by error; then the layers are refitted. With `shared` bases, all experts of a layer read one projection
-    of the tokens and write into one small space, both computed once a token: each expert is as much narrower.
+    one budget by error. With `shared` bases, all experts of a layer read one projection of the tokens and write into
+    one small space, both computed once a token: each expert is as much narrower. Either way the last matrices of each
+    layer are then solved anew together, from the first layer to the last, so that it gives what it gave before.
 
     When it fires: on mixture-of-experts layers in any form that ``dispatch-experts`` knows, which it brings into
     dispatch form first; also after ``merge-experts``. It needs calibration data.
@@ -38,13 +43,13 @@ class CompressExperts(Pass, frozen=True, kw_only=True):
 
     Attributes:
         keep: share of the experts' weights that stays.
-        basis: `own` for each matrix, or `shared` by the experts of a layer.
+        basis: `shared` by the experts of a layer, or each matrix its `own`, for experts that have little in common.
     """
 
     effect: ClassVar[Effect] = Effect.LOSSY
 
     keep: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
-    basis: Literal["own", "shared"] = "own"
+    basis: Literal["shared", "own"] = "shared"
 
     def rewrite(self, model: ir.Model, context: Context) -> Notes:
         if self.keep == 1:
@@ -52,25 +57,23 @@ class CompressExperts(Pass, frozen=True, kw_only=True):
         if context.calibration is None:
             return Notes(skips=(Skip("model", SkipReason.NO_CALIBRATION, "bases are chosen by routed tokens"),))
         prepared = prepare(model, context.calibration, context)
-        return self._own(prepared, context) if self.basis == "own" else self._shared(prepared)
+        return self._own(prepared) if self.basis == "own" else self._shared(prepared)
 
-    def _own(self, prepared: Prepared, context: Context) -> Notes:
-        """Two thin matrices in the place of each one."""
-        assert context.calibration is not None
+    def _own(self, prepared: Prepared) -> Notes:
+        """Two thin matrices in the place of each one; then what the second ones give is fitted, layer by layer."""
         experts = [expert for layer in prepared.layers.values() for expert in layer.experts]
         sites = [site for one in experts for product in (*one.inputs, one.down) for site in product.sites()]
-        original = prepared.model.clone()
-        notes = factor_matrices(
-            prepared.model.graph, sites, self.keep, prepared.observer.changed, work=[1.0] * len(sites)
-        )
-        if notes.edits:
-            mended = repair_depth(
-                prepared.model, original, context.calibration, {}, scope="all", exclude=context.excludes
-            )
-            stats = {**notes.stats, **mended.stats}
-            notes = Notes((*notes.edits, *mended.edits), (*notes.skips, *mended.skips), stats)
-        before = prepared.notes
-        return Notes((*before.edits, *notes.edits), (*before.skips, *notes.skips), notes.stats)
+        graph, seen = prepared.model.graph, prepared.observer.changed
+        harm = [one for layer in prepared.layers.values() for one in _harm(prepared, layer)]
+        factored = factor_matrices(graph, sites, self.keep, seen, work=[1.0] * len(sites), harm=harm)
+        skips = [*prepared.notes.skips, *factored.skips]
+        for place in prepared.layers if factored.edits else ():
+            layer = find_dispatched(prepared.model)[place]
+            try:
+                refit_last(layer, prepared.observer.evidence(layer))
+            except ModelError as error:
+                skips.append(Skip(layer.name, SkipReason.FALLBACK, f"{error}: no refit"))
+        return Notes((*prepared.notes.edits, *factored.edits), tuple(skips), factored.stats)
 
     def _shared(self, prepared: Prepared) -> Notes:
         """Layers between two bases, from the first to the last."""
@@ -89,3 +92,11 @@ class CompressExperts(Pass, frozen=True, kw_only=True):
             write_narrowed(prepared.model.graph, layer, narrowed(view.experts, view.evidence, rank))
             edits.append(Edit(layer.name, f"{len(layer.experts)} experts between shared bases of rank {rank}"))
         return Notes(tuple(edits), tuple(skips), {"layers": len(prepared.layers)})
+
+
+def _harm(prepared: Prepared, layer: DispatchedLayer) -> list[float]:
+    """What a relative error of each matrix of a layer does to the stream: the energy that its expert adds there."""
+    before = prepared.observer.before(layer)
+    energies = np.diag(statistics(functions(layer), before.x, before.gates).gated)
+    shares = prepared.observer.share(layer) * energies / max(energies.sum(), _TINY)
+    return [float(share) for expert, share in zip(layer.experts, shares, strict=True) for _ in (*expert.inputs, 0)]

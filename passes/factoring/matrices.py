@@ -32,6 +32,7 @@ def factor_matrices(
     *,
     work: Sequence[float],
     ranks: Ranks = "error",
+    harm: Sequence[float] | None = None,
 ) -> Notes:
     """Puts two thin products in the place of one, in place, where the budget allows fewer numbers.
 
@@ -42,16 +43,17 @@ def factor_matrices(
         calibration: gives the second moments that inputs are weighed by; None weighs all alike.
         work: what one weight of each matrix counts towards the budget.
         ranks: see `LowRank`.
+        harm: what a relative error of each matrix counts, where not all count alike.
     """
     found = list(_spectra(sites, calibration))
     choices = [
-        Choices(site.k * site.n * one, (site.k + site.n) * one, spectrum.errors())
-        for site, spectrum, one in zip(sites, found, work, strict=True)
+        Choices(site.k * site.n * one, (site.k + site.n) * one, spectrum.errors() * weight)
+        for site, spectrum, one, weight in zip(sites, found, work, harm or [1.0] * len(sites), strict=True)
     ]
     budget = share * sum(one.whole for one in choices)
     chosen = (by_error if ranks == "error" else uniform)(choices, budget) if share < 1 else [None] * len(sites)
     edits, skips = _factor(graph, sites, found, choices, chosen)
-    return Notes(tuple(edits), tuple(skips), _stats(sites, choices, chosen))
+    return Notes(tuple(edits), tuple(skips), _stats(sites, found, chosen))
 
 
 def _spectra(sites: Sequence[WeightedNode], calibration: Calibrates | None) -> Iterator[Spectrum]:
@@ -87,17 +89,17 @@ def _factor(
             )
             continue
         factor(site, *spectrum.factors(site.matrix().astype(np.float64), rank), store)
-        edits.append(Edit(site.label, f"rank {rank} of {min(site.k, site.n)}: error {choice.errors[rank]:.3g}"))
+        edits.append(Edit(site.label, f"rank {rank} of {min(site.k, site.n)}: error {spectrum.errors()[rank]:.3g}"))
     return edits, skips
 
 
 def _stats(
-    sites: Sequence[WeightedNode], choices: Sequence[Choices], chosen: Sequence[int | None]
+    sites: Sequence[WeightedNode], found: Sequence[Spectrum], chosen: Sequence[int | None]
 ) -> dict[str, float | int | str]:
     if not sites:
         return {}
     pairs = list(zip(sites, chosen, strict=True))
-    errors = [0.0 if rank is None else float(one.errors[rank]) for one, rank in zip(choices, chosen, strict=True)]
+    errors = [0.0 if rank is None else float(one.errors()[rank]) for one, rank in zip(found, chosen, strict=True)]
     return {
         "matrices": len(sites),
         "factored": sum(rank is not None for rank in chosen),

@@ -6,10 +6,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from dispatched_models import dispatched, experts, forward
-from graphs import nodes, run, weights
+from graphs import graph, nodes, run, weights
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgefold.passes.base import Context
 from edgefold.passes.experts.activation import Applied, Expression, Operand, Scalar, name_of, named
+from edgefold.passes.experts.dispatch import write_dispatch
 from edgefold.passes.experts.dispatched import find_dispatched, replace_dispatched
 from edgefold.passes.low_rank import LowRank
 from edgefold.passes.quantize import Quantize
@@ -50,6 +53,30 @@ def test_what_is_written_is_read_back(kind: str, gated: bool) -> None:
         for product, written in zip((*found.inputs, found.down), (*member.inputs, member.down), strict=True):
             np.testing.assert_array_equal(product.value().weight, written.weight)
             np.testing.assert_array_equal(product.value().bias, written.bias)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    count=st.integers(1, 5), tokens=st.integers(0, 6), seed=st.integers(0, 99), routed=st.sampled_from([0.0, 0.3, 1.0])
+)
+def test_any_gates(count: int, tokens: int, seed: int, routed: float) -> None:
+    members = experts(count)
+    model = graph("model (float[T, 8] x, float[T, M] gates) => (float[T, 8] y) { y = Identity(x) }", {})
+    x, gates = model.graph.inputs
+    output = write_dispatch(model.graph, "moe", x, gates, members, named("silu", gated=True))
+    model.graph[0].replace_input_with(0, output)
+    model.graph.sort()
+    random = np.random.default_rng(seed)
+    values = np.where(random.random((tokens, count)) < routed, random.standard_normal((tokens, count)), 0)
+    feeds = {"x": weights(tokens, 8, seed=seed), "gates": values.astype(np.float32)}
+    expected = forward(members, named("silu", gated=True), feeds["x"], feeds["gates"])
+    np.testing.assert_allclose(run(model, feeds)[0], expected, atol=1e-4)
+
+
+def test_tied_weights_stay_tied() -> None:
+    first, second = experts(2)
+    model = dispatched([first, second, first, first])
+    assert sum(".up" in name for name in model.graph.initializers) == 2
 
 
 def test_names_do_not_matter() -> None:

@@ -24,7 +24,7 @@ class Body:
         down: the last product, all of its columns.
         output: the value behind it, with its bias.
         sources: the values that the tokens pass through on their way in, from the first to what `inputs` multiply.
-        routes: what may say which tokens go in, which weights they meet, and how much comes out.
+        routes: what may say which weights the tokens meet, and how much comes out.
     """
 
     inputs: tuple[Linear, ...]
@@ -95,26 +95,25 @@ def _body(down: Factor, weights: Weights) -> Body | None:
     if len(inputs) == 2 and is_affine(activation, 0) and not is_affine(activation, 1):
         inputs.reverse()
         activation = swapped(activation)
-    chains = [sources_of(one.factor.data) for one in inputs]
-    sources = [first for first, *rest in zip(*(values for values, _ in chains), strict=False) if set(rest) <= {first}]
+    chains = zip(*(sources_of(one.factor.data) for one in inputs), strict=False)
+    sources = [first for first, *rest in chains if set(rest) <= {first}]
     last = Linear(down, down.bias, np.arange(down.matrix.array.shape[-1]))
     output, bias, gates = _behind(last, weights)
     last = dataclasses.replace(last, bias=bias)
     chosen = [value for one in (*inputs, last) for value in (*one.factor.matrix.routes, *one.routes)]
-    routes = (*(value for _, found in chains for value in found), *chosen, *down.others, *gates)
+    routes = (*chosen, *down.others, *gates)
     return Body(tuple(inputs), activation, last, output, tuple(sources), routes) if sources else None
 
 
-def sources_of(data: ir.Value) -> tuple[list[ir.Value], list[ir.Value]]:
-    """The values from which features come unchanged, farthest first, and those that pick among their rows."""
-    values, routes = [data], []
-    while (node := values[0].producer()) is not None:
-        before = node.inputs[0] if node.inputs else None
-        if before is None or before.is_initializer() or node.op_type not in (*MOVES, "Gather", "GatherND"):
+def sources_of(data: ir.Value) -> list[ir.Value]:
+    """The values from which features come unchanged, farthest first."""
+    values = [data]
+    while (node := values[0].producer()) is not None and node.op_type in (*MOVES, "Gather", "GatherND"):
+        before = node.inputs[0]
+        if before is None or before.is_initializer():
             break
-        routes += [value for value in node.inputs[1:] if value is not None and node.op_type not in MOVES]
         values.insert(0, before)
-    return values, routes
+    return values
 
 
 def _behind(down: Linear, weights: Weights) -> tuple[ir.Value, Array | None, list[ir.Value]]:

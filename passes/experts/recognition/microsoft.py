@@ -45,7 +45,7 @@ def _proposal(node: ir.Node, trace: Trace) -> Proposal | Skip:
     x, logits = node.inputs[:2]
     assert x is not None
     assert logits is not None
-    sources, _ = sources_of(x)
+    sources = sources_of(x)
     outputs = with_tokens(node.outputs[:1], sources, trace)
     top = node.attributes.get_int("k", 1)
     try:

@@ -86,6 +86,9 @@ def _choice(body: Body, order: dict[ir.Node, int]) -> ir.Node | None:
 
 def _routed(choice: ir.Node, bodies: list[Body], trace: Trace, default: str) -> RoutedBodies | None:
     """None where the choice is not between a fixed number of experts, but among tokens or boxes."""
+    stacked = [body for body in bodies if body.count is not None]
+    if not stacked and len(bodies) == 1:
+        return None
     scores, numbers = choice.inputs[0], choice.outputs[-1]
     assert scores is not None
     size, chosen = trace.shapes.get(str(scores.name)), trace.shapes.get(str(numbers.name))
@@ -95,7 +98,6 @@ def _routed(choice: ir.Node, bodies: list[Body], trace: Trace, default: str) -> 
     if axis not in (-1, len(size) - 1) or (str(scores.name), len(size) - 1) in trace.dynamic:
         return None
     top = chosen[-1] if choice.op_type == "TopK" else 1
-    stacked = [body for body in bodies if body.count is not None]
     name = _common_name(bodies) or default
     return RoutedBodies(name, choice, tuple(stacked[:1] or bodies), top, size[-1], bodies[0].sources[0])
 

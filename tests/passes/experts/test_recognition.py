@@ -176,19 +176,35 @@ NEAR_MISSES = {
     "feed-forward": """u = Relu(h)
         d = MatMul(u, down)
         y, index = TopK <axis = -1>(d, two)""",
-    "tokens": """values, index = TopK <axis = 0>(h, two)
-        row = ReduceMean <keepdims = 1>(values)
-        u = Relu(h)
-        d = MatMul(u, down)
-        y = Mul(d, row)""",
+    "some of the tokens": """values, index = TopK <axis = -1>(scores, two)
+        tokens = Gather <axis = 0>(x, index)
+        a = MatMul(tokens, up)
+        b = Relu(a)
+        c = MatMul(b, down)
+        d = Relu(c)
+        e = MatMul(d, up)
+        f = Relu(e)
+        y = MatMul(f, down)""",
+    "some of the tokens, weighted": """values, index = TopK <axis = -1>(scores, two)
+        tokens = Gather <axis = 0>(x, index)
+        a = MatMul(tokens, up)
+        b = Relu(a)
+        c = MatMul(b, down)
+        weight = Unsqueeze(values, one)
+        y = Mul(c, weight)""",
+    "boxes": """boxes = Reshape(h, box)
+        index = NonMaxSuppression(boxes, boxes, two)
+        y = Cast <to = 1>(index)""",
 }
 
 
 @pytest.mark.parametrize("case", NEAR_MISSES)
 def test_near_misses(case: str) -> None:
-    text = f"model (float[T, 8] x) => (float[A, B] y) {{ h = MatMul(x, up)\n {NEAR_MISSES[case]} }}"
-    tensors = {"up": weights(8, 6), "down": weights(6, 8), "table": weights(6, 4), "two": np.array([2], np.int64)}
-    model = graph(text, {name: tensor for name, tensor in tensors.items() if name in text})
+    body = f"h = MatMul(x, up)\n scores = ReduceSum <keepdims = 0>(x, one)\n {NEAR_MISSES[case]}"
+    tensors = {"up": weights(8, 6), "down": weights(6, 8), "table": weights(6, 4)}
+    tensors |= {name: np.array(value, np.int64) for name, value in {"one": [1], "two": [2], "box": [1, -1, 4]}.items()}
+    used = {name: tensor for name, tensor in tensors.items() if f"{name})" in body or f"{name}," in body}
+    model = graph(f"model (float[16, 8] x) => (float[A, B] y) {{ {body} }}", used)
     assert find_layers(model, CONTEXT) == ([], [])
 
 

@@ -59,7 +59,10 @@ def fuse_inverted_residuals(model: ir.Model, context: Context, device: Device) -
     table: list[Mapping[str, Any]] = []
     candidates = list(_candidates(model.graph))
     shapes = run_shapes(model, context) if candidates else {}
+    taken: set[ir.Node] = set()
     for found in candidates:
+        if taken.intersection(found.nodes):
+            continue  # of 1x1, depthwise, 1x1, depthwise, 1x1 the middle one ends a block and begins no other
         if any(context.excludes(node_label(node)) for node in found.nodes):
             skips.append(Skip(found.label, SkipReason.EXCLUDED))
             continue
@@ -70,6 +73,7 @@ def fuse_inverted_residuals(model: ir.Model, context: Context, device: Device) -
         table.append({"block": found.label, "kind": KIND} | dataclasses.asdict(decision))
         if decision.fuse:
             edits.append(_replace(model.graph, found))
+            taken.update(found.nodes)
         else:
             skips.append(Skip(found.label, SkipReason.NOTHING_TO_GAIN, decision.why))
     return Notes(tuple(edits), tuple(skips), {f"{KIND}.blocks": len(edits)}, tuple(table))

@@ -24,6 +24,7 @@ X = np.random.default_rng(5).uniform(-6, 6, (1, 8, 14, 12)).astype(np.float32)
 # The expanded tensor has 8064 bytes; ring, rows and weights of the fused form have 6336.
 TINY = Device("tiny", (Level("L1", 7000, 200.0), Level("memory", math.inf, 1.0)))
 ALL_FITS = Device("all fits", (Level("L1", 1e6, 0.01), Level("memory", math.inf, 0.01)))
+ONLY_NODES_COST = Device("only nodes cost", (Level("memory", math.inf, 1e9),))
 BLOCK = """g (float[1, 8, 14, 12] x) => ({outputs}) {{
     a = Conv(x, 8, 16) b = Relu(a)
     c = Conv(b, 16, 48) d = Relu(c)
@@ -87,3 +88,15 @@ def test_block_whose_tensors_stay_in_the_cache_anyway_is_left_alone_with_the_rea
     assert count(block) == 0
     [skip] = notes.skips
     assert "weights 2 KB in L1" in str(skip)
+
+
+def test_chain_of_separable_convolutions_becomes_blocks_that_share_nothing() -> None:
+    chain = (
+        "j = Relu(i) k = Conv(j, 16, 16, kernel=3, group=16) l = Relu(k) o = Conv(l, 16, 48) p = Relu(o) "
+        "q = Conv(p, 48, 48, kernel=3, group=48) r = Relu(q) y = Conv(r, 48, 8)"
+    )
+    region, block, notes = fused_blocks(chain, device=ONLY_NODES_COST)
+    assert count(block) == 2
+    assert not notes.skips
+    wanted, got = (make_session(model).run(None, {"x": X})[0] for model in (region, block))
+    np.testing.assert_array_equal(got, wanted)

@@ -16,6 +16,7 @@ from typing import Any
 
 import edgefold
 from edgefold.compression import compress
+from edgefold.errors import EdgefoldError
 from edgefold.measuring.baselines import build_baseline
 from edgefold.measuring.bench import bench
 from edgefold.measuring.machine import this_machine
@@ -41,7 +42,10 @@ def main(data: Path, work: Path, names: list[str]) -> None:
         record = work / f"{name}.json"
         if not record.exists():
             print(name, flush=True)
-            record.write_text(json.dumps(measure(data / name / "model.onnx", work), indent=1))
+            try:
+                record.write_text(json.dumps(measure(data / name / "model.onnx", work), indent=1))
+            except EdgefoldError as error:
+                print(error, flush=True)
     rows = [json.loads(path.read_text()) for path in sorted(work.glob("*.json"))]
     (HERE / "kernels.md").write_text(page(rows), encoding="utf-8")
 

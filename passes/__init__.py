@@ -20,6 +20,7 @@ from edgefold.passes.merge_experts import MergeExperts
 from edgefold.passes.prune_channels import PruneChannels
 from edgefold.passes.prune_experts import PruneExperts
 from edgefold.passes.quantize import Quantize
+from edgefold.passes.quantize_attention import QuantizeAttention
 from edgefold.passes.remove_blocks import RemoveBlocks
 from edgefold.passes.share_weights import ShareWeights
 from edgefold.passes.simplify import Simplify
@@ -55,6 +56,7 @@ PASSES: tuple[type[Pass], ...] = (
     EqualizeChannels,
     L1Normalization,
     Quantize,
+    QuantizeAttention,
     Heal,
     ElasticDepth,
     FuseBlocks,

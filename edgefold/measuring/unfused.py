@@ -7,10 +7,13 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 
-def unfused(model: ir.Model) -> ir.Model:
-    """The model with every ``Fused...`` operator of ``ai.edgefold`` replaced by the body of its function.
+_ATTENTION = ("ShiftAttention", "RowCodes", "RowScales")
 
-    That leaves `ShiftConv` and `ShiftMatMul` nodes, with the weights that the fused node has. The model itself where it
+
+def unfused(model: ir.Model) -> ir.Model:
+    """The model with every ``Fused...`` operator of ``ai.edgefold``, and attention, replaced by the body of its function.
+
+    That leaves `ShiftConv`, `ShiftMatMul` and MatMul nodes, with the weights that the fused node has. The model itself where it
     has none; else a copy that shares its tensors.
     """
     if not any(_is_fused(function) for function in model.functions.values()):
@@ -19,4 +22,4 @@ def unfused(model: ir.Model) -> ir.Model:
 
 
 def _is_fused(function: ir.Function) -> bool:
-    return function.domain == "ai.edgefold" and function.name.startswith("Fused")
+    return function.domain == "ai.edgefold" and (function.name.startswith("Fused") or function.name in _ATTENTION)

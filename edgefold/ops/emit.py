@@ -12,6 +12,7 @@ from onnxscript.values import OnnxFunction
 
 from edgefold.errors import ModelError
 from edgefold.ops.activation import Activation
+from edgefold.ops.attention import RowCodes, RowScales, ShiftAttention
 from edgefold.ops.conv_block import FusedConvBlock
 from edgefold.ops.feed_forward import FusedFeedForward
 from edgefold.ops.functions import ShiftConv, ShiftGather, ShiftMatMul
@@ -28,11 +29,12 @@ OPERATORS: tuple[OnnxFunction, ...] = (
     ShiftGather,
     L1LayerNormalization,
     FusedFeedForward,
+    ShiftAttention,
     ShiftMoE,
     FusedConvBlock,
     FusedInvertedResidual,
 )
-_CALLED = (FusedPointwise, ShiftUnpackStack, ShiftRows, Activation, ShiftUnpack, ShiftLevels)
+_CALLED = (RowCodes, RowScales, FusedPointwise, ShiftUnpackStack, ShiftRows, Activation, ShiftUnpack, ShiftLevels)
 _FUNCTIONS = {function.name: function for function in (*OPERATORS, *_CALLED)}
 
 

@@ -25,7 +25,9 @@
 #include "kernels/l2_norm/l2_norm.h"
 #include "kernels/peak/peak.h"
 #include "kernels/quantize/quantize.h"
+#include "kernels/quantize_columns/quantize_columns.h"
 #include "kernels/requantize/requantize.h"
+#include "kernels/softmax/softmax.h"
 #include "kernels/unpack/unpack.h"
 #include "python/arrays.h"
 
@@ -239,6 +241,8 @@ nanobind::dict OperatorFamilies() {
   families["conv_epilogue"] = Variants(ConvEpilogueKernels());
   families["requantize"] = Variants(RequantizeKernels());
   families["l1_norm"] = Variants(L1NormKernels());
+  families["softmax"] = Variants(SoftmaxKernels());
+  families["quantize_columns"] = Variants(QuantizeColumnsKernels());
   families["l2_norm"] = Variants(L2NormKernels());
   families["peak"] = Variants(PeakKernels());
   return families;
@@ -279,6 +283,8 @@ NB_MODULE(_kernels, module) {
   Bind(module, "ConvEpilogue", ConvEpilogueKernels());
   Bind(module, "Requantize", RequantizeKernels());
   Bind(module, "L1Norm", L1NormKernels());
+  Bind(module, "Softmax", SoftmaxKernels());
+  Bind(module, "QuantizeColumns", QuantizeColumnsKernels());
   Bind<&Peak>(module, "Peak", PeakKernels());
   module.def("operator_families", OperatorFamilies);
   module.def("isa_error", [] {

@@ -20,6 +20,7 @@ from edgefold.passes.merge_experts import MergeExperts
 from edgefold.passes.prune_channels import PruneChannels
 from edgefold.passes.prune_experts import PruneExperts
 from edgefold.passes.quantize import Quantize
+from edgefold.passes.quantize_attention import QuantizeAttention
 from edgefold.passes.remove_blocks import RemoveBlocks
 from edgefold.probing import probe
 from edgefold.session import compute
@@ -60,9 +61,22 @@ TEXT = """g (float[2, 16, 6, 6] x, int64[2] ids) => (float[2, 32] y) {
     [sum3] y = Add(h3, ed)
 }"""
 
+ATTENTION = """g (float[2, 16, 6, 6] x, int64[2] ids) => (float[2, 32] y) {
+    [swap] t = Transpose<perm = [0, 1, 3, 2]>(x)
+    [score] p = MatMul(x, t)
+    [soft] w = Softmax(p)
+    [mix] m = MatMul(w, x)
+    [flat] f = Flatten(m)
+    [fc] y = MatMul(f, u)
+}"""
+
 
 def model(kind: type[Pass]) -> ir.Model:
-    """The model that a pass is tried on: with quantized layers where it works on nothing else."""
+    """The model that a pass is tried on: with quantized layers or attention where it works on nothing else."""
+    if kind is QuantizeAttention:
+        made = graph(ATTENTION, {"u": weights(576, 32)})
+        made.graph.opset_imports[""] = 21
+        return made
     channel = {name: weights(32, seed=i) for i, name in enumerate("gom")}
     uneven = weights(32, 32) * np.exp2(np.linspace(-3, 3, 32, dtype=np.float32))[:, None]
     tables = {"k": weights(32, 16, 3, 3), "w": weights(90, 32), "u": uneven, "b": weights(32, seed=9)}

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ShiftAttention against ONNX Runtime's attention in float32: one layer, interleaved calls.
+
+    python runtime/bench/bench_attention.py [--json FILE] [--seconds 2] [--threads 1]
+
+``float32`` is MatMul, Mul, Softmax and MatMul on heads already split, as ShiftAttention reads them; ONNX Runtime's own
+``MultiHeadAttention`` also splits and joins the heads. Ratios are of least times; above 1 is faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+from edgefold.runtime import kernels, ops_library
+
+# Heads, queries, keys, depth: MiniLM at two lengths, ViT-S at 224, a decoder's step at two lengths of its cache.
+SHAPES = [
+    (12, 32, 32, 32),
+    (12, 128, 128, 32),
+    (6, 197, 197, 64),
+    (12, 512, 512, 64),
+    (12, 1, 128, 64),
+    (12, 1, 1024, 64),
+]
+Inputs = dict[str, np.ndarray]
+
+
+def session(nodes: list[Any], inputs: Inputs, threads: int, **constants: np.ndarray) -> ort.InferenceSession:
+    """A model of these nodes from the inputs to y."""
+    graph = helper.make_graph(
+        nodes,
+        "bench",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape) for name, array in inputs.items()],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    domains = {"": 21, "ai.edgefold": 1, "com.microsoft": 1}
+    opsets = [helper.make_opsetid(domain, version) for domain, version in domains.items()]
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.register_custom_ops_library(str(ops_library()))
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    return ort.InferenceSession(model.SerializeToString(), options)
+
+
+def contenders(heads: int, rows: int, keys: int, depth: int, threads: int) -> dict[str, Any]:
+    """Name -> a call without arguments."""
+    rng = np.random.default_rng(0)
+    scale = depth**-0.5
+    sizes = {"q": rows, "k": keys, "v": keys}
+    split = {name: rng.standard_normal((1, heads, size, depth)).astype(np.float32) for name, size in sizes.items()}
+    swapped = split | {"k": np.ascontiguousarray(split["k"].swapaxes(2, 3))}
+    joined = {name: x[0].swapaxes(0, 1).reshape(1, -1, heads * depth) for name, x in split.items()}
+    names = ["q", "k", "v", "m"]
+    integer = helper.make_node("ShiftAttention", names, ["y"], domain="ai.edgefold", scale=scale, causal=0)
+    written_out = [
+        helper.make_node("MatMul", ["q", "k"], ["p"]),
+        helper.make_node("Mul", ["p", "c"], ["d"]),
+        helper.make_node("Softmax", ["d"], ["w"]),
+        helper.make_node("MatMul", ["w", "v"], ["y"]),
+    ]
+    own = helper.make_node("MultiHeadAttention", ["q", "k", "v"], ["y"], domain="com.microsoft", num_heads=heads)
+    made = {
+        "float32": (session(written_out, swapped, threads, c=np.array(scale, np.float32)), swapped),
+        "MultiHeadAttention": (session([own], joined, threads), joined),
+        "ShiftAttention": (session([integer], split, threads, m=np.zeros((1, 1, 1, 1), np.float32)), split),
+    }
+    return {name: (lambda one=one, feeds=feeds: one.run(None, feeds)) for name, (one, feeds) in made.items()}
+
+
+def measure(calls: dict[str, Any], seconds: float) -> dict[str, list[float]]:
+    """Microseconds of every call, the contenders in turn, so that all see the same machine."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append((time.perf_counter() - start) * 1e6)
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--seconds", type=float, default=2.0, help="per shape")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    isa = next(row.isa for row in kernels() if row.family == "gemm" and row.chosen)
+    setting = {"isa": isa, "threads": options.threads, "onnxruntime": ort.__version__, "machine": platform.machine()}
+    print(f"instruction set {isa}, {options.threads} thread(s), ONNX Runtime {ort.__version__}")
+    print(
+        f"{'heads x rows x keys x depth':>28} {'':<20} {'min us':>9} {'median us':>10} {'vs float32':>11} {'vs MHA':>7}"
+    )
+    results = []
+    for shape in SHAPES:
+        times = measure(contenders(*shape, options.threads), options.seconds)
+        least = {name: min(values) for name, values in times.items()}
+        for name, values in times.items():
+            row = {"shape": shape, "backend": name, "min_us": least[name], "median_us": float(np.median(values))}
+            row |= {"vs_float32": least["float32"] / least[name], "vs_mha": least["MultiHeadAttention"] / least[name]}
+            results.append(row)
+            print(
+                f"{'x'.join(map(str, shape)):>28} {name:<20} {least[name]:>9.1f} {row['median_us']:>10.1f} "
+                f"{row['vs_float32']:>10.2f}x {row['vs_mha']:>6.2f}x"
+            )
+    if options.json:
+        options.json.write_text(json.dumps({"setting": setting, "rows": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

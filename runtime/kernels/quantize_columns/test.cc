@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <limits>
+
+#include "kernels/quantize_columns/quantize_columns.h"
+#include "selftest.h"
+
+namespace edgefold::selftest {
+
+std::vector<Tally> TestQuantizeColumns() {
+  const KernelTable<QuantizeColumnsKernel> kernels = QuantizeColumnsKernels();
+  std::vector<Tally> tallies = Tallies(kernels);
+  Random random(29);
+  for (int64_t rows : {0, 1, 3, 4, 5, 33}) {
+    for (int64_t columns : {1, 3, 8, 15, 16, 17, 40}) {
+      for (bool odd : {false, true}) {
+        std::vector<float> x(rows * columns);
+        for (float& value : x) {
+          value = random.Uniform() * (random.Next() % 4 == 0 ? 1e-31f : 5.0f);
+          const bool nan = odd && random.Next() % 8 == 0;
+          if (nan) value = std::numeric_limits<float>::quiet_NaN();
+        }
+        const int64_t bytes = (columns + 15) / 16 * ((rows + 3) / 4) * kUnitCodes;
+        QuantizeColumnsArguments q = {x.data(), rows, columns, nullptr, nullptr};
+        Guarded<int8_t> panels(bytes);
+        Guarded<float> scales(columns);
+        q.panels = panels.data();
+        q.scales = scales.data();
+        quantize_columns_reference(q);
+        for (size_t i = 0; i < kernels.size; ++i) {
+          if (!tallies[i].supported) continue;
+          Guarded<int8_t> got_panels(bytes);
+          Guarded<float> got_scales(columns);
+          q.panels = got_panels.data();
+          q.scales = got_scales.data();
+          kernels.rows[i].run(q);
+          char where[60];
+          std::snprintf(where, sizeof where, "rows %d columns %d", static_cast<int>(rows),
+                        static_cast<int>(columns));
+          tallies[i].Check(got_panels.Equals(panels) && got_scales.Equals(scales), where);
+        }
+      }
+    }
+  }
+  return tallies;
+}
+
+}  // namespace edgefold::selftest

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/attention.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include "base/scratch.h"
+#include "ops/operand_rows.h"
+
+namespace edgefold {
+namespace {
+
+constexpr int64_t kRowsPerBlock = 32;  // with 512 keys the scores of a block take 64 KB
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t RoundUp(int64_t a, int64_t to) { return CeilDiv(a, to) * to; }
+int64_t PanelBytes(int64_t columns, int64_t depth) {
+  return CeilDiv(columns, kPanelColumns) * CeilDiv(depth, kUnitDepth) * kUnitCodes;
+}
+
+// Rows of codes as panels: each row is a column of the right operand.
+void PackRows(const Activations& rows, int64_t depth, int8_t* panels) {
+  const int64_t units = CeilDiv(depth, kUnitDepth);
+  std::memset(panels, 0, static_cast<size_t>(PanelBytes(rows.rows, depth)));
+  for (int64_t m = 0; m < rows.rows; ++m) {
+    const uint8_t* codes = rows.Row(m);
+    int8_t* out = panels + m / kPanelColumns * units * kUnitCodes + m % kPanelColumns * kUnitDepth;
+    for (int64_t u = 0; u < units; ++u) {
+      std::memcpy(out + u * kUnitCodes, codes + u * kUnitDepth, kUnitDepth);
+    }
+  }
+}
+
+}  // namespace
+
+struct Attention::Call {
+  const AttentionInputs& inputs;
+  const AttentionShape& shape;
+  int8_t* k_panels;  // of one head after the other
+  int8_t* v_panels;
+  float* k_scales;  // [heads][keys], times the scale of the products
+  float* v_scales;  // [heads][values]
+
+  int64_t KeyPanelBytes() const { return PanelBytes(shape.keys, shape.depth); }
+  int64_t ValuePanelBytes() const { return PanelBytes(shape.values, shape.keys); }
+};
+
+struct Attention::Block {
+  int64_t head;
+  int64_t first;
+  int64_t rows;
+  int64_t keys;    // that its last row sees
+  int64_t stride;  // of a row of scores and of weights
+};
+
+Attention::Attention()
+    : quantize_(QuantizeKernels().Choose().run),
+      quantize_columns_(QuantizeColumnsKernels().Choose().run),
+      gemm_(GemmKernels().Choose().run),
+      softmax_(SoftmaxKernels().Choose().run),
+      epilogue_(EpilogueKernels().Choose().run) {}
+
+bool Attention::Run(const AttentionInputs& inputs, const Parallel& parallel) const {
+  const AttentionShape& shape = inputs.shape;
+  if (shape.heads * shape.rows * shape.values == 0) return true;
+  Call call = {inputs, shape, nullptr, nullptr, nullptr, nullptr};
+  const int64_t panel_bytes = shape.heads * (call.KeyPanelBytes() + call.ValuePanelBytes());
+  const Scratch memory =
+      AllocateScratch(panel_bytes + shape.heads * (shape.keys + shape.values) * 4);
+  if (memory == nullptr) return false;
+  call.k_panels = reinterpret_cast<int8_t*>(memory.get());
+  call.v_panels = call.k_panels + shape.heads * call.KeyPanelBytes();
+  call.k_scales = reinterpret_cast<float*>(memory.get() + panel_bytes);
+  call.v_scales = call.k_scales + shape.heads * shape.keys;
+
+  std::atomic<bool> enough_memory{true};
+  parallel.For(shape.heads, [&](size_t head) {
+    if (!PackHead(call, static_cast<int64_t>(head))) enough_memory = false;
+  });
+  const int64_t blocks = CeilDiv(shape.rows, kRowsPerBlock);
+  parallel.For(enough_memory ? shape.heads * blocks : 0, [&](size_t index) {
+    Block block = {};
+    block.head = static_cast<int64_t>(index) / blocks;
+    block.first = static_cast<int64_t>(index) % blocks * kRowsPerBlock;
+    block.rows = std::min(kRowsPerBlock, shape.rows - block.first);
+    const int64_t seen = shape.keys - shape.rows + block.first + block.rows;
+    block.keys = inputs.causal ? std::clamp(seen, int64_t{0}, shape.keys) : shape.keys;
+    block.stride = RoundUp(block.keys, kGroupDepth);
+    if (!RunBlock(call, block)) enough_memory = false;
+  });
+  return enough_memory;
+}
+
+bool Attention::PackHead(const Call& call, int64_t head) const {
+  const AttentionShape& shape = call.shape;
+  const OperandRows keys(shape.keys, shape.depth, false);
+  if (!keys.ok()) return false;
+  QuantizeArguments q = {};
+  q.x = call.inputs.k + head * shape.keys * shape.depth;
+  q.rows = shape.keys;
+  q.columns = shape.depth;
+  q.low = -127;
+  q.high = 127;
+  keys.Receive(0, &q);
+  quantize_(q);
+  PackRows(keys.Rows(0, shape.keys), shape.depth, call.k_panels + head * call.KeyPanelBytes());
+  float* scales = call.k_scales + head * shape.keys;
+  for (int64_t n = 0; n < shape.keys; ++n) scales[n] = *keys.Scales(n) * call.inputs.scale;
+  quantize_columns_({call.inputs.v + head * shape.keys * shape.values, shape.keys, shape.values,
+                     call.v_panels + head * call.ValuePanelBytes(),
+                     call.v_scales + head * shape.values});
+  return true;
+}
+
+bool Attention::RunBlock(const Call& call, const Block& block) const {
+  const AttentionShape& shape = call.shape;
+  const OperandRows queries(block.rows, shape.depth, false);
+  const int64_t wide = std::max(block.stride, RoundUp(shape.values, kPanelColumns));
+  const Scratch memory = AllocateScratch(block.rows * (wide * 4 + block.stride * 5 + 8));
+  if (!queries.ok() || memory == nullptr) return false;
+  int32_t* acc = reinterpret_cast<int32_t*>(memory.get());            // [rows][wide]
+  float* scores = reinterpret_cast<float*>(acc + block.rows * wide);  // [rows][stride]
+  float* shares = scores + block.rows * block.stride;                 // [rows]
+  int32_t* totals = reinterpret_cast<int32_t*>(shares + block.rows);  // [rows]
+  uint8_t* codes = reinterpret_cast<uint8_t*>(totals + block.rows);   // [rows][stride]
+
+  QuantizeArguments q = {};
+  q.x = call.inputs.q + (block.head * shape.rows + block.first) * shape.depth;
+  q.rows = block.rows;
+  q.columns = shape.depth;
+  q.low = -127;
+  q.high = 127;
+  queries.Receive(0, &q);
+  quantize_(q);
+  Scores(call, block, queries.Rows(0, block.rows), queries.Scales(0), acc, scores);
+  Weights(call, block, scores, codes, totals);
+
+  const Activations weights = {
+      codes, block.stride, block.rows, true, totals, nullptr, block.stride / kGroupDepth};
+  const int64_t pitch = CeilDiv(shape.keys, kUnitDepth) * kUnitCodes;
+  const int64_t units = std::max<int64_t>(CeilDiv(block.keys, kUnitDepth), 1);
+  const int8_t* panels = call.v_panels + block.head * call.ValuePanelBytes();
+  for (int64_t n = 0; n < shape.values && block.keys > 0; n += kPanelColumns) {
+    gemm_(weights, panels + n / kPanelColumns * pitch, 1, units, acc + n, wide);
+  }
+  if (block.keys == 0) std::memset(acc, 0, static_cast<size_t>(block.rows * wide * 4));
+  for (int64_t m = 0; m < block.rows; ++m) {
+    shares[m] = 1.0f / static_cast<float>(std::max(totals[m], 1));
+  }
+  const float zero = 0.0f;
+  epilogue_({acc, wide, block.rows, shape.values, shares, call.v_scales + block.head * shape.values,
+             &zero, true, call.inputs.y + (block.head * shape.rows + block.first) * shape.values,
+             shape.values});
+  return true;
+}
+
+void Attention::Scores(const Call& call, const Block& block, const Activations& q,
+                       const float* q_scales, int32_t* acc, float* scores) const {
+  const int64_t panels = CeilDiv(block.keys, kPanelColumns);
+  if (panels == 0) return;
+  const int64_t width = panels * kPanelColumns;
+  gemm_(q, call.k_panels + block.head * call.KeyPanelBytes(), panels,
+        CeilDiv(call.shape.depth, kUnitDepth), acc, width);
+  const float zero = 0.0f;
+  epilogue_({acc, width, block.rows, block.keys, q_scales,
+             call.k_scales + block.head * call.shape.keys, &zero, true, scores, block.stride});
+  const AttentionInputs& inputs = call.inputs;
+  if (inputs.mask == nullptr) return;
+  const float* mask = inputs.mask + inputs.mask_head_offsets[block.head];
+  for (int64_t m = 0; m < block.rows; ++m) {
+    const float* added = mask + (block.first + m) * inputs.mask_row_stride;
+    float* row = scores + m * block.stride;
+    if (inputs.mask_key_stride == 0) {
+      for (int64_t n = 0; n < block.keys; ++n) row[n] += *added;
+    } else {
+      for (int64_t n = 0; n < block.keys; ++n) row[n] += added[n];
+    }
+  }
+}
+
+void Attention::Weights(const Call& call, const Block& block, const float* scores, uint8_t* codes,
+                        int32_t* totals) const {
+  if (!call.inputs.causal) {
+    return softmax_({scores, block.stride, block.rows, block.keys, codes, block.stride, totals});
+  }
+  const int64_t before = call.shape.keys - call.shape.rows + block.first;
+  for (int64_t m = 0; m < block.rows; ++m) {
+    const int64_t seen = std::clamp(before + m + 1, int64_t{0}, block.keys);
+    softmax_({scores + m * block.stride, block.stride, 1, seen, codes + m * block.stride,
+              block.stride, totals + m});
+  }
+}
+
+}  // namespace edgefold

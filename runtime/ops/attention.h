@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// softmax(q . k' * scale + mask) . v of every head on integer operands: the body of ShiftAttention,
+// without ONNX Runtime.
+//
+// Rows of q and k and columns of v become int8 with a scale each, rows of attention weights uint8
+// whose sum divides the result. Keys and values of a head are quantized once, into the panels that
+// the integer products read; then blocks of queries go through scores, softmax and values while
+// their scores are in the cache.
+#pragma once
+
+#include "base/activations.h"
+#include "base/parallel.h"
+#include "kernels/epilogue/epilogue.h"
+#include "kernels/gemm/gemm.h"
+#include "kernels/quantize/quantize.h"
+#include "kernels/quantize_columns/quantize_columns.h"
+#include "kernels/softmax/softmax.h"
+
+namespace edgefold {
+
+struct AttentionShape {
+  int64_t heads;   // of all samples: batch times heads
+  int64_t rows;    // queries
+  int64_t keys;    // at most 65536, so that sums fit int32
+  int64_t depth;   // of a query and a key
+  int64_t values;  // of a value and a result
+};
+
+struct AttentionInputs {
+  AttentionShape shape;
+  const float* q;  // [heads][rows][depth]
+  const float* k;  // [heads][keys][depth]
+  const float* v;  // [heads][keys][values]
+  float scale;     // of the products
+  bool causal;     // query i of the last `rows` of all positions sees keys up to its own
+  // Added to the scores, mask[head][row][key] at mask + head_offsets[head] + row * mask_row_stride
+  // + key * mask_key_stride (0 or 1); or null.
+  const float* mask;
+  const int64_t* mask_head_offsets;  // [heads]
+  int64_t mask_row_stride;
+  int64_t mask_key_stride;
+  float* y;  // [heads][rows][values]
+};
+
+// Read-only once made; Run may be called from several threads at a time.
+class Attention {
+ public:
+  Attention();
+
+  // False when memory for the call could not be had.
+  bool Run(const AttentionInputs& inputs, const Parallel& parallel) const;
+
+ private:
+  struct Call;   // what the tasks of one Run share
+  struct Block;  // some queries of a head
+
+  bool PackHead(const Call& call, int64_t head) const;
+  bool RunBlock(const Call& call, const Block& block) const;
+  void Scores(const Call& call, const Block& block, const Activations& q, const float* q_scales,
+              int32_t* acc, float* scores) const;
+  void Weights(const Call& call, const Block& block, const float* scores, uint8_t* codes,
+               int32_t* totals) const;
+
+  QuantizeKernel* quantize_;
+  QuantizeColumnsKernel* quantize_columns_;
+  GemmKernel* gemm_;
+  SoftmaxKernel* softmax_;
+  EpilogueKernel* epilogue_;
+};
+
+}  // namespace edgefold

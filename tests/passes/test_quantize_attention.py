@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""quantize-attention: which softmaxes become ShiftAttention, in what forms, and how near the result is."""
+
+from __future__ import annotations
+
+import graphs
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgefold.passes import Context, Notes
+from edgefold.passes.quantize_attention import QuantizeAttention
+from edgefold.probing import probe
+
+HEAD = "agraph (float[b,2,s,8] q, float[b,2,t,8] k, float[b,2,t,8] v, float[b,1,1,t] m) => (float[b,2,s,8] y)"
+SWAP = "kt = Transpose<perm=[0,1,3,2]>(k)"
+FORMS = {
+    "scaled and masked": f"{SWAP} p = MatMul(q, kt) d = Div(p, c) a = Add(d, m) w = Softmax(a) y = MatMul(w, v)",
+    "mask on the left": f"{SWAP} p = MatMul(q, kt) d = Mul(p, c) a = Add(m, d) w = Softmax<axis=3>(a) y = MatMul(w, v)",
+    "not masked": f"{SWAP} p = MatMul(q, kt) d = Mul(p, c) w = Softmax(d) y = MatMul(w, v)",
+    "not scaled": f"{SWAP} p = MatMul(q, kt) a = Add(p, m) w = Softmax(a) y = MatMul(w, v)",
+    "keys swapped elsewhere": f"{SWAP} i = Relu(kt) p = MatMul(q, i) w = Softmax(p) y = MatMul(w, v)",
+}
+
+
+def feeds(seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    rows = {
+        name: rng.standard_normal((2, 2, size, 8)).astype(np.float32) for name, size in (("q", 5), ("k", 9), ("v", 9))
+    }
+    mask = np.where(rng.random((2, 1, 1, 9)) < 0.3, np.float32(-10000), np.float32(0))
+    return rows | {"m": mask}
+
+
+def attention(text: str) -> ir.Model:
+    constants = {"c": np.array(2.5, np.float32)} if "c)" in text else {}
+    model = graphs.graph(f"{HEAD} {{{text}}}", constants)
+    model.graph.opset_imports[""] = 21
+    return model
+
+
+def quantize(model: ir.Model, **context: object) -> Notes:
+    return QuantizeAttention().rewrite(model, Context(probe=lambda one: probe(one, feeds=feeds()), **context))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_exporters(form: str) -> None:
+    model = attention(FORMS[form])
+    used = {str(value.name) for value in model.graph.inputs}
+    inputs = {name: array for name, array in feeds().items() if name in used}
+    [before] = graphs.run(model, inputs)
+    notes = quantize(model)
+    assert [edit.node for edit in notes.edits] == ["w"]
+    assert [node.op_type for node in model.graph if node.domain] == ["ShiftAttention"]
+    assert not {"Softmax", "MatMul", "Add"} & {node.op_type for node in model.graph}
+    [after] = graphs.run(model, inputs)
+    # Scores move by about 1 in 127 of q and of k, and that of v: a few hundredths of the result at worst.
+    assert np.abs(after - before).max() < 0.08 * np.abs(before).max()
+
+
+def test_a_swap_that_only_the_product_needed_goes() -> None:
+    model = attention(FORMS["not masked"])
+    quantize(model)
+    assert [node.op_type for node in model.graph] == ["ShiftAttention"]
+    assert model.graph.node(0).inputs[1] is model.graph.inputs[1]
+
+
+NEAR_MISSES = {
+    "a softmax that ends a classifier": "z = Add(q, q) y = Softmax(z)",
+    "no product of scores": "z = Add(q, m2) w = Softmax(z) y = MatMul(w, sq)",
+    "scores read beside": f"{SWAP} p = MatMul(q, kt) w = Softmax(p) x = MatMul(w, v) n = ReduceMax(p) y = Add(x, n)",
+    "over another axis": f"{SWAP} p = MatMul(q, kt) w = Softmax<axis=2>(p) y = MatMul(w, v)",
+    "weights on the right": f"{SWAP} p = MatMul(q, kt) w = Softmax(p) x = MatMul(p2, w) y = MatMul(x, v)",
+}
+
+
+@pytest.mark.parametrize("case", NEAR_MISSES)
+def test_near_misses_are_left_alone(case: str) -> None:
+    text = NEAR_MISSES[case]
+    constants = {
+        "m2": graphs.weights(8),
+        "sq": graphs.weights(8, 8),
+        "p2": graphs.weights(5, 5),
+    }
+    model = graphs.graph(f"{HEAD} {{{text}}}", {name: array for name, array in constants.items() if name in text})
+    model.graph.opset_imports[""] = 21
+    before = graphs.nodes(model)
+    notes = quantize(model)
+    assert graphs.nodes(model) == before
+    assert not notes.edits
+
+
+def test_an_output_and_an_exclusion_are_skips() -> None:
+    model = attention(FORMS["not masked"])
+    assert [str(skip.reason) for skip in quantize(model, exclude=("w",)).skips] == ["excluded by the user"]
+    weights = next(node for node in model.graph if node.op_type == "Softmax").outputs[0]
+    model.graph.outputs.append(weights)
+    assert [str(skip.reason) for skip in quantize(model).skips] == ["the value is a graph output"]

@@ -6,15 +6,14 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-
 _ATTENTION = ("ShiftAttention", "RowCodes", "RowScales")
 
 
 def unfused(model: ir.Model) -> ir.Model:
-    """The model with every ``Fused...`` operator of ``ai.edgefold``, and attention, replaced by the body of its function.
+    """The model with ``Fused...`` operators of ``ai.edgefold`` and attention replaced by the bodies of their functions.
 
-    That leaves `ShiftConv`, `ShiftMatMul` and MatMul nodes, with the weights that the fused node has. The model itself where it
-    has none; else a copy that shares its tensors.
+    That leaves `ShiftConv`, `ShiftMatMul` and MatMul nodes, with the weights that the fused node has. The model itself
+    where it has none; else a copy that shares its tensors.
     """
     if not any(_is_fused(function) for function in model.functions.values()):
         return model

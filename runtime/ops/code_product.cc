@@ -2,23 +2,12 @@
 #include "ops/code_product.h"
 
 #include "kernels/unpack/unpack.h"
+#include "ops/choose_product.h"
 
 namespace edgefold {
 namespace {
 
 int64_t Align(int64_t bytes) { return (bytes + 63) / 64 * 64; }
-
-GemmShiftKernel* ChooseGemmShift(const PackedMatrix& matrix) {
-  const Kernel<GemmShiftKernel>& row = GemmShiftKernels().Choose();
-  const bool pays = row.isa != Isa::kReference && row.isa == GemmKernels().Choose().isa;
-  return pays && GemmShiftApplies(matrix) ? row.run : nullptr;
-}
-
-// Kernels that add 128 to the weights of int8 rows correct by sums.
-ConvSumsKernel* ChooseSums(bool is_unsigned) {
-  const bool read = !is_unsigned && GemmKernels().Choose().isa == Isa::kVnni;
-  return read ? ConvSumsKernels().Choose().run : nullptr;
-}
 
 }  // namespace
 
@@ -28,7 +17,7 @@ CodeProduct::CodeProduct(const PackedMatrix& matrix, bool is_unsigned)
       gemm_(GemmKernels().Choose().run),
       arrange_(ArrangeKernels().Choose().run),
       gemm_shift_(ChooseGemmShift(matrix)),
-      sum_codes_(ChooseSums(is_unsigned)) {
+      sum_codes_(is_unsigned ? nullptr : ChooseSums()) {
   if (gemm_shift_ != nullptr) return;
   const int64_t bytes = matrix.Units() * kUnitCodes;
   UnpackKernel* unpack = UnpackKernels().Choose().run;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "ops/choose_product.h"
 #include "ops/conv_call.h"
 
 namespace edgefold {
@@ -12,18 +13,6 @@ namespace {
 
 constexpr int64_t kPixelsPerFill = 512;  // input pixels of one task
 constexpr int64_t kChannelsPerFill = 16;
-
-GemmShiftKernel* ChooseGemmShift(const PackedMatrix& matrix) {
-  const Kernel<GemmShiftKernel>& row = GemmShiftKernels().Choose();
-  const bool pays = row.isa != Isa::kReference && row.isa == GemmKernels().Choose().isa;
-  return pays && GemmShiftApplies(matrix) ? row.run : nullptr;
-}
-
-// Kernels that add 128 to the weights correct by sums.
-ConvSumsKernel* ChooseSums() {
-  const bool read = GemmKernels().Choose().isa == Isa::kVnni;
-  return read ? ConvSumsKernels().Choose().run : nullptr;
-}
 
 template <typename Element>
 void MakeChannelLast(const Element* x, int64_t channel_stride, int64_t channels, int64_t pixels,

@@ -72,45 +72,48 @@ StageFinish::Target ConvBlock::Target(const Call& call, int64_t pixel) const {
 }
 
 bool ConvBlock::RunPointwise(const Call& call, const Parallel& parallel) const {
-  const int64_t channels = stage_.attributes.in_channels;
-  const int64_t row_bytes = product_->RowBytes();
   const int64_t pixels = call.inputs.shape.OutPixels();
-  const int64_t fitting = std::max<int64_t>(16, kBlockBytes / row_bytes / 16 * 16);
+  const int64_t fitting = std::max<int64_t>(16, kBlockBytes / product_->RowBytes() / 16 * 16);
   const int64_t block = std::min({pixels, fitting, kRowsOfBlock});
   const int64_t blocks = CeilDiv(pixels, block);
   const int64_t chunks = CeilDiv(stage_.matrix.Panels(), CodeProduct::kChunkPanels);
   const int64_t splits = std::min(chunks, CeilDiv(kTasksWanted, blocks));
   const int64_t share = CeilDiv(chunks, splits) * CodeProduct::kChunkPanels;
-  const bool in_place = channels == row_bytes;
   std::atomic<bool> enough_memory{true};
   parallel.For(blocks * splits, [&](size_t index) {
     const int64_t first = static_cast<int64_t>(index) / splits * block;
     const int64_t panel = static_cast<int64_t>(index) % splits * share;
     const int64_t panels = std::min(share, stage_.matrix.Panels() - panel);
     if (panels <= 0) return;
-    const int64_t rows = std::min(block, pixels - first);
-    const int64_t copied = in_place ? 0 : rows * row_bytes;
-    const int64_t product = product_->ScratchBytes(rows);
-    const Scratch memory = AllocateScratch(product + copied + finish_.ScratchBytes(rows));
-    if (memory == nullptr) {
+    if (!PointwiseBlock(call, first, std::min(block, pixels - first), panel, panels)) {
       enough_memory = false;
-      return;
     }
-    const uint8_t* codes = call.x + first * channels;
-    uint8_t* copy = memory.get() + product;
-    uint8_t* tile = copy + copied;
-    if (!in_place) {
-      PadRows(codes, channels, rows, row_bytes, copy);
-      codes = copy;
-    }
-    const StageFinish::Target target = Target(call, first);
-    product_->Run(codes, rows, panel, panels, memory.get(),
-                  [&](int64_t column, int64_t columns, const int32_t* sums) {
-                    finish_.Run(call.constants, target, sums, CodeProduct::kChunkColumns, rows,
-                                column, columns, tile);
-                  });
   });
   return enough_memory;
+}
+
+bool ConvBlock::PointwiseBlock(const Call& call, int64_t first_pixel, int64_t pixels,
+                               int64_t first_panel, int64_t panels) const {
+  const int64_t channels = stage_.attributes.in_channels;
+  const int64_t row_bytes = product_->RowBytes();
+  const int64_t copied = channels == row_bytes ? 0 : pixels * row_bytes;
+  const int64_t product = product_->ScratchBytes(pixels);
+  const Scratch memory = AllocateScratch(product + copied + finish_.ScratchBytes(pixels));
+  if (memory == nullptr) return false;
+  uint8_t* copy = memory.get() + product;
+  uint8_t* tile = copy + copied;
+  const uint8_t* codes = call.x + first_pixel * channels;
+  if (copied > 0) {
+    PadRows(codes, channels, pixels, row_bytes, copy);
+    codes = copy;
+  }
+  const StageFinish::Target target = Target(call, first_pixel);
+  product_->Run(codes, pixels, first_panel, panels, memory.get(),
+                [&](int64_t column, int64_t columns, const int32_t* sums) {
+                  finish_.Run(call.constants, target, sums, CodeProduct::kChunkColumns, pixels,
+                              column, columns, tile);
+                });
+  return true;
 }
 
 bool ConvBlock::RunBands(const Call& call, const Parallel& parallel) const {
@@ -127,16 +130,12 @@ bool ConvBlock::RunBands(const Call& call, const Parallel& parallel) const {
     band.shape.out[1] = std::min(rows, s.out[1] - first);
     band.shape.padded[1] =
         (band.shape.out[1] - 1) * a.strides[1] + a.dilations[1] * (a.kernel[1] - 1) + 1;
-    const int64_t bytes = band.shape.PaddedPixels() * a.in_channels + kBandSlack;
-    const Scratch memory = AllocateScratch(bytes);
-    if (memory != nullptr) {
-      band.x = memory.get();
-      FillBand(call, band);
-    }
-    const bool done =
-        memory != nullptr &&
-        (direct() ? BandDirect(call, band)
-                  : BandProduct(call, band, static_cast<int64_t>(index) % splits, splits));
+    const Scratch memory = AllocateScratch(band.shape.PaddedPixels() * a.in_channels + kBandSlack);
+    band.x = memory.get();
+    if (band.x != nullptr) FillBand(call, band);
+    const int64_t split = static_cast<int64_t>(index) % splits;
+    const bool done = band.x != nullptr &&
+                      (direct() ? BandDirect(call, band) : BandProduct(call, band, split, splits));
     if (!done) enough_memory = false;
   });
   return enough_memory;

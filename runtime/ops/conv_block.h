@@ -15,6 +15,7 @@
 #include "ops/code_image.h"
 #include "ops/code_product.h"
 #include "ops/conv_stage.h"
+#include "ops/im2col.h"
 #include "ops/stage_finish.h"
 
 namespace edgefold {
@@ -42,16 +43,22 @@ class ConvBlock {
   const ConvStage& stage() const { return stage_; }
 
  private:
-  struct Call;  // what the tasks of one Run share
-  struct Band;  // some output rows, and the zero-padded input rows that they read
+  struct Call;    // what the tasks of one Run share
+  struct Band;    // some output rows, and the zero-padded input rows that they read
+  struct Direct;  // what the direct convolution of a band works with
 
   bool direct() const { return !product_.has_value(); }
   StageFinish::Target Target(const Call& call, int64_t pixel) const;
   bool RunPointwise(const Call& call, const Parallel& parallel) const;
+  bool PointwiseBlock(const Call& call, int64_t first_pixel, int64_t pixels, int64_t first_panel,
+                      int64_t panels) const;
   bool RunBands(const Call& call, const Parallel& parallel) const;
   void FillBand(const Call& call, const Band& band) const;
   bool BandProduct(const Call& call, const Band& band, int64_t split, int64_t splits) const;
+  WindowRuns Runs(const ConvShape& shape, int64_t* offsets) const;
   bool BandDirect(const Call& call, const Band& band) const;
+  void DirectPixels(const Call& call, const Band& band, const Direct& direct, int64_t pixel,
+                    int64_t pixels) const;
   void GatherChannels(const Band& band, int64_t panel, uint8_t* out) const;
 
   ConvStage stage_;

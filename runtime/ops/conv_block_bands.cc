@@ -5,7 +5,6 @@
 
 #include "base/scratch.h"
 #include "ops/conv_block_call.h"
-#include "ops/im2col.h"
 #include "ops/tap_pairs.h"
 
 namespace edgefold {
@@ -16,41 +15,54 @@ constexpr int64_t kDirectPixels = 32;        // all channels of their windows fi
 
 }  // namespace
 
+// What the direct convolution of a band works with. Where the 16 channels of a panel are no
+// neighbours in x, planes hold them side by side: [panels][inputs of a group][padded pixels][16].
+struct ConvBlock::Direct {
+  const uint8_t* x;     // of panel 0
+  int64_t pixel_bytes;  // of x
+  int64_t panel_bytes;  // from a panel's x to the next one's
+  int64_t* offsets;     // [K]: bytes from a window's start
+  int32_t* sums;        // [kDirectPixels][16]
+  uint8_t* tile;        // scratch of the finish
+};
+
+// Kernel positions of a line lie side by side where all channels belong to the group.
+WindowRuns ConvBlock::Runs(const ConvShape& shape, int64_t* offsets) const {
+  const ConvAttributes& a = stage_.attributes;
+  const int64_t line = a.group == 1 && a.dilations[2] == 1 ? a.kernel[2] : 1;
+  TapOffsets(a, shape, a.in_channels, offsets);
+  for (int64_t r = 0; r < a.Taps() / line; ++r) offsets[r] = offsets[r * line];
+  return {offsets, a.Taps() / line, a.GroupInputs() * line};
+}
+
 bool ConvBlock::BandProduct(const Call& call, const Band& band, int64_t split,
                             int64_t splits) const {
   const ConvAttributes& a = stage_.attributes;
-  const int64_t row_bytes = product_->RowBytes();
-  const int64_t block =
-      std::min(band.Pixels(), std::max<int64_t>(16, kWindowBytes / row_bytes / 16 * 16));
-  const int64_t windows = CeilDiv(block * row_bytes + kCopySlack, 64) * 64;
-  const int64_t product = product_->ScratchBytes(block);
-  const int64_t offsets = a.Taps() * 8;
-  const Scratch memory =
-      AllocateScratch(product + windows + offsets * 2 + finish_.ScratchBytes(block));
-  if (memory == nullptr) return false;
-  uint8_t* rows = memory.get() + product;
-  int64_t* taps = reinterpret_cast<int64_t*>(rows + windows);
-  int64_t* runs = taps + a.Taps();
-  uint8_t* tile = reinterpret_cast<uint8_t*>(runs + a.Taps());
-
-  // Kernel positions of a line lie side by side where all channels belong to the group.
-  TapOffsets(a, band.shape, a.in_channels, taps);
-  const int64_t line = a.group == 1 && a.dilations[2] == 1 ? a.kernel[2] : 1;
-  for (int64_t r = 0; r < a.Taps() / line; ++r) runs[r] = taps[r * line];
-  const WindowRuns window = {runs, a.Taps() / line, a.GroupInputs() * line};
-
   const int64_t panels = stage_.matrix.Panels() / a.group;  // of a group
-  const int64_t share =
-      CeilDiv(CeilDiv(panels, CodeProduct::kChunkPanels), splits) * CodeProduct::kChunkPanels;
+  const int64_t chunks = CeilDiv(panels, CodeProduct::kChunkPanels);
+  const int64_t share = CeilDiv(chunks, splits) * CodeProduct::kChunkPanels;
   const int64_t first_panel = split * share;
   const int64_t mine = std::min(share, panels - first_panel);
   if (mine <= 0) return true;
+
+  const int64_t row_bytes = product_->RowBytes();
+  const int64_t fitting = std::max<int64_t>(16, kWindowBytes / row_bytes / 16 * 16);
+  const int64_t block = std::min(band.Pixels(), fitting);
+  const int64_t windows = CeilDiv(block * row_bytes + kCopySlack, 64) * 64;
+  const int64_t product = product_->ScratchBytes(block);
+  const Scratch memory =
+      AllocateScratch(product + windows + a.Taps() * 8 + finish_.ScratchBytes(block));
+  if (memory == nullptr) return false;
+  uint8_t* rows = memory.get() + product;
+  int64_t* offsets = reinterpret_cast<int64_t*>(rows + windows);
+  uint8_t* tile = reinterpret_cast<uint8_t*>(offsets + a.Taps());
+  const WindowRuns runs = Runs(band.shape, offsets);
   const int64_t first_pixel = band.first_row * band.shape.out[2];
   for (int64_t p = 0; p < band.Pixels(); p += block) {
     const int64_t pixels = std::min(block, band.Pixels() - p);
     const StageFinish::Target target = Target(call, first_pixel + p);
     for (int64_t g = 0; g < a.group; ++g) {
-      BuildRows(a, band.shape, window, band.x + g * a.GroupInputs(), a.in_channels, p, pixels,
+      BuildRows(a, band.shape, runs, band.x + g * a.GroupInputs(), a.in_channels, p, pixels,
                 row_bytes, rows);
       product_->Run(rows, pixels, g * panels + first_panel, mine, memory.get(),
                     [&](int64_t column, int64_t columns, const int32_t* sums) {
@@ -62,57 +74,66 @@ bool ConvBlock::BandProduct(const Call& call, const Band& band, int64_t split,
   return true;
 }
 
-// Some pixels at a time with all panels, so that their windows are read while in L1.
 bool ConvBlock::BandDirect(const Call& call, const Band& band) const {
   const ConvAttributes& a = stage_.attributes;
-  const int64_t per_group = a.GroupInputs();
-  const int64_t panels = stage_.matrix.Panels();
-  const bool gather = !a.Depthwise();
-  const int64_t pixel_bytes = gather ? kPanelColumns : a.in_channels;
-  const int64_t plane_bytes = band.shape.PaddedPixels() * kPanelColumns;
-  const int64_t gathered = gather ? per_group * plane_bytes : 0;  // of a panel
   const int64_t k = stage_.matrix.k;
-  const int64_t sums_bytes = kDirectPixels * kPanelColumns * 4;
-  const Scratch memory = AllocateScratch(sums_bytes + (k + a.Taps()) * 8 +
-                                         finish_.ScratchBytes(kDirectPixels) + panels * gathered);
+  const int64_t per_group = a.GroupInputs();
+  const bool gather = !a.Depthwise();
+  const int64_t plane_bytes = band.shape.PaddedPixels() * kPanelColumns;
+  const int64_t sums = kDirectPixels * kPanelColumns * 4;
+  const int64_t tile = finish_.ScratchBytes(kDirectPixels);
+  const int64_t panels = stage_.matrix.Panels();
+  const int64_t planes = gather ? panels * per_group * plane_bytes : 0;
+  const Scratch memory = AllocateScratch(sums + (k + a.Taps()) * 8 + tile + planes);
   if (memory == nullptr) return false;
-  int32_t* sums = reinterpret_cast<int32_t*>(memory.get());
-  int64_t* offsets = reinterpret_cast<int64_t*>(memory.get() + sums_bytes);
-  int64_t* taps = offsets + k;
-  uint8_t* tile = reinterpret_cast<uint8_t*>(taps + a.Taps());
-  uint8_t* planes = tile + finish_.ScratchBytes(kDirectPixels);
-  TapOffsets(a, band.shape, pixel_bytes, taps);
+  Direct direct = {};
+  direct.pixel_bytes = gather ? kPanelColumns : a.in_channels;
+  direct.panel_bytes = gather ? per_group * plane_bytes : kPanelColumns;
+  direct.sums = reinterpret_cast<int32_t*>(memory.get());
+  direct.offsets = reinterpret_cast<int64_t*>(memory.get() + sums);
+  int64_t* taps = direct.offsets + k;
+  direct.tile = reinterpret_cast<uint8_t*>(taps + a.Taps());
+  uint8_t* gathered = direct.tile + tile;
+  direct.x = gather ? gathered : band.x;
+  TapOffsets(a, band.shape, direct.pixel_bytes, taps);
   for (int64_t t = 0; t < k; ++t) {
-    offsets[t] = taps[t / per_group] + t % per_group * plane_bytes;
+    direct.offsets[t] = taps[t / per_group] + t % per_group * plane_bytes;
   }
-  if (gather) {
-    for (int64_t p = 0; p < panels; ++p) GatherChannels(band, p, planes + p * gathered);
+  for (int64_t p = 0; gather && p < panels; ++p) {
+    GatherChannels(band, p, gathered + p * direct.panel_bytes);
   }
-
   const int64_t width = band.shape.out[2];
-  ConvDepthwiseArguments d = {};
-  d.is_unsigned = stage_.x.is_unsigned();
-  d.step = a.strides[2] * pixel_bytes;
-  d.offsets = offsets;
-  d.taps = k;
-  d.acc = sums;
   for (int64_t row = 0; row < band.shape.out[1]; ++row) {
     for (int64_t column = 0; column < width; column += kDirectPixels) {
-      const int64_t pixel = row * width + column;
-      const StageFinish::Target target = Target(call, band.first_row * width + pixel);
-      const int64_t start = WindowStart(a, band.shape, pixel, pixel_bytes);
-      d.pixels = std::min(kDirectPixels, width - column);
-      for (int64_t p = 0; p < panels; ++p) {
-        const int64_t channel = p * kPanelColumns;
-        d.x = start + (gather ? planes + p * gathered : band.x + channel);
-        d.weights = tap_pairs_.data() + p * TapPairValues(k);
-        depthwise_(d);
-        finish_.Run(call.constants, target, sums, kPanelColumns, d.pixels, channel,
-                    std::min<int64_t>(kPanelColumns, stage_.matrix.n - channel), tile);
-      }
+      DirectPixels(call, band, direct, row * width + column,
+                   std::min(kDirectPixels, width - column));
     }
   }
   return true;
+}
+
+// All panels of some pixels of one row: their windows are read while in L1.
+void ConvBlock::DirectPixels(const Call& call, const Band& band, const Direct& direct,
+                             int64_t pixel, int64_t pixels) const {
+  const ConvAttributes& a = stage_.attributes;
+  const int64_t k = stage_.matrix.k;
+  const StageFinish::Target target = Target(call, band.first_row * band.shape.out[2] + pixel);
+  ConvDepthwiseArguments d = {};
+  d.x = direct.x + WindowStart(a, band.shape, pixel, direct.pixel_bytes);
+  d.is_unsigned = stage_.x.is_unsigned();
+  d.step = a.strides[2] * direct.pixel_bytes;
+  d.offsets = direct.offsets;
+  d.taps = k;
+  d.weights = tap_pairs_.data();
+  d.pixels = pixels;
+  d.acc = direct.sums;
+  for (int64_t channel = 0; channel < stage_.matrix.n; channel += kPanelColumns) {
+    depthwise_(d);
+    finish_.Run(call.constants, target, direct.sums, kPanelColumns, pixels, channel,
+                std::min<int64_t>(kPanelColumns, stage_.matrix.n - channel), direct.tile);
+    d.x += direct.panel_bytes;
+    d.weights += TapPairValues(k);
+  }
 }
 
 // out[i][pixel][c] = input channel i of the group that column c of the panel belongs to.

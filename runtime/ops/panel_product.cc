@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/scratch.h"
+#include "ops/choose_product.h"
 
 namespace edgefold {
 namespace {
@@ -13,12 +14,6 @@ constexpr int64_t kShiftPanels = 8;    // panels of one gemm_shift task, at most
 constexpr int64_t kTasksWanted = 8;    // enough for the cores of a small machine
 constexpr int64_t kGemvRows = 3;       // up to here decoding in registers wins
 constexpr int64_t kGemvPanels = 8;     // panels of one gemv task
-
-GemmShiftKernel* ChooseGemmShift(const PackedMatrix& matrix) {
-  const Kernel<GemmShiftKernel>& row = GemmShiftKernels().Choose();
-  const bool pays = row.isa != Isa::kReference && row.isa == GemmKernels().Choose().isa;
-  return pays && GemmShiftApplies(matrix) ? row.run : nullptr;
-}
 
 }  // namespace
 

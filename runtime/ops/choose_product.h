@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which kernels multiply rows of codes with a packed matrix.
+#pragma once
+
+#include "base/packed_matrix.h"
+#include "kernels/conv_sums/conv_sums.h"
+#include "kernels/gemm_shift/gemm_shift.h"
+
+namespace edgefold {
+
+// Null where decoding to int8 is as fast.
+GemmShiftKernel* ChooseGemmShift(const PackedMatrix& matrix);
+
+// Null where the gemm kernel in use does not read sums of rows: those do that add 128 to the
+// weights of int8 rows.
+ConvSumsKernel* ChooseSums();
+
+}  // namespace edgefold

@@ -37,7 +37,7 @@ class MergeExperts(Pass, frozen=True, kw_only=True):
     unless both of its experts fall into one group, and a few tokens together read fewer weights. Removing bits comes
     first: 4-bit experts lose less than half of the experts does at the same size.
 
-    Example: a layer of 8 experts becomes one of 4: ``gates`` [T, 8] times a 0/1 matrix [8, 4] gates four experts.
+    Example: a layer of 8 experts becomes one of 4: each of the four gates is the sum of the old ones of its group.
 
     Attributes:
         experts: of each layer that stay.

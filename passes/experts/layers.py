@@ -123,7 +123,7 @@ def _reduce(prepared: Prepared, layer: DispatchedLayer, count: int, propose: Pro
     except ModelError as error:
         return Skip(layer.name, SkipReason.FALLBACK, f"{error}: it keeps its experts")
     if not ways:
-        return Skip(layer.name, SkipReason.INSEPARABLE, f"its router cannot do with {count} experts")
+        return Skip(layer.name, SkipReason.INSEPARABLE, f"its router cannot choose among {count} of its experts")
     return {"layer": layer.name, "experts": len(layer.experts), "kept": count, **_apply(view, ways)}
 
 

@@ -7,12 +7,13 @@ import dataclasses
 
 import numpy as np
 
+from edgefold.errors import ModelError
 from edgefold.passes.experts.choice import Criterion, Grouping, grouped, survivors
 from edgefold.passes.experts.dispatch import Array
 from edgefold.passes.experts.dispatched import DispatchedLayer
 from edgefold.passes.experts.layers import Prepared, View, functions
 from edgefold.passes.experts.reduction import Align, Average, Merging, Pruning, Refit, held_out_error
-from edgefold.passes.experts.router import find_router
+from edgefold.passes.experts.router import Mask, find_router
 
 MAX_CURVE = 16
 """Numbers of groups for which a layer's error is measured; between them it is interpolated."""
@@ -69,7 +70,20 @@ class Pruner:
         chosen = int((view.evidence.gates > 0).sum(axis=1).max(initial=0))
         if router is None or count < chosen:
             return None
-        mask = router.masked(view.graph, view.layer.name, len(view.experts))
+        if view.observer.see(view.layer, router.logits).shape[1] != len(view.experts):  # fewer than it chooses between
+            return None
+        mask = router.masked(view.graph, len(view.experts))
+        try:
+            pruning = self._masked(view, count, mask)
+        except ModelError:
+            mask.remove()
+            raise
+        if pruning is None:
+            mask.remove()
+        return pruning
+
+    def _masked(self, view: View, count: int, mask: Mask) -> Pruning | None:
+        """The pruning by a mask; None where that does not keep experts from being chosen."""
 
         def gates_without(kept: tuple[int, ...]) -> Array:
             mask.keep(kept)
@@ -77,8 +91,7 @@ class Pruner:
 
         kept = survivors(self.criterion, view, gates_without, count, self.seed)
         gates = gates_without(kept)
-        if np.delete(gates, kept, axis=1).any():  # what was found is not what decides
-            mask.remove()
+        if np.delete(gates, kept, axis=1).any():
             return None
         evidence = dataclasses.replace(view.evidence, gates=gates[:, list(kept)])
         return Pruning(view.experts, kept, evidence, mask, self.refit)

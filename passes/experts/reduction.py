@@ -77,7 +77,7 @@ class Merging:
         return np.asarray(evidence.gates @ membership(self.groups))
 
     def write(self, graph: ir.Graph, layer: DispatchedLayer, experts: Sequence[FeedForward]) -> None:
-        gates = sum_gates(graph, layer.name, layer.gates, self.groups)
+        gates = sum_gates(graph, layer.gates, self.groups)
         replace_dispatched(graph, layer, gates, [one.weights for one in experts])
 
     def discard(self) -> None:
@@ -135,7 +135,7 @@ class Pruning:
 
     def write(self, graph: ir.Graph, layer: DispatchedLayer, experts: Sequence[FeedForward]) -> None:
         self.mask.keep(self.kept)
-        gates = keep_gates(graph, layer.name, layer.gates, self.kept)
+        gates = keep_gates(graph, layer.gates, self.kept)
         replace_dispatched(graph, layer, gates, [one.weights for one in experts])
 
     def discard(self) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -32,22 +31,32 @@ def membership(groups: Groups) -> NDArray[np.float32]:
     return matrix
 
 
-def sum_gates(graph: ir.Graph, layer: str, gates: ir.Value, groups: Groups) -> ir.Value:
-    """The gates of the groups, [T, M]: a product with the matrix of membership.
+def sum_gates(graph: ir.Graph, gates: ir.Value, groups: Groups) -> ir.Value:
+    """The gates of the groups, [T, M]: each adds up the gates of its members.
+
+    The members are picked by booleans: a product with a matrix of ones would be a weight to other passes, which would
+    round it or train it, and no gate would be exactly 0 any more.
 
     Args:
         graph: of the gates.
-        layer: prefix of the new names.
         gates: [T, E].
         groups: M of them.
     """
-    dtype = gates.dtype or ir.DataType.FLOAT
-    return _put(graph, f"{layer}/group_gates", "MatMul", gates, membership(groups).astype(dtype.numpy()))
+    store, dtype = InitializerStore(graph), gates.dtype or ir.DataType.FLOAT
+    members = store.add(f"{gates.name}.members", membership(groups).T.astype(bool))
+    zero = store.add(f"{gates.name}.none", np.array(0, dtype.numpy()))
+    first, last = (store.add(f"{gates.name}.axis", np.array([axis], np.int64)) for axis in (1, -1))
+    spread = ir.node("Unsqueeze", [gates, first], name=f"{gates.name}.of_each")
+    picked = ir.node("Where", [members, spread.outputs[0], zero], name=f"{gates.name}.of_members")
+    summed = ir.node("ReduceSum", [picked.outputs[0], last], {"keepdims": 0}, name=f"{gates.name}.of_groups")
+    return _put(graph, gates, [spread, picked, summed], len(groups))
 
 
-def keep_gates(graph: ir.Graph, layer: str, gates: ir.Value, kept: Sequence[int]) -> ir.Value:
+def keep_gates(graph: ir.Graph, gates: ir.Value, kept: Sequence[int]) -> ir.Value:
     """The columns of some experts, [T, len(kept)]; arguments as in `sum_gates`."""
-    return _put(graph, f"{layer}/kept_gates", "Gather", gates, np.array(kept, np.int64), ir.AttrInt64("axis", 1))
+    columns = InitializerStore(graph).add(f"{gates.name}.kept", np.array(kept, np.int64))
+    node = ir.node("Gather", [gates, columns], {"axis": 1}, name=f"{gates.name}.of_kept")
+    return _put(graph, gates, [node], len(kept))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,16 +73,16 @@ class Router:
     normalized: ir.Node | None
     logits: ir.Value
 
-    def masked(self, graph: ir.Graph, layer: str, experts: int) -> Mask:
+    def masked(self, graph: ir.Graph, experts: int) -> Mask:
         """Puts a row of E numbers, at first 0, where it is added to what the choice is made by."""
         readers = [one for one in (self.normalized, self.choice) if one is not None]
         dtype = self.logits.dtype or ir.DataType.FLOAT
-        row = InitializerStore(graph).add_own(f"{layer}.mask", np.zeros(experts, dtype.numpy()))
+        row = InitializerStore(graph).add_own(f"{self.logits.name}.mask", np.zeros(experts, dtype.numpy()))
         added = []
-        for number, reader in enumerate(readers):
+        for reader in readers:
             value = reader.inputs[0]
             assert value is not None
-            node = ir.node("Add", [value, row], name=f"{layer}/mask_{number}")
+            node = ir.node("Add", [value, row], name=f"{value.name}.masked")
             node.outputs[0].name, node.outputs[0].type = node.name, value.type
             node.outputs[0].shape = value.shape
             graph.insert_before(reader, node)
@@ -134,17 +143,15 @@ def _router(choice: ir.Node) -> Router | None:
     return None if value is None else Router(choice, normalized, value)
 
 
-def _put(
-    graph: ir.Graph, name: str, operator: str, gates: ir.Value, constant: NDArray[Any], *attributes: ir.Attr
-) -> ir.Value:
-    """Puts a node of the gates and a constant right behind the gates."""
-    stored = InitializerStore(graph).add_own(name.replace("/", "."), constant)
-    node = ir.Node("", operator, [gates, stored], attributes, name=name)
-    output = node.outputs[0]
-    output.name, output.type, output.shape = name, gates.type, ir.Shape([None, constant.shape[-1]])
+def _put(graph: ir.Graph, gates: ir.Value, nodes: Sequence[ir.Node], columns: int) -> ir.Value:
+    """Puts nodes right behind the gates; the last one gives new gates."""
+    for node in nodes:
+        node.outputs[0].name, node.outputs[0].type = node.name, gates.type
     producer = gates.producer()
     if producer is None:
-        graph.insert_before(graph[0], node)
+        graph.insert_before(graph[0], nodes)
     else:
-        graph.insert_after(producer, node)
+        graph.insert_after(producer, nodes)
+    output = nodes[-1].outputs[0]
+    output.shape = ir.Shape([None, columns])
     return output

@@ -208,3 +208,27 @@ def test_what_cannot_be_reduced_is_named(kind: type[Pass]) -> None:
 def test_options_that_contradict_are_refused(kind: type[Pass]) -> None:
     with pytest.raises(ValueError, match="give one of them"):
         kind(experts=4, keep=0.5)
+
+
+def test_gates_of_groups_are_exact_sums_and_no_weights() -> None:
+    original = dispatched(experts(6))
+    model = original.clone()
+    notes = MergeExperts(experts=3, method="merge").rewrite(model, calibrated(original))
+    groups = [[int(one) for one in group.split("+")] for group in notes.table[0]["how"].split()[1:]]
+    for one, name in ((original, "gates"), (model, find_dispatched(model)[0].gates.name)):
+        one.graph.outputs.append(next(v for node in one.graph for v in node.outputs if v.name == name))
+    before, after = run(original, {"x": X})[1], run(model, {"x": X})[1]
+    np.testing.assert_array_equal(after, np.stack([before[:, group].sum(axis=1) for group in groups], axis=1))
+    router = [n for n in model.graph if n.op_type == "MatMul" and not str(n.name).startswith("moe/experts.")]
+    assert [str(node.inputs[1].name) for node in router if node.inputs[1]] == ["router"]
+
+
+def test_a_layer_may_be_reduced_again() -> None:
+    original = dispatched(experts(6))
+    model = original.clone()
+    found = []
+    for step in (PruneExperts(experts=5), MergeExperts(experts=4), PruneExperts(experts=3), MergeExperts(experts=2)):
+        step.rewrite(model, calibrated(model.clone()))
+        found += sizes(model)
+    assert found == [5, 4, 4, 2]  # groups share the router's columns: none of them can be kept from being chosen
+    assert error(model, original) < 1

@@ -59,7 +59,7 @@ def ours(rng: np.random.Generator, k: int, h: int, table: np.ndarray) -> dict[st
         return helper.make_node("ShiftMatMul", inputs, [y], domain="ai.edgefold", k=depth, bits=bits, **RANGE)
 
     parts = [product("x", "up_", k, "a"), helper.make_node("Gelu", ["a"], ["g"]), product("g", "down_", h, "y")]
-    return {"fused": session([fused], whole, k, k), "layers and Gelu": session(parts, tensors, k, k)}
+    return {"fused": session([fused], whole, k, k, 1), "layers and Gelu": session(parts, tensors, k, k, 1)}
 
 
 def int8(rng: np.random.Generator, k: int, h: int, gelu: bool) -> ort.InferenceSession:
@@ -78,7 +78,7 @@ def int8(rng: np.random.Generator, k: int, h: int, gelu: bool) -> ort.InferenceS
 
     between = [helper.make_node("Gelu", ["a"], ["g"])] if gelu else []
     nodes = [*product("x", k, h, "a"), *between, *product("g" if gelu else "a", h, k, "y")]
-    return session(nodes, tensors, k, k)
+    return session(nodes, tensors, k, k, 1)
 
 
 def bench(k: int, h: int, rows: list[int], seconds: float) -> list[dict[str, Any]]:

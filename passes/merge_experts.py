@@ -34,8 +34,8 @@ class MergeExperts(Pass, frozen=True, kw_only=True):
     When it does not: layers whose experts are quantized or factored already, or differ in width, stay as they are.
 
     Numerics: lossy. The file and the memory shrink by the experts that are gone; one token takes as long as before
-    unless both of its experts fall into one group, and a few tokens together read fewer weights. Removing bits comes
-    first: 4-bit experts lose less than half of the experts does at the same size.
+    unless both of its experts fall into one group, and a few tokens together read fewer weights. Fewer bits come
+    first: 4-bit experts take fewer bytes than half of the experts and lose far less (docs/results/moe.md).
 
     Example: a layer of 8 experts becomes one of 4: each of the four gates is the sum of the old ones of its group.
 

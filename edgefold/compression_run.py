@@ -22,6 +22,8 @@ from edgefold.heal.step import healer
 from edgefold.measuring.figures import measured_figures
 from edgefold.measuring.measure import model_size
 from edgefold.nodewise import NodeError, custom_nodes, node_errors, prove_portable
+from edgefold.passes.fuse_blocks import FuseBlocks
+from edgefold.passes.fuse_experts import FuseExperts
 from edgefold.passes.quantization.mixed_precision import widths_for
 from edgefold.passes.quantize import Override, Quantize
 from edgefold.pipeline import Inputs, StepRecord, raise_to_minimum_opset, run_recipe
@@ -66,6 +68,7 @@ class Run:
         self.portability: Mapping[str, Any] | None = None
         self.before: Evaluation | None = None
         self._before_step: dict[int, ir.Model] = {}  # kept for the search only
+        self._layers = loaded.model  # the latest model whose layers are nodes of their own, as in the original
 
     def compress(self) -> ir.Model:
         """Run the recipe, then the search for the goals where they were stated, then prove the result portable."""
@@ -79,11 +82,12 @@ class Run:
                 self.records.append(raised.to_json())
         self.last_good = model
         self._keep(start, model)
+        self._layers = model
         model = self._steps(model, self.recipe, start)
-        self._rank(model)
+        self._rank(self._layers)
         if self.plan.has_goals:
             model = self._search_goals(model)
-            self._rank(model)  # of the widths that were found
+            self._rank(self._layers)  # of the widths that were found
         if self.inputs.probe and custom_nodes(model):
             log.info("comparing stock ONNX Runtime with the library, node by node ...")
             self.portability = prove_portable(model, self.inputs.probe).to_json()
@@ -154,6 +158,8 @@ class Run:
         def finished(index: int, result: ir.Model, record: StepRecord) -> None:
             self.records.append(record.to_json())
             self.last_good = result
+            if not isinstance(recipe.steps[index], FuseBlocks | FuseExperts):
+                self._layers = result
             self._keep(index + 1, result)
             self.checkpoints.save(index + 1, result, self.records)
 
@@ -191,7 +197,7 @@ class Run:
 
         def judged(bits: float, model: ir.Model, recipe: Recipe) -> Attempt:
             loss = drop.loss_of(original, self._calibration_score(model)) if drop and original else None
-            return Attempt(bits, model_size(model), loss, (model, recipe, self.records))
+            return Attempt(bits, model_size(model), loss, (model, recipe, self.records, self._layers))
 
         def build(bits: float) -> Attempt:
             nonlocal table
@@ -208,7 +214,7 @@ class Run:
             max_bytes=self.plan.max_bytes,
         )
         log.info("goals: %d compressions tried", len(attempts))
-        model, self.recipe, self.records = best.payload
+        model, self.recipe, self.records, self._layers = best.payload
         assert isinstance(model, ir.Model)
         return model
 

@@ -18,6 +18,7 @@ from edgefold.files.saving import save_model
 from edgefold.measuring.waterline.ceilings import ENVIRONMENT, Ceilings, Level, cache_sizes, ceilings
 from edgefold.ops import add_functions
 from edgefold.passes import Context
+from edgefold.passes.fuse_blocks import FuseBlocks
 from edgefold.passes.quantize import Quantize
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -89,6 +90,21 @@ def test_packed_weights_count_as_stored_and_multiply_integers(tmp_path: Path) ->
     assert shift
     assert sum(row.bytes for row in packed.nodes) < sum(row.bytes for row in plain.nodes)
     assert max(row.intensity for row in shift) > max(row.intensity for row in plain.nodes)
+
+
+@pytest.mark.usefixtures("machine")
+def test_fused_layers_count_as_much_as_they_did_apart(tmp_path: Path) -> None:
+    model = load_model(CHAR_LM).model
+    Quantize(weights=4, rounding="nearest").rewrite(model, Context())
+    notes = FuseBlocks(kinds=("feed-forward",)).rewrite(model, Context())
+    assert len(notes.edits) == 3
+    save_model(model, tmp_path / "fused.onnx")
+    shapes = ("input_ids=2x24",)
+    fused = api.inspect_waterline(tmp_path / "fused.onnx", shapes=shapes)
+    assert sum(row.operations for row in fused.nodes) == 2 * (api.inspect(CHAR_LM, shapes=shapes).macs or 0)
+    layers = [layer.node for layer in api.inspect(tmp_path / "fused.onnx", shapes=shapes).layers]
+    names = [row.node for row in fused.nodes if row.operator.endswith("FusedFeedForward")]
+    assert all(sum(layer.startswith(name) for layer in layers) == 2 for name in names)
 
 
 @pytest.mark.usefixtures("machine")

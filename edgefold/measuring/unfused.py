@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
@@ -17,7 +19,26 @@ def unfused(model: ir.Model) -> ir.Model:
     """
     if not any(_is_fused(function) for function in model.functions.values()):
         return model
-    return InlinePass(criteria=_is_fused)(model.clone()).model
+    copy = InlinePass(criteria=_is_fused)(model.clone()).model
+    _name_layers(model, copy)
+    return copy
+
+
+def _name_layers(model: ir.Model, copy: ir.Model) -> None:
+    """Gives layers of inlined bodies the names of the fused nodes, known by the weights that they share."""
+    owners = {
+        str(value.name): str(node.name)
+        for node in model.graph
+        if node.domain == "ai.edgefold" and node.op_type.startswith("Fused")
+        for value in node.inputs[1:]
+        if value is not None and value.const_value is not None and str(value.name).endswith(".codes")
+    }
+    shared = Counter(owners.values())
+    for node in copy.graph:
+        codes = str(node.inputs[1].name) if len(node.inputs) > 1 and node.inputs[1] is not None else ""
+        if node.domain == "ai.edgefold" and codes in owners:
+            stage = f"/{codes.removesuffix('.codes').rsplit('/', 1)[-1]}" if shared[owners[codes]] > 1 else ""
+            node.name = owners[codes] + stage
 
 
 def _is_fused(function: ir.Function) -> bool:

@@ -20,16 +20,24 @@ _PRODUCTS = frozenset(("MatMul", "FusedMatMul", "Gemm", "FusedGemm", "MatMulNBit
     "ConvInteger",
     "QLinearConv",
 }
+_PROJECT_SCALES = 14  # input of FusedInvertedResidual
 _PACKED = frozenset(("ShiftMatMul", "ShiftConv", "FusedConvBlock"))
 
 
 def operations(one: RunNode) -> int:
-    """Two for each multiply-accumulate of matrix products and convolutions; 0 for all other nodes."""
+    """Two for each multiply-accumulate of matrix products and convolutions; 0 for all other nodes.
+
+    And 0 for mixtures of experts: how many of these a token meets is in no shape.
+    """
     kind = one.node.op_type
     if not one.outputs or not one.inputs or not one.inputs[0]:
         return 0
     if kind in _PACKED:
         return 2 * math.prod(one.outputs[0]) * _integer(one.node, "k", 0)
+    if kind == "FusedFeedForward":
+        return _feed_forward(one)
+    if kind == "FusedInvertedResidual":
+        return _inverted_residual(one)
     if kind in _CONVOLUTIONS:
         weight = _weight(one, _CONVOLUTIONS[kind])
         return 2 * math.prod(one.outputs[0]) * math.prod(weight[1:]) if weight else 0
@@ -45,9 +53,28 @@ def number(one: RunNode) -> Number:
         return "integer"
     if node.op_type == "MatMulNBits":
         return "integer" if _integer(node, "accuracy_level", 0) == 4 else "float"
+    if node.op_type == "FusedInvertedResidual":
+        return "integer"
+    if node.op_type == "FusedFeedForward":
+        return "integer" if _integer(node, "up_activation_high", 0) > 0 else "float"
     if node.op_type in _PACKED:
         return "integer" if _integer(node, "activation_high", 0) > 0 else "float"
     return "float"
+
+
+def _feed_forward(one: RunNode) -> int:
+    """A product up to the hidden width for every row, and one down."""
+    depth, hidden, width = _integer(one.node, "up_k", 0), _integer(one.node, "down_k", 0), one.outputs[0][-1]
+    return 2 * math.prod(one.outputs[0][:-1]) * hidden * (depth + width)
+
+
+def _inverted_residual(one: RunNode) -> int:
+    """A product for every pixel read, then a depthwise convolution and a product for every pixel written."""
+    wide, taps = _integer(one.node, "project_k", 0), _integer(one.node, "depthwise_k", 0)
+    written = math.prod(one.outputs[0])
+    scales = one.node.input[_PROJECT_SCALES]
+    width = next(int(tensor.dims[0]) for tensor in one.weights if tensor.name == scales)
+    return 2 * wide * (math.prod(one.inputs[0]) + written // width * taps + written)
 
 
 def _weight(one: RunNode, position: int) -> Shape:

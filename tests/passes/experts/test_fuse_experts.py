@@ -14,9 +14,11 @@ from dispatched_models import dispatched, experts
 from graphs import Array, run, weights
 
 from edgefold.measuring.measure import stored_matrices
+from edgefold.passes._initializers import InitializerStore
 from edgefold.passes.base import Context, SkipReason
 from edgefold.passes.experts.activation import Applied, Operand, named
 from edgefold.passes.experts.dispatch import Expert, Product
+from edgefold.passes.experts.dispatched import find_dispatched, replace_dispatched
 from edgefold.passes.experts.qmoe import quantize_blocks
 from edgefold.passes.fuse_experts import FuseExperts
 from edgefold.passes.low_rank import LowRank
@@ -36,7 +38,9 @@ F = 96  # hidden units: enough that packed weights are smaller than floats
 
 
 def quantized(model: ir.Model, **options: Any) -> ir.Model:
-    Quantize(**({"weights": 4, "activations": 8, "rounding": "nearest"} | options)).rewrite(model, Context())
+    Quantize(**({"weights": 4, "activations": 8, "method": "rtn", "rounding": "nearest"} | options)).rewrite(
+        model, Context()
+    )
     return model
 
 
@@ -117,6 +121,23 @@ def test_experts_in_another_order_and_of_some_columns_read_their_own_gates() -> 
     model = before.clone()
     notes = FuseExperts().rewrite(model, Context())
     assert [edit.what for edit in notes.edits] == ["4 experts: one ShiftMoE"]
+    close(model, before, share=1e-3)
+
+
+def test_merged_experts_read_the_sums_of_gates() -> None:
+    members = experts(4, f=F)
+    before = dispatched(members)
+    [layer] = find_dispatched(before)
+    groups = InitializerStore(before.graph).add("groups", np.repeat(np.eye(2, dtype=np.float32), 2, axis=0))
+    sums = ir.node("MatMul", [layer.gates, groups], name="sums")
+    sums.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    before.graph.insert_before(layer.nodes[0], sums)
+    replace_dispatched(before.graph, layer, sums.outputs[0], members[::2])
+    before.graph.sort()
+    quantized(before)
+    model = before.clone()
+    notes = FuseExperts().rewrite(model, Context())
+    assert [edit.what for edit in notes.edits] == ["2 experts: one ShiftMoE"]
     close(model, before, share=1e-3)
 
 

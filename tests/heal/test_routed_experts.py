@@ -24,10 +24,10 @@ from edgefold.passes.quantize import Quantize  # noqa: E402
 X = np.random.default_rng(0).standard_normal((7, 8)).astype(np.float32)
 
 
-@pytest.mark.parametrize("tokens", [0, 1, 7])
+@pytest.mark.parametrize("tokens", [0, 7])
 @pytest.mark.parametrize("packed", [False, True])
 def test_forward(tokens: int, packed: bool) -> None:
-    model = dispatched(experts(4, f=64, bias=True))
+    model = dispatched(experts(4, f=32, bias=True))
     if packed:
         assert len(Quantize(weights=4, rounding="nearest").rewrite(model, Context()).edits) == 12
     assert_same(model, {"x": X[:tokens]})
@@ -35,7 +35,7 @@ def test_forward(tokens: int, packed: bool) -> None:
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_backward(packed: bool) -> None:
-    model = dispatched(experts(4, f=64))
+    model = dispatched(experts(4, f=32))
     if packed:
         Quantize(weights=4, rounding="nearest").rewrite(model, Context())
     module = GraphModule(model)

@@ -21,7 +21,7 @@ FORMS = [("silu", True), ("gelu", False), ("gelu-tanh", True), ("relu", False), 
 
 
 @pytest.mark.parametrize(("kind", "gated"), FORMS)
-@pytest.mark.parametrize("tokens", [0, 1, 7, 64])
+@pytest.mark.parametrize("tokens", [0, 7])
 def test_what_is_written_computes_the_mixture(kind: str, gated: bool, tokens: int) -> None:
     members = experts(4, gated=gated, bias=kind == "swiglu-clamped")
     activation = named(kind, gated=gated)
@@ -55,7 +55,7 @@ def test_what_is_written_is_read_back(kind: str, gated: bool) -> None:
             np.testing.assert_array_equal(product.value().bias, written.bias)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     count=st.integers(1, 5), tokens=st.integers(0, 6), seed=st.integers(0, 99), routed=st.sampled_from([0.0, 0.3, 1.0])
 )

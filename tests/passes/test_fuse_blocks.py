@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import graphs
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+from edgefold import verification
 from edgefold.passes import Context, Notes
 from edgefold.passes.fuse_blocks import FuseBlocks
 from edgefold.passes.fusion.cost import TYPICAL, Device, Level, Move, Plan, decide
+from edgefold.pipeline import Inputs, run_step
 from edgefold.probing import probe
 
 sys.path.insert(0, str(Path(__file__).parent / "fusion"))
@@ -116,6 +119,25 @@ def test_float_layers_are_left_alone_and_excluded_ones_skipped() -> None:
     notes = fuse(model, Context(exclude=("d",)))
     assert [str(skip.reason) for skip in notes.skips] == ["excluded by the user"]
     assert not notes.edits
+
+
+def test_the_pipeline_compares_what_the_operators_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not their kernels: integer layers make a whole step of a code of the last bit of a GELU."""
+    asked = []
+    original = verification.run_model
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        asked.append(options["library"])
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(verification, "run_model", recorded)
+    model = quantized(f"{UP} h = Gelu(v) {DOWN}")
+    feeds = {"x": graphs.weights(5, WIDTH)}
+    context = Context(probe=lambda one: probe(one, feeds=feeds))
+    _, record = run_step(model, FuseBlocks(), Inputs(probe=feeds, calibration=None, shapes={}), context)
+    assert asked == [False, False]
+    assert record.difference is not None
+    assert record.difference.relative <= 1e-6
 
 
 @pytest.mark.parametrize("activations", ["static8", "float", "dynamic4"])

@@ -85,6 +85,11 @@ def measure(sessions: dict[str, ort.InferenceSession], data: dict[str, Array], s
     return {name: np.array(values) for name, values in times.items()}
 
 
+def ratio(peer: float | None, own: float) -> float | None:
+    """How many times as long the peer takes; None where it was left out."""
+    return None if peer is None else round(peer / own, 2)
+
+
 def bench(size: Size, rows: list[int], threads: int, seconds: float, forms: set[str]) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     wanted = {name: make for name, make in (EXPORTED | RUNTIMES).items() if not forms or name in forms}
@@ -94,7 +99,7 @@ def bench(size: Size, rows: list[int], threads: int, seconds: float, forms: set[
         used = {name: its for name, its in sessions.items() if name != "gathered" or count <= GATHERED_ROWS}
         times = measure(used, feeds(rng, size, count), seconds)
         least = {name: float(values.min()) for name, values in times.items()}
-        exported = min((least[name] for name in EXPORTED if name in least), default=float("nan"))
+        exported = min((least[name] for name in EXPORTED if name in least), default=None)
         for name, values in times.items():
             results.append(
                 {
@@ -103,8 +108,8 @@ def bench(size: Size, rows: list[int], threads: int, seconds: float, forms: set[
                     "form": name,
                     "min_us": round(least[name], 1),
                     "median_us": round(float(np.median(values)), 1),
-                    "vs_exported": round(exported / least[name], 2),
-                    "vs_qmoe": round(least.get("QMoE 4", float("nan")) / least[name], 2),
+                    "vs_exported": ratio(exported, least[name]),
+                    "vs_qmoe": ratio(least.get("QMoE 4"), least[name]),
                 }
             )
     return results
@@ -134,7 +139,7 @@ def main() -> None:
         for r in bench(size, rows, int(threads), options.seconds, forms):
             results.append(r)
             line = f"{r['threads']:>7} {r['rows']:>5} {r['form']:<22} {r['min_us']:>9} {r['median_us']:>10}"
-            print(f"{line} {r['vs_exported']:>11}x {r['vs_qmoe']:>7}x", flush=True)
+            print(f"{line} {r['vs_exported'] or '-':>12} {r['vs_qmoe'] or '-':>8}", flush=True)
     if options.json:
         options.json.write_text(json.dumps({"setting": setting, "rows": results}, indent=2) + "\n")
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal
 
@@ -15,12 +16,7 @@ from edgefold.passes.fusion.feed_forward import fuse_feed_forward
 from edgefold.passes.fusion.inverted_residual import fuse_inverted_residuals
 
 Kind = Literal["feed-forward", "conv-region", "inverted-residual"]
-KINDS: Mapping[Kind, Callable[[ir.Model, Context, Device], Notes]] = {
-    "feed-forward": fuse_feed_forward,
-    "conv-region": fuse_conv_regions,
-    "inverted-residual": fuse_inverted_residuals,
-}
-"""What can be fused, in the order in which it is looked for."""
+Fuse = Callable[[ir.Model, Context, Device], Notes]
 
 
 class FuseBlocks(Pass, frozen=True, kw_only=True):
@@ -50,9 +46,9 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
     of their own. Each is a skip with its reason.
 
     Numerics: lossy, in one respect: a residual between convolutions is added as its codes, of which the next
-    convolution would have read the same ones, so that its sum is half a step off at most. All else is reassociated:
-    integer sums, scales and codes are those of the separate nodes, bit for bit, and activation functions other than
-    clippings are those of the kernels, within 2^-21 of the argument.
+    convolution would have read the same ones, so that its sum is half a step off at most; ``residuals: float`` keeps
+    it as it was. All else is reassociated: integer sums, scales and codes are those of the separate nodes, bit for
+    bit, and activation functions other than clippings are those of the kernels, within 2^-21 of the argument.
 
     Example: ``y = ShiftConv(Relu(ShiftConv(x, ...)), ...)`` becomes
     ``y = FusedConvBlock(FusedConvBlock(x, ...), ...)``.
@@ -60,6 +56,7 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
     Attributes:
         kinds: the kinds of blocks to fuse; all where none is named.
         device: where the model will run: `local`, this machine, or a name in ``targets/devices``.
+        residuals: `codes`, or `float`: additions stay outside of the regions, and every output what it was.
     """
 
     effect: ClassVar[Effect] = Effect.LOSSY
@@ -67,17 +64,26 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
 
     kinds: tuple[Kind, ...] = ()
     device: str = "local"
+    residuals: Literal["codes", "float"] = "codes"
 
     def rewrite(self, model: ir.Model, context: Context) -> Notes:
         from edgefold.ops import add_functions  # onnxscript takes a second to import
 
         device = context.device(self.device) if context.device else TYPICAL
         notes = Notes(stats={"device": device.name})
-        for kind, fuse in KINDS.items():
+        for kind, fuse in self._fusions().items():
             if not self.kinds or kind in self.kinds:
                 notes = _joined(notes, fuse(model, context, device))
         add_functions(model)
         return notes
+
+    def _fusions(self) -> Mapping[Kind, Fuse]:
+        """What can be fused, in the order in which it is looked for."""
+        return {
+            "feed-forward": fuse_feed_forward,
+            "conv-region": functools.partial(fuse_conv_regions, residuals=self.residuals),
+            "inverted-residual": fuse_inverted_residuals,
+        }
 
 
 def _joined(first: Notes, second: Notes) -> Notes:

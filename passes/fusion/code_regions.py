@@ -37,7 +37,9 @@ class Regions:
     refused: Mapping[ir.Node, str]
 
 
-def find_regions(graph: ir.Graph, shapes: Shapes, calibrate: Calibrate, apart: Collection[ir.Node] = ()) -> Regions:
+def find_regions(
+    graph: ir.Graph, shapes: Shapes, calibrate: Calibrate, apart: Collection[ir.Node] = (), *, additions: bool = True
+) -> Regions:
     """The convolutions of a graph with what each takes in, and the values between them that become codes.
 
     Args:
@@ -45,6 +47,7 @@ def find_regions(graph: ir.Graph, shapes: Shapes, calibrate: Calibrate, apart: C
         shapes: of values by name; an addition whose operands' shapes are unknown stays float.
         calibrate: the format of a value that additions alone read, or None where it is to stay float.
         apart: ShiftConvs to leave alone.
+        additions: whether convolutions take in the additions of residuals, which are then codes.
     """
     reads: dict[ir.Node, CodeFormat] = {}
     refused: dict[ir.Node, str] = {}
@@ -56,7 +59,7 @@ def find_regions(graph: ir.Graph, shapes: Shapes, calibrate: Calibrate, apart: C
             else:
                 refused[node] = found
     carriers = {node.outputs[0]: node for node in graph if carried_inputs(node)}
-    outside: set[ir.Node] = set()  # additions that stay float
+    outside = {node for node in graph if node.op_type == "Add" and not additions}
     while True:
         chains = _chains(reads, shapes, outside)
         formats = _formats(graph, chains, carriers, calibrate)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -45,8 +45,10 @@ _KEPT = (
 )
 
 
-def fuse_conv_regions(model: ir.Model, context: Context, _device: Device) -> Notes:
-    """Joins the ShiftConvs of the main graph, in place.
+def fuse_conv_regions(
+    model: ir.Model, context: Context, _device: Device, *, residuals: Literal["codes", "float"] = "codes"
+) -> Notes:
+    """Joins the ShiftConvs of the main graph, in place; additions too, unless residuals are to stay float.
 
     Numerics: bit-equal to the separate nodes, but for two things: a residual is added as codes times their scale, and
     an activation function that is no clipping is that of the kernels, which may round a code the other way.
@@ -55,7 +57,8 @@ def fuse_conv_regions(model: ir.Model, context: Context, _device: Device) -> Not
     graph.sort()
     excluded = [node for node in graph if node.op_type == "ShiftConv" and context.excludes(node_label(node))]
     calibrate = functools.partial(_calibrated, context.calibration)
-    regions = find_regions(graph, run_shapes(model, context), calibrate, excluded)
+    shapes = run_shapes(model, context)
+    regions = find_regions(graph, shapes, calibrate, excluded, additions=residuals == "codes")
     chains = {
         value: chain
         for value, chain in regions.chains.items()

@@ -17,6 +17,7 @@ from edgefold.nodewise import prove_portable
 from edgefold.ops import add_functions
 from edgefold.passes._ranges import Range
 from edgefold.passes.base import Context, Notes
+from edgefold.passes.fuse_blocks import FuseBlocks
 from edgefold.passes.fusion.conv_region import fuse_conv_regions
 from edgefold.passes.fusion.cost import TYPICAL
 from edgefold.probing import probe
@@ -104,6 +105,19 @@ def test_residual_is_added_as_codes_and_costs_its_rounding() -> None:
     assert not np.array_equal(before, after)
     # The sum is half a step off at most, so its code one step; a step moves an output by scale times its weights.
     assert np.abs(before - after).max() < 0.05 * np.abs(before).max()
+
+
+def test_residual_that_is_to_stay_float_changes_nothing() -> None:
+    model = conv_graph(
+        HEAD + "(float[n, c, h, w] y) { a = Conv(x, 8, 16) b = Relu(a) c = Conv(b, 16, 16, kernel=3) d = Relu(c) "
+        "e = Conv(d, 16, 16) f = Add(e, b) g = Relu(f) y = Conv(g, 16, 8) }"
+    )
+    fused = model.clone()
+    step = FuseBlocks(residuals="float")
+    notes = step.rewrite(fused, Context(probe=probed))
+    assert dict(operators(fused)) == {"FusedConvBlock": 3, "Add": 1, "Relu": 1, "ShiftConv": 1}
+    assert notes.stats["conv-region.integer_tensors"] == 1
+    np.testing.assert_array_equal(outputs(fused)[0], outputs(model)[0])
 
 
 NEAR_MISSES = {

@@ -51,6 +51,8 @@ def session(form: Form, size: Size, threads: int) -> ort.InferenceSession:
     opsets = [helper.make_opsetid(domain, version) for domain, version in domains.items()]
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    # Threads of the contender that ran last would else spin through the next one's turn.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
     options.register_custom_ops_library(str(ops_library()))
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)

@@ -19,6 +19,7 @@ from edgefold.errors import UsageError
 from edgefold.passes import PASSES, Pass
 from edgefold.scoring.strict_yaml import parse_yaml
 
+_FUSING = ("fuse-blocks", "fuse-experts")
 HEALED = "-heal"  # appended to the name of a built-in recipe
 
 
@@ -66,7 +67,15 @@ def load_recipe(name_or_path: str, settings: Sequence[str] = ()) -> Recipe:
         )
     raw = parse_yaml(base, "recipe")
     assert isinstance(raw, dict), "built-in recipes are read by tests"
-    return parse_recipe({**raw, "steps": [*raw["steps"], {"pass": "heal"}]}, name_or_path, settings)
+    return parse_recipe({**raw, "steps": _healed(raw["steps"])}, name_or_path, settings)
+
+
+def _healed(steps: list[Any]) -> list[Any]:
+    """Steps with healing behind them, but before layers are fused: fused nodes have no gradient."""
+    end = len(steps)
+    while end and steps[end - 1]["pass"] in _FUSING:
+        end -= 1
+    return [*steps[:end], {"pass": "heal"}, *steps[end:]]
 
 
 def parse_recipe(raw: object, place: str, settings: Sequence[str] = ()) -> Recipe:

@@ -23,6 +23,12 @@ def test_settings_change_the_named_step_only() -> None:
     assert changed.steps[:-1] == plain.steps[:-1]
 
 
+def test_healing_comes_before_layers_are_fused() -> None:
+    names = [step.name for step in load_recipe("fused-heal").steps]
+    assert names[-2:] == ["heal", "fuse-blocks"]
+    assert [step.name for step in load_recipe("w4-heal").steps][-1] == "heal"
+
+
 def test_dashes_and_underscores_are_alike() -> None:
     assert load_recipe("w4", ["quantize.first-last=4"]) == load_recipe("w4", ["quantize.first_last=4"])
 

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from graph_session import open_graph
 from onnx import TensorProto, helper, numpy_helper
 
-from edgefold.runtime import kernels, ops_library
+from edgefold.runtime import kernels
 
 BASELINE = "MatMulNBits"
 
@@ -35,16 +36,7 @@ def session(nodes: list[Any], tensors: dict[str, np.ndarray], k: int, n: int, th
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["m", n])],
         [numpy_helper.from_array(array, name) for name, array in tensors.items()],
     )
-    domains = {"": 21, "ai.edgefold": 1, "com.microsoft": 1}
-    opsets = [helper.make_opsetid(domain, version) for domain, version in domains.items()]
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Threads of the contender that ran last would else spin through the next one's turn.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.log_severity_level = 3
-    options.register_custom_ops_library(str(ops_library()))
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    return ort.InferenceSession(model.SerializeToString(), options)
+    return open_graph(graph, threads)
 
 
 def float32(rng: np.random.Generator, k: int, n: int, threads: int = 1) -> ort.InferenceSession:

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How every bench opens a graph in ONNX Runtime, so that all contenders run under the same options."""
+
+from __future__ import annotations
+
+import onnx
+import onnxruntime as ort
+from onnx import helper
+
+from edgefold.runtime import ops_library
+
+
+def open_graph(graph: onnx.GraphProto, threads: int) -> ort.InferenceSession:
+    """A session of opset 21 with the operators of EdgeFold and of ONNX Runtime."""
+    domains = {"": 21, "ai.edgefold": 1, "com.microsoft": 1}
+    opsets = [helper.make_opsetid(domain, version) for domain, version in domains.items()]
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Threads of the contender that ran last would else spin through the next one's turn.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.log_severity_level = 3
+    options.register_custom_ops_library(str(ops_library()))
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    return ort.InferenceSession(model.SerializeToString(), options)

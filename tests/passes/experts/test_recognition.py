@@ -23,7 +23,7 @@ from edgefold.session import compute
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 import torch
-import torch_layers
+import torch_experts
 
 CONTEXT = Context(probe=probe, compute=compute)
 FORMS = {
@@ -49,8 +49,8 @@ def exported(layer: str = "Loop", router: str = "Router", expert: str = "SwiGlu"
     if exporter == "dynamo":
         return load_model(Path(__file__).parent / "dynamo" / f"{layer}.onnx").model
     torch.manual_seed(0)
-    kind = getattr(torch_layers, layer)
-    return torch_layers.export(kind(getattr(torch_layers, router)(), getattr(torch_layers, expert)), "legacy")
+    kind = getattr(torch_experts, layer)
+    return torch_experts.export(kind(getattr(torch_experts, router)(), getattr(torch_experts, expert)), "legacy")
 
 
 def assert_rewritten(model: ir.Model, layers: int = 1, feed: Array | None = None) -> None:
@@ -58,7 +58,7 @@ def assert_rewritten(model: ir.Model, layers: int = 1, feed: Array | None = None
     before = model.clone()
     notes = DispatchExperts().rewrite(model, CONTEXT)
     assert len(notes.edits) == len(find_dispatched(model)) == layers, notes.skips
-    feeds = {str(model.graph.inputs[0].name): weights(1, 33, torch_layers.D) if feed is None else feed}
+    feeds = {str(model.graph.inputs[0].name): weights(1, 33, torch_experts.D) if feed is None else feed}
     for old, new in zip(run(before, feeds), run(model, feeds), strict=True):
         np.testing.assert_allclose(new, old, atol=1e-4 * np.abs(old).max())
 
@@ -68,7 +68,7 @@ def assert_rewritten(model: ir.Model, layers: int = 1, feed: Array | None = None
 def test_every_form(layer: str, exporter: str) -> None:
     model = exported(layer, exporter=exporter)
     [found], skips = find_layers(model, CONTEXT)
-    assert (found.form, len(found.experts), found.top) == (FORMS[layer], torch_layers.E, torch_layers.K)
+    assert (found.form, len(found.experts), found.top) == (FORMS[layer], torch_experts.E, torch_experts.K)
     assert name_of(found.activation) == ("swiglu-clamped" if layer == "StackedLoop" else "silu")
     assert str(found.semantics) == "softmax, normalized"
     assert not skips
@@ -77,7 +77,7 @@ def test_every_form(layer: str, exporter: str) -> None:
 
 def test_what_dynamo_exports_today() -> None:
     torch.manual_seed(0)
-    model = torch_layers.export(torch_layers.Einsum(), "dynamo")
+    model = torch_experts.export(torch_experts.Einsum(), "dynamo")
     assert [node.op_type for node in model.graph] == [
         node.op_type for node in exported("Einsum", exporter="dynamo").graph
     ]
@@ -100,13 +100,13 @@ TRANSFORMERS = {
 def test_layers_of_transformers(architecture: str) -> None:
     transformers = pytest.importorskip("transformers", minversion="5.0")
     gates, options = TRANSFORMERS[architecture]
-    sizes = {"hidden_size": torch_layers.D, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {"hidden_size": torch_experts.D, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = getattr(transformers, f"{architecture}Config")(
         vocab_size=8, num_key_value_heads=2, num_experts_per_tok=2, **sizes, **options
     )
     torch.manual_seed(0)
     whole = transformers.AutoModelForCausalLM.from_config(config, experts_implementation="batched_mm")
-    model = torch_layers.export(torch_layers.Only(whole.model.layers[0].mlp), "legacy")
+    model = torch_experts.export(torch_experts.Only(whole.model.layers[0].mlp), "legacy")
     [found], _ = find_layers(model, CONTEXT)
     assert (found.form, str(found.semantics)) == ("gathered weights", gates)
     assert_rewritten(model)
@@ -151,7 +151,7 @@ def test_an_incomplete_trace_is_named() -> None:
     assert not notes.edits
     [skip] = notes.skips
     assert skip.reason == SkipReason.INCOMPLETE_TRACE
-    assert skip.detail.startswith(f"{torch_layers.E - 2} of {torch_layers.E} experts")
+    assert skip.detail.startswith(f"{torch_experts.E - 2} of {torch_experts.E} experts")
 
 
 def test_wrong_numbers_are_left_alone() -> None:

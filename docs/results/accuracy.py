@@ -33,8 +33,8 @@ READING = (
     "MobileNetV2); wider weights for them were not measured here. Static int8 breaks the transformers; dynamic int8 is",
     "ONNX Runtime's fair form there. `ort-int4` knows no convolution and leaves those models float.",
     "",
-    "The rows of cifar_resnet20/model, cifar_resnet56/model and minilm are of 2026-11-22; the others were made before each",
-    "layer was rounded for what the quantized ones in front of it give, and were not repeated.",
+    "The rows of cifar_resnet20/model, cifar_resnet56/model and minilm are of 2026-11-22; the others were made before",
+    "each layer was rounded for what the quantized ones in front of it give, and were not repeated.",
 )
 HERE = Path(__file__).resolve().parent
 

@@ -35,7 +35,7 @@ MODELS: dict[str, dict[str, tuple[int, ...]]] = {
 RECIPES = ("w4", "w8")
 READING = (
     "Fusing makes every one of these files faster (1.1 to 1.4 times) and changes the metric by nothing that the sets",
-    "can show. The aims of 2.5 to 3.5 times fp32 are not reached, and ONNX Runtime's int8 is ahead in every row. Without",
+    "can show. The aims of 2.5 to 3.5 times fp32 are not reached, and ORT int8 is ahead in every row. Without",
     "VNNI, products of full 8-bit levels (w8, and the learnt tables of w4) take four instructions where ONNX Runtime",
     "takes three that may saturate; `shift` at 4 bits multiplies faster (kernels_linear.md), at the cost that its last",
     "column tells. The next steps are depthwise layers, at 1.15 times QLinearConv, and what follows the sums of each",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains a byte-level mixture-of-experts language model on the source of Python's own standard library.
 
-Run ``python models/moe_lm.py FOLDER`` (about an hour on one core, minutes on a GPU). It is too large to be committed:
+Run ``python models/moe_lm.py FOLDER`` (about half an hour of one core). It is too large to be committed:
 four layers of 16 SwiGLU experts, of which a router picks two for each byte. The folder gets the model, its task, and
 ``routing.json``: how the load spreads over the experts, and what each layer's experts have specialized in.
 """
@@ -129,7 +129,7 @@ class Block(nn.Module):
 
 
 class MoeLm(nn.Module):
-    """Bytes [batch, length] to logits [batch, length, 256]; 8.4 million weights, 1.5 million used for a byte."""
+    """Bytes [batch, length] to logits [batch, length, 256]; 8.3 million weights, 1.5 million used for a byte."""
 
     def __init__(self) -> None:
         super().__init__()

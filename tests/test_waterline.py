@@ -15,7 +15,8 @@ from edgefold.cli import cli
 from edgefold.errors import UsageError
 from edgefold.files.loading import load_model
 from edgefold.files.saving import save_model
-from edgefold.measuring.waterline.ceilings import ENVIRONMENT, Ceilings, Level, cache_sizes, ceilings
+from edgefold.measuring.devices import LOCAL, device
+from edgefold.measuring.waterline.ceilings import ENVIRONMENT, Ceilings, Level, ceilings
 from edgefold.ops import add_functions
 from edgefold.passes import Context
 from edgefold.passes.fuse_blocks import FuseBlocks
@@ -146,7 +147,7 @@ def test_ceilings_are_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest
     assert first == ceilings()
     assert first.float_operations > 1e8
     assert first.levels[-1].bytes is None
-    assert [one.bytes for one in first.levels[:-1]] == list(cache_sizes().values())
+    assert [one.bytes for one in first.levels[:-1]] == [one.bytes for one in device(LOCAL).levels[:-1]]
 
 
 def test_a_size_lies_in_the_nearest_level_that_holds_it() -> None:

@@ -15,17 +15,15 @@ from __future__ import annotations
 import fnmatch
 import functools
 import json
-import statistics
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from depth_measure import latencies, measured, model_file
 from depth_methods import SEEDS, SUBJECTS, Row, rows
-from rows import keep, machine_line
+from rows import keep, machine_line, made_from, mean
 
 HERE = Path(__file__).resolve().parent
 Result = Mapping[str, Any]
@@ -104,7 +102,7 @@ def page(work: Path) -> str:
     for subject, results in found.items():
         path = work / f"{subject}.latency"
         lines += ["", *section(subject, results, json.loads(path.read_text()) if path.exists() else {})]
-    made = recipes([one for of in found.values() for one in of])
+    made = made_from([one for of in found.values() for one in of])
     return "\n".join([*lines, "", "## Reading", "", *READING, "", "## The recipes", "", *made, ""])
 
 
@@ -152,20 +150,6 @@ def shown_change(of: Sequence[Result]) -> str:
     seeds = "" if len(of) == 1 else f", {len(of)} seeds"
     relative = 100 * mean(of, "change") / of[0]["fp32"]
     return f"{mean(of, 'change'):+.4f} ({relative:+.2f} %) | {low:+.4f} to {high:+.4f}{seeds}"
-
-
-def recipes(found: Sequence[Result]) -> list[str]:
-    """What each row is made from and by, for one seed of each."""
-    lines = []
-    for one in found:
-        if one["seed"] == 0 and one["steps"]:
-            steps = yaml.safe_dump(one["steps"], default_flow_style=True, sort_keys=False, width=10**6).strip()
-            lines.append(f"- {one['subject']}, {one['method']}, from {one['base'] or 'the original'}: `{steps}`")
-    return lines
-
-
-def mean(of: Sequence[Result], key: str) -> float:
-    return statistics.mean(float(one[key]) for one in of)
 
 
 def table(columns: Sequence[str]) -> str:

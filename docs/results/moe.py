@@ -21,10 +21,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from moe_measure import dispatched, latencies, measured, model_file
 from moe_methods import Row, rows
-from rows import keep, machine_line
+from rows import keep, machine_line, made_from, mean
 
 HERE = Path(__file__).resolve().parent
 Result = Mapping[str, Any]
@@ -115,7 +114,7 @@ def page(work: Path, names: Sequence[str]) -> str:
     for name in names:
         lines += section(name, results(work / name), work / name / "latency")
     reading = HERE / "moe_reading.md"
-    made = recipes(next((found for name in names if (found := results(work / name))), []))
+    made = made_from(next((found for name in names if (found := results(work / name))), []))
     return "\n".join([*lines, "", reading.read_text().rstrip(), "", "## The rows", "", *made, ""])
 
 
@@ -155,20 +154,6 @@ def _line(of: Sequence[Result], times: Mapping[str, Mapping[str, float]]) -> str
         f"{mean(of, 'seconds'):.0f}",
     )
     return f"| {' | '.join(cells)} |"
-
-
-def recipes(found: Sequence[Result]) -> list[str]:
-    """What each row is made from and by."""
-    lines = []
-    for one in found:
-        if one["seed"] == 0 and one["steps"]:
-            steps = yaml.safe_dump(one["steps"], default_flow_style=True, sort_keys=False, width=10**6).strip()
-            lines.append(f"- {one['method']}, from {one['base'] or 'the original'}: `{steps}`")
-    return lines
-
-
-def mean(of: Sequence[Result], key: str) -> float:
-    return statistics.mean(float(one[key]) for one in of)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from edgefold.files.loading import load_model
 from edgefold.heal.differentiation import differentiator
@@ -76,3 +79,19 @@ def machine_line() -> str:
     """Where the rows were made, and with what."""
     built_with = ", ".join(f"{name} {version}" for name, version in versions().items())
     return f"Machine: {this_machine().cpu}; {built_with}."
+
+
+def mean(of: Sequence[Mapping[str, Any]], key: str) -> float:
+    """Of one figure over several results."""
+    return statistics.mean(float(one[key]) for one in of)
+
+
+def made_from(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What each row is made from and by, for the first seed of each."""
+    lines = []
+    for one in found:
+        if one["seed"] == 0 and one["steps"]:
+            steps = yaml.safe_dump(one["steps"], default_flow_style=True, sort_keys=False, width=10**6).strip()
+            subject = f"{one['subject']}, " if "subject" in one else ""
+            lines.append(f"- {subject}{one['method']}, from {one['base'] or 'the original'}: `{steps}`")
+    return lines

@@ -15,10 +15,10 @@ from edgefold.measuring.shapes import inferred_skeleton, known_shapes, node_grap
 
 Shape = tuple[int, ...]
 
-# Operator -> positions of the two factors among its inputs.
-_MATMUL = {"MatMul": (0, 1), "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3), "FusedMatMul": (0, 1), "Gemm": (0, 1),
+MATMUL = {"MatMul": (0, 1), "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3), "FusedMatMul": (0, 1), "Gemm": (0, 1),
            "DynamicQuantizeMatMul": (0, 1), "MatMulIntegerToFloat": (0, 1), "QGemm": (0, 3)}  # fmt: skip
-_CONV = {"Conv": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3), "FusedConv": (0, 1)}
+CONV = {"Conv": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3), "FusedConv": (0, 1)}
+"""Operator -> positions of the two factors among its inputs; `CONV` likewise, data and weight."""
 _RECURRENT = ("LSTM", "GRU", "RNN")
 
 
@@ -59,7 +59,7 @@ def _graph_macs(graph: onnx.GraphProto, around: Mapping[str, Shape]) -> list[Nod
     found: list[NodeMacs] = []
     inner: list[NodeMacs] = []
     for node in graph.node:
-        if node.op_type in _MATMUL or node.op_type in _CONV or node.op_type in (*_RECURRENT, "ConvTranspose"):
+        if node.op_type in MATMUL or node.op_type in CONV or node.op_type in (*_RECURRENT, "ConvTranspose"):
             name, output = node.name or node.output[0], known.get(node.output[0])
             found.append(NodeMacs(name, node.op_type, _count(node, known), output))
         bodies = [_graph_macs(body, known) for body in node_graphs(node)]
@@ -80,12 +80,12 @@ def macs_by_name(model: ir.Model, shapes: Mapping[str, Shape]) -> dict[str, int]
 def _count(node: onnx.NodeProto, known: Mapping[str, Shape]) -> int | None:
     if node.op_type in _RECURRENT:
         return _recurrent(*(known.get(name) for name in node.input[:3]))
-    data, weight = (known.get(node.input[i]) for i in (_MATMUL | _CONV).get(node.op_type, (0, 1)))
+    data, weight = (known.get(node.input[i]) for i in (MATMUL | CONV).get(node.op_type, (0, 1)))
     if data is None or weight is None:
         return None
     if node.op_type == "ConvTranspose":
         return math.prod(data) * math.prod(weight[1:])
-    if node.op_type in _CONV:
+    if node.op_type in CONV:
         output = known.get(node.output[0])
         return None if output is None else math.prod(output) * math.prod(weight[1:])
     return _matmul(node, data, weight)

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgefold.errors import ModelError, UsageError
-from edgefold.measuring.machine import this_machine
+from edgefold.measuring.kept import keep, kept_file
 from edgefold.passes.pruning.latency import Operation
 from edgefold.session import make_session, run
 
@@ -30,12 +28,7 @@ def table_path() -> Path:
     """The file for this machine and this ONNX Runtime, one thread."""
     import onnxruntime
 
-    if given := os.environ.get(ENVIRONMENT):
-        return Path(given)
-    machine = this_machine()
-    identity = f"{machine.cpu}|{machine.features}|{onnxruntime.__version__}|1 thread"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "edgefold" / f"operator-times-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.json"
+    return kept_file(ENVIRONMENT, "operator-times", onnxruntime.__version__, "1 thread")
 
 
 def operator_times(operations: Sequence[Operation]) -> dict[Operation, float]:
@@ -54,10 +47,7 @@ def operator_times(operations: Sequence[Operation]) -> dict[Operation, float]:
         seconds = _measure(one)
         table[_key(one)] = None if seconds is None else max(seconds - call, 0.0)
     if missing:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps(table, indent=0), encoding="utf-8")
-        partial.replace(path)
+        keep(path, table)
     return {one: seconds for one in operations if (seconds := table[_key(one)]) is not None}
 
 

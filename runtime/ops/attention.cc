@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "base/rounding.h"
 #include "base/scratch.h"
 #include "ops/operand_rows.h"
 
@@ -13,8 +14,6 @@ namespace {
 
 constexpr int64_t kRowsPerBlock = 32;  // with 512 keys the scores of a block take 64 KB
 
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t RoundUp(int64_t a, int64_t to) { return CeilDiv(a, to) * to; }
 int64_t PanelBytes(int64_t columns, int64_t depth) {
   return CeilDiv(columns, kPanelColumns) * CeilDiv(depth, kUnitDepth) * kUnitCodes;
 }

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/rounding.h"
+
 namespace edgefold {
 namespace {
 
@@ -20,7 +22,7 @@ const uint8_t* CodeImage::Codes(const void* x, int64_t image, int64_t pixels, fl
   const int64_t first_element = image * pixels * channels_;
   if (!is_float()) return static_cast<const uint8_t*>(x) + first_element;
   const float* values = static_cast<const float*>(x) + first_element;
-  parallel.For((pixels + kPixelsPerTask - 1) / kPixelsPerTask, [&](size_t index) {
+  parallel.For(CeilDiv(pixels, kPixelsPerTask), [&](size_t index) {
     const int64_t first = static_cast<int64_t>(index) * kPixelsPerTask;
     ConvQuantizeArguments q = {};
     q.channel_stride = pixels;

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/code_product.h"
 
+#include "base/rounding.h"
 #include "kernels/unpack/unpack.h"
 #include "ops/choose_product.h"
 
 namespace edgefold {
 namespace {
 
-int64_t Align(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+int64_t Align(int64_t bytes) { return RoundUp(bytes, 64); }
 
 }  // namespace
 

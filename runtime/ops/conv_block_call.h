@@ -2,14 +2,13 @@
 // What the parts of one ConvBlock::Run share. Included by the files of ConvBlock only.
 #pragma once
 
+#include "base/rounding.h"
 #include "ops/conv_block.h"
 
 namespace edgefold {
 
 // Bytes that kernels and copies may read past a band.
 inline constexpr int64_t kBandSlack = 64;
-
-inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct ConvBlock::Call {
   const ConvBlockInputs& inputs;

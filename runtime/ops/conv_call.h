@@ -2,14 +2,13 @@
 // What the parts of one Conv::Run share. Included by the files of Conv only.
 #pragma once
 
+#include "base/rounding.h"
 #include "ops/conv.h"
 
 namespace edgefold {
 
 // Bytes that kernels and copies may read past the last pixel.
 inline constexpr int64_t kImageSlack = 64;
-
-inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Conv::Call {
   const ConvInputs& inputs;

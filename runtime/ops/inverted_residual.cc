@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "base/rounding.h"
 #include "base/scratch.h"
 #include "ops/tap_pairs.h"
 
@@ -16,7 +17,6 @@ constexpr int64_t kMostBands = 8;     // of an image: enough for the cores of a 
 constexpr int64_t kHaloShare = 16;    // of a band's expanded rows, at most one is computed twice
 constexpr int64_t kRingSlack = 64;    // bytes that kernels may read past the ring
 
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t Align(int64_t bytes) { return CeilDiv(bytes, 64) * 64; }
 
 // Input rows that an output row reads.

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/rounding.h"
 #include "base/scratch.h"
 #include "ops/operand_rows.h"
 
@@ -13,8 +14,6 @@ namespace edgefold {
 namespace {
 
 constexpr int64_t kRowsPerQuantize = 16;  // rows of one quantization task
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 

@@ -6,6 +6,7 @@
 #include <limits>
 #include <utility>
 
+#include "base/rounding.h"
 #include "base/scratch.h"
 #include "ops/operand_rows.h"
 #include "ops/routes.h"
@@ -16,8 +17,6 @@ namespace {
 constexpr int64_t kRowsPerTask = 16;   // of tasks that quantize or combine rows
 constexpr int64_t kPanelsPerTask = 8;  // of one tile of rows times a matrix
 constexpr int32_t kHigh = 127;         // of the codes of a row
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Calls task(first, count) for runs of rows.
 template <typename Task>

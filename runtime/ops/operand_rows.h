@@ -6,6 +6,7 @@
 
 #include "base/activations.h"
 #include "base/packed_matrix.h"
+#include "base/rounding.h"
 #include "base/scratch.h"
 #include "kernels/quantize/quantize.h"
 
@@ -15,7 +16,7 @@ class OperandRows {
  public:
   // Uninitialized; ok() is false where memory could not be had.
   OperandRows(int64_t rows, int64_t k, bool is_unsigned) {
-    const int64_t groups = (k + kGroupDepth - 1) / kGroupDepth;
+    const int64_t groups = CeilDiv(k, kGroupDepth);
     const int64_t stride = groups * kGroupDepth;
     memory_ = AllocateScratch(rows * (stride + 4 + 4 + groups * 8));
     codes_ = memory_.get();

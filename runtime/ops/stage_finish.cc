@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "base/rounding.h"
+
 namespace edgefold {
 namespace {
 
@@ -26,7 +28,7 @@ StageFinish::StageFinish(const ConvStage& stage)
       range_(stage.y),
       scales_(stage.scales),
       channels_(stage.attributes.out_channels),
-      padded_channels_((channels_ + kLanes - 1) / kLanes * kLanes),
+      padded_channels_(RoundUp(channels_, kLanes)),
       requantize_(RequantizeKernels().Choose().run) {}
 
 StageFinish::Constants StageFinish::Prepare(const StageInputs& inputs, float x_scale,

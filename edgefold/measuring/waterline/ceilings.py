@@ -6,23 +6,21 @@ Measured once by loops of the runtime (`runtime/kernels/peak`) and kept in the u
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from edgefold.errors import EdgefoldError, UsageError
-from edgefold.measuring.machine import this_machine
+from edgefold.measuring.devices import LOCAL, device
+from edgefold.measuring.kept import keep, kept_file
 
 ENVIRONMENT = "EDGEFOLD_CEILINGS"
 """Names the file to use instead of the one in the user's cache folder; one from another device can be put there."""
 
 Number = Literal["float", "integer"]
 
-_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-_SUFFIXES = {"K": 2**10, "M": 2**20, "G": 2**30}
 _FLOAT, _INTEGER, _READ = 0, 1, 2  # PeakLoop of the runtime
 _SECONDS = 0.004  # of one try: short enough that some try is not interrupted
 _TRIES = 60
@@ -36,7 +34,7 @@ class Level:
 
     Attributes:
         name: "L1", "L2", ..., "memory".
-        bytes: what it holds; None for the main memory.
+        bytes: what it holds for one core; None for the main memory.
         bytes_per_second: read by one core from a buffer that fills half of it.
     """
 
@@ -88,37 +86,12 @@ def ceilings() -> Ceilings:
     from edgefold.runtime import kernels
 
     isa = next(one.isa for one in kernels() if one.family == "peak" and one.chosen)
-    path = _path(isa)
+    path = kept_file(ENVIRONMENT, "ceilings", isa)
     if path.is_file():
         return _read(path)
     found = _measure(isa)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(asdict(found), indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    keep(path, asdict(found))
     return found
-
-
-def cache_sizes() -> dict[str, int]:
-    """Level -> bytes of the data caches of the first core, nearest first; empty where the system does not tell."""
-    sizes: dict[str, int] = {}
-    for index in sorted(_CACHES.glob("index[0-9]*")):
-        try:
-            kind, level, size = ((index / name).read_text().strip() for name in ("type", "level", "size"))
-        except OSError:  # a virtual machine may list a level and not describe it
-            continue
-        if kind != "Instruction" and size[:-1].isdigit():
-            sizes[f"L{level}"] = int(size[:-1]) * _SUFFIXES.get(size[-1], 1)
-    return dict(sorted(sizes.items()))
-
-
-def _path(isa: str) -> Path:
-    if given := os.environ.get(ENVIRONMENT):
-        return Path(given)
-    machine = this_machine()
-    identity = f"{machine.cpu}|{machine.features}|{isa}"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "edgefold" / f"ceilings-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.json"
 
 
 def _read(path: Path) -> Ceilings:
@@ -131,7 +104,7 @@ def _read(path: Path) -> Ceilings:
 
 
 def _measure(isa: str) -> Ceilings:
-    sizes: list[tuple[str, int | None]] = [*cache_sizes().items(), ("memory", None)]
+    sizes = [(one.name, None if math.isinf(one.bytes) else int(one.bytes)) for one in device(LOCAL).levels]
     # Half a cache: the other half is for what else runs.
     buffers = [(name, size, _MEMORY_BYTES if size is None else size // 2 // _BLOCK * _BLOCK) for name, size in sizes]
     levels = tuple(Level(name, size, _speed(_READ, buffer)) for name, size, buffer in buffers)

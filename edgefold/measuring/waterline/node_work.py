@@ -7,19 +7,15 @@ import math
 
 import onnx
 
+from edgefold.measuring.macs import CONV, MATMUL
 from edgefold.measuring.waterline.ceilings import Number
 from edgefold.measuring.waterline.node_times import RunNode, Shape
 
-_CONVOLUTIONS = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}
-"""Operator -> position of the weight [out, in / groups, ...]."""
 _INTEGER = frozenset((
     *("ConvInteger", "QLinearConv", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QLinearMatMul"),
     "DynamicQuantizeMatMul",
 ))  # fmt: skip
-_PRODUCTS = frozenset(("MatMul", "FusedMatMul", "Gemm", "FusedGemm", "MatMulNBits", *_INTEGER)) - {
-    "ConvInteger",
-    "QLinearConv",
-}
+_PRODUCTS = frozenset((*MATMUL, "FusedGemm", "MatMulNBits"))
 _PROJECT_SCALES = 14  # input of FusedInvertedResidual
 _PACKED = frozenset(("ShiftMatMul", "ShiftConv", "FusedConvBlock"))
 
@@ -38,8 +34,8 @@ def operations(one: RunNode) -> int:
         return _feed_forward(one)
     if kind == "FusedInvertedResidual":
         return _inverted_residual(one)
-    if kind in _CONVOLUTIONS:
-        weight = _weight(one, _CONVOLUTIONS[kind])
+    if kind in CONV:
+        weight = _weight(one, CONV[kind][1])
         return 2 * math.prod(one.outputs[0]) * math.prod(weight[1:]) if weight else 0
     if kind in _PRODUCTS:
         return 2 * math.prod(one.outputs[0]) * _depth(one)

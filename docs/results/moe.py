@@ -15,6 +15,7 @@ import argparse
 import fnmatch
 import functools
 import json
+import math
 import statistics
 import traceback
 from collections.abc import Mapping, Sequence
@@ -30,10 +31,11 @@ Result = Mapping[str, Any]
 INTRODUCTION = (
     "Every method starts from the same model with its layers in dispatch form and touches the experts only. Bytes are",
     "those of the tensors that experts read, over the original's in float32. `nats` is the increase of the evaluation",
-    "loss a token, mean over seeds of calibration, with the range (two seeds) or the paired 95 % interval (one).",
-    "`memory` is the resident memory that opening the file and running 64 tokens adds; `one` and `64` are times of as",
-    "many tokens over the original's in one interleaved run, two threads. Of the text that models write (greedy, 16",
-    "rows of 64 tokens), `distinct` is the share of 4-grams that are new in their row, `surprise` the original's loss.",
+    "loss a token, mean over seeds of calibration; `range` is over two seeds, or the paired 95 % interval of one, in",
+    "nats too. `memory` is the resident memory that opening the file and running 64 tokens adds; `one` and `64` are",
+    "times of as many tokens over the original's in one interleaved run, two threads. Of the text that models write",
+    "(greedy, 16 rows of 64 tokens), `distinct` is the share of 4-grams that are new in their row, `surprise` the",
+    "original's loss.",
     "Everything is chosen and fitted on calibration data.",
 )
 COLUMNS = (
@@ -139,21 +141,33 @@ def section(name: str, found: Sequence[Result], timed: Path) -> list[str]:
 
 
 def _line(of: Sequence[Result], times: Mapping[str, Mapping[str, float]]) -> str:
-    nats = [one["nats"] for one in of]
-    low, high = (min(nats), max(nats)) if len(of) > 1 else of[0]["interval"]
+    low, high = _range(of)
     method = of[0]["method"]
     cells = (
         method,
         f"1/{1 / mean(of, 'expert_share'):.2f}",
         f"{mean(of, 'tensors'):.0f}",
         f"{mean(of, 'nats'):+.4f}",
-        f"{low:+.4f} to {high:+.4f}" + ("" if len(of) > 1 else " (perplexity)"),
+        f"{low:+.4f} to {high:+.4f}",
         f"{mean(of, 'peak') / 1e6:.1f} MB",
         *(f"{times[length][method]:.2f}" if method in times[length] else "" for length in ("1", "64")),
         *(f"{statistics.mean(one['text'][key] for one in of):.2f}" for key in ("distinct", "surprise")),
         f"{mean(of, 'seconds'):.0f}",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _range(of: Sequence[Result]) -> tuple[float, float]:
+    """The least and the largest increase of the loss, in nats.
+
+    Of one seed, the ends of the paired interval: rows hold it as a difference of perplexities.
+    """
+    if len(of) > 1:
+        nats = [float(one["nats"]) for one in of]
+        return min(nats), max(nats)
+    [one] = of
+    low, high = (math.log1p(end / one["original"]) for end in one["interval"])
+    return low, high
 
 
 if __name__ == "__main__":

@@ -55,6 +55,10 @@ COLUMNS = (
     *("steps", "CPU minutes"),
 )
 BLOCKWISE = {"patience": 0, "loss": ["output", "blockwise"]}
+OF_4_BITS = {"epochs": 4, "learning_rate": 0.0002, "batch": 32, "augment": ["flip", "crop"], **BLOCKWISE}
+OF_MINILM = {"epochs": 5, "learning_rate": 0.003, "batch": 32, "patience": 0}
+OWN_RECIPES = {"l1": "steps:\n  - {pass: l1-normalization}\n"}
+"""Name -> text of the recipes that are not built in."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,16 +88,12 @@ CASES = {
         "minilm",
         "prune",
         ["prune-channels.flops=0.7"],
-        {"epochs": 5, "learning_rate": 0.003, "batch": 32, "patience": 0},
+        OF_MINILM,
         (0, 1, 2),
     ),
-    "cifar_resnet20.w4a4": Case(
-        "cifar_resnet20",
-        "w4a4",
-        [],
-        {"epochs": 4, "learning_rate": 0.0002, "batch": 32, "augment": ["flip", "crop"], **BLOCKWISE},
-        (0, 1, 2),
-    ),
+    "cifar_resnet20.w4a4": Case("cifar_resnet20", "w4a4", [], OF_4_BITS, (0, 1, 2)),
+    "cifar_resnet56.w4a4": Case("cifar_resnet56", "w4a4", [], OF_4_BITS, (0, 1, 2)),
+    "minilm.l1": Case("minilm", "l1", [], OF_MINILM, (0,)),
 }
 
 
@@ -107,7 +107,7 @@ def main(data: Path, work: Path, names: Sequence[str]) -> None:
         student = work / name
         if not student.exists():
             print(student.name, flush=True)
-            compress(original, student, case.recipe, task, settings=case.settings, seed=0)
+            compress(original, student, recipe(case, work), task, settings=case.settings, seed=0)
         for seed in case.seeds:
             folder = work / f"{name}.seed{seed}"
             if not folder.exists():
@@ -115,6 +115,15 @@ def main(data: Path, work: Path, names: Sequence[str]) -> None:
                 options = {**case.options, "threads": 1, "device": "cpu"}
                 edgefold.heal(student, original, task, folder, seed=seed, resume=True, **options)
     (HERE / "healing.md").write_text(page(work), encoding="utf-8")
+
+
+def recipe(case: Case, work: Path) -> str:
+    """The name of a built-in recipe, or the file of one of this page's own."""
+    if case.recipe not in OWN_RECIPES:
+        return case.recipe
+    path = work / f"{case.recipe}.yaml"
+    path.write_text(OWN_RECIPES[case.recipe])
+    return str(path)
 
 
 def page(work: Path) -> str:

@@ -160,7 +160,9 @@ def _run(folder: Path, start: Path, out: Path, steps: Sequence[Step], seed: int)
         given = dataclasses.replace(given, heal=healer(teacher, task, seed, out.with_suffix(".heal")))
     model, _ = raise_to_minimum_opset(load_model(start).model, given)
     counts = _counts(model)
-    numbered = [{key: counts.get(value, value) for key, value in step.items()} for step in steps]
+    numbered = [
+        {key: counts.get(value, value) if key == "experts" else value for key, value in step.items()} for step in steps
+    ]
     recipe = parse_recipe({"steps": numbered}, out.stem)
     notes: list[dict[str, Any]] = []
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any
 import msgspec
 import onnx_ir as ir
 
+from edgefold import end_to_end
 from edgefold.checkpoints import Checkpoints
-from edgefold.errors import VerificationError
 from edgefold.files.loading import LoadedModel
 from edgefold.findings import findings_of
 from edgefold.goals import Attempt, search
@@ -35,9 +36,6 @@ from edgefold.scoring.evaluate import Evaluation, evaluate, paired_difference
 from edgefold.scoring.task import Split
 
 log = logging.getLogger("edgefold")
-
-END_TO_END_SAMPLES = 32
-END_TO_END_TOLERANCE = 1e-3  # of the metric: tiny differences of a node may be amplified on the way
 
 Records = list[Mapping[str, Any]]
 
@@ -97,13 +95,14 @@ class Run:
         """Measure the written file and say what came of it."""
         after: Evaluation | None = None
         change: dict[str, Any] | None = None
+        proven: tuple[str, ...] = ()
         if self.plan.task and self.before:
             log.info("scoring the compressed model ...")
             after = evaluate(written, self.plan.task)
             value, interval = paired_difference(after, self.before)
             change = {"value": value, "ci95": list(interval)}
             if self.portability:  # else there is nothing but standard operators to agree on
-                self._prove_end_to_end(written)
+                proven = self._prove_end_to_end(written)
         old, new, latency = measured_figures(self.loaded, written, self.before, after, self.inputs)
         goals = self._goals(new, after)
         ranking = tuple((error.node, error.noise_to_signal) for error in self.ranking)
@@ -119,40 +118,26 @@ class Run:
             portability=self.portability,
             goals=goals or None,
             ranking=ranking,
-            findings=findings_of(old, new, self.records, change, lower_is_worse, goals, ranking),
+            findings=findings_of(old, new, self.records, change, lower_is_worse, goals, ranking) + proven,
             environment={**versions(), "latency": latency},
         )
 
-    def _prove_end_to_end(self, written: Path) -> None:
-        """Score some samples by function bodies and by the library; the metric must be the same.
-
-        A class that two labels share to the last bit may go either way, so a difference within its interval passes.
+    def _prove_end_to_end(self, written: Path) -> tuple[str, ...]:
+        """Findings of the proof that the file scores the same with the library and without.
 
         Raises:
-            VerificationError: names both values.
+            VerificationError: it does not.
         """
         assert self.plan.task is not None
         log.info("scoring some samples in stock ONNX Runtime too ...")
         split: Split = "calibration" if self.plan.task.has_calibration else "eval"
-        ours, stock = (
-            evaluate(
-                written,
-                self.plan.task,
-                split=split,
-                library=library,
-                original=self.loaded.path,
-                limit=END_TO_END_SAMPLES,
-            )
-            for library in (True, False)
+        score = functools.partial(
+            evaluate, written, self.plan.task, split=split, original=self.loaded.path, limit=end_to_end.SAMPLES
         )
-        difference, (low, high) = paired_difference(ours, stock)
-        negligible = abs(difference) <= END_TO_END_TOLERANCE * abs(stock.value)
-        if not negligible and not low <= 0 <= high:
-            raise VerificationError(
-                f"{written.name}: {ours.metric} is {ours.value:.6g} with the library and {stock.value:.6g} in stock "
-                f"ONNX Runtime on the same {ours.samples} samples"
-            )
-        self.portability = {**(self.portability or {}), "metric": ours.value, "metric_stock": stock.value}
+        proof = end_to_end.prove_end_to_end(score, written.name)
+        values = {"metric": proof.ours.value, "metric_stock": proof.stock.value, "steady": proof.steady}
+        self.portability = {**(self.portability or {}), **values}
+        return proof.findings()
 
     def _steps(self, model: ir.Model, recipe: Recipe, start: int) -> ir.Model:
         def finished(index: int, result: ir.Model, record: StepRecord) -> None:

@@ -115,10 +115,11 @@ def _table(before: Figures, after: Figures, environment: Mapping[str, Any]) -> l
 
 
 def _portability_text(portability: Mapping[str, Any]) -> str:
-    ties = f", {portability['ties']} rounding ties" if portability["ties"] else ""
+    reordered = portability["reordered"]
+    turned = f"; in {reordered}, ONNX Runtime's optimizations turn codes near rounding ties" if reordered else ""
     return (
         f"Stock ONNX Runtime and the EdgeFold library agree on {portability['nodes']} nodes "
-        f"(largest difference {portability['worst']:.1e}{ties})."
+        f"(largest difference {portability['worst']:.1e}{turned})."
     )
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -16,10 +17,13 @@ import pytest
 
 from edgefold import checkpoints, compression_run
 from edgefold.compression import compress as run_compress
+from edgefold.end_to_end import prove_end_to_end
 from edgefold.errors import VerificationError
 from edgefold.passes import PASSES, Context, Edit, Effect, Notes, Pass
 from edgefold.passes.quantize import Quantize
 from edgefold.recipe import load_recipe
+from edgefold.scoring.evaluate import evaluate
+from edgefold.scoring.task import load_task
 
 Command = Callable[..., Any]  # the fixture `edgefold`
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,6 +62,16 @@ def test_stock_onnxruntime_runs_the_file(output: Path) -> None:
     name = session.get_inputs()[0].name
     result = session.run(None, {name: np.zeros((2, 1, 8, 8), np.float32)})[0]
     assert np.isfinite(result).all()
+
+
+def test_a_wrong_body_is_refused_end_to_end(output: Path) -> None:
+    """Biases subtracted in place of added: stock ONNX Runtime agrees with itself on it, and not with the library."""
+    model = ir.load(output / "model.onnx")
+    body = model.functions["ai.edgefold", "ShiftConv", ""]
+    list(body)[-1].op_type = "Sub"
+    score = functools.partial(evaluate, model, load_task(TASK), split="calibration", limit=32)
+    with pytest.raises(VerificationError, match=r"the library and .* in stock ONNX Runtime"):
+        prove_end_to_end(score, "model.onnx")
 
 
 def test_the_model_says_where_it_comes_from(output: Path) -> None:

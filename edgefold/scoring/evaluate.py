@@ -95,6 +95,7 @@ def evaluate(
     split: Split = "eval",
     threads: int = 0,
     library: bool = True,
+    optimize: bool = True,
     original: Path | ir.Model | None = None,
     limit: int | None = None,
     config: Mapping[str, str] | None = None,
@@ -109,6 +110,7 @@ def evaluate(
             closeness to ``original``: agreement for an integer output, cosine for any other.
         threads: threads inside an operator; 0 leaves the choice to ONNX Runtime.
         library: use the EdgeFold kernels where the model has ``ai.edgefold`` nodes.
+        optimize: whether ONNX Runtime may rewrite the graph.
         original: the model to be close to on calibration data without labels.
         limit: at most so many samples.
         config: session configuration entries, such as the width of `edgefold.weight_widths.at_width`.
@@ -118,7 +120,7 @@ def evaluate(
         UsageError: task and model do not fit, or a score needs ``original`` and none is given.
         ModelError: ONNX Runtime cannot open or run the model, or the metric is not finite in every sample.
     """
-    session = make_session(model, threads=threads, library=library, config=config)
+    session = make_session(model, threads=threads, library=library, optimize=optimize, config=config)
     interface, fixed = ModelInterface.of(session), optional_feeds(session, values or {})
     scored = _choose(task, interface, split, original is not None)
     reference = _reference(task, scored, split, original, limit)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgefold import verification
+from edgefold import nodewise, verification
+from edgefold.errors import VerificationError
 from edgefold.passes import Context, Notes
 from edgefold.passes.fuse_blocks import FuseBlocks
 from edgefold.passes.fusion.cost import TYPICAL, Device, Level, Move, Plan, decide
@@ -56,6 +58,19 @@ def test_two_layers_and_their_activation_become_one_operator(name: str) -> None:
     # Both are functions of the same standard operators.
     [after] = graphs.run(model, {"x": x})
     np.testing.assert_allclose(after, before, rtol=0, atol=1e-6 * np.abs(before).max())
+
+
+@pytest.mark.parametrize(("name", "allowed"), [("gelu", True), ("relu", False)])
+def test_codes_may_turn_where_a_kernel_approximates(name: str, allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof of portability knows from the node's attributes what the kernels compute to the last bit."""
+    model = quantized(f"{UP} {ACTIVATIONS[name][0]} {DOWN}")
+    fuse(model)
+    feeds, [node] = {"x": graphs.weights(5, WIDTH)}, nodewise.custom_nodes(model)
+    kernel = nodewise.run_node(model, node, feeds)
+    body = kernel + np.float32(5e-4 * np.abs(kernel).mean())
+    monkeypatch.setattr(nodewise, "run_node", lambda *_, library=True, **__: kernel if library else body)
+    with contextlib.nullcontext() if allowed else pytest.raises(VerificationError, match="as it is written"):
+        nodewise.prove_portable(model, feeds)
 
 
 def test_the_residual_is_taken_in() -> None:

@@ -102,7 +102,7 @@ void Run(int64_t k, int64_t n) {
         const Scratch blocks = AllocateScratch(arranged.Bytes());
         const Scratch scratch = AllocateScratch(GemmShiftScratch(arranged));
         arranged.blocks = blocks.get();
-        ArrangeKernels().Choose().run(p->a, arranged);
+        ArrangeKernels().Choose().run(p->a, 0, arranged);
         Report(kernel.name, rows, panel * 8, Best([&] {
                  kernel.run(p->matrix, 0, 8, arranged, scratch.get(), p->acc.data(), 128);
                }));

@@ -49,7 +49,7 @@ CodeProduct::Operands CodeProduct::Prepare(const uint8_t* codes, int64_t rows,
     o.arranged = GemmShiftRows(matrix_, rows, is_unsigned_);
     o.shift_scratch = scratch;
     o.arranged.blocks = scratch + Align(GemmShiftScratch(o.arranged));
-    arrange_(o.a, o.arranged);
+    arrange_(o.a, 0, o.arranged);
   } else if (sum_codes_ != nullptr) {
     int32_t* sums = reinterpret_cast<int32_t*>(scratch);
     int16_t* pair_sums = reinterpret_cast<int16_t*>(sums + rows);

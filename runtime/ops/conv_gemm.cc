@@ -118,7 +118,7 @@ void Conv::GemmIntegers(const Call& call, const GemmTask& task, const uint8_t* r
   ArrangedRows arranged = GemmShiftRows(matrix_, task.pixels, range_.is_unsigned());
   if (gemm_shift_ != nullptr) {
     arranged.blocks = memory + GemmShiftScratch(arranged);
-    arrange_(a, arranged);
+    arrange_(a, 0, arranged);
   }
   for (int64_t p = 0; p < task.panels; p += kPanelsPerChunk) {
     const int64_t panel = task.first_panel + p;

@@ -13,7 +13,7 @@
 namespace edgefold {
 namespace {
 
-constexpr int64_t kRowsPerQuantize = 16;  // rows of one quantization task
+constexpr int64_t kRowsToPrepare = 16;  // of one task; a tile holds a whole number of them
 
 }  // namespace
 
@@ -51,13 +51,11 @@ bool Linear::RunQuantized(const LinearInputs& inputs, const Parallel& parallel) 
   const Scratch arranged = AllocateScratch(tiles * tile_bytes);
   if (!operands.ok() || arranged == nullptr) return false;
   const Call call = {inputs, operands, arranged.get(), tile_bytes};
-  if (range_.x_codes) {
-    TakeOperands(call, parallel);
-  } else {
-    Quantize(call, parallel);
-  }
+  parallel.For(CeilDiv(rows, kRowsToPrepare), [&](size_t index) {
+    const int64_t first = static_cast<int64_t>(index) * kRowsToPrepare;
+    Prepare(call, first, std::min(kRowsToPrepare, rows - first));
+  });
 
-  if (tile_bytes > 0) Arrange(call, parallel);
   const int64_t panels = matrix_.Panels();
   const int64_t wide = product_.PanelsPerTask(tall);
   const int64_t across = CeilDiv(panels, wide);
@@ -75,40 +73,42 @@ bool Linear::RunQuantized(const LinearInputs& inputs, const Parallel& parallel) 
   return enough_memory;
 }
 
-void Linear::Quantize(const Call& call, const Parallel& parallel) const {
-  const int64_t rows = call.inputs.rows;
-  parallel.For(CeilDiv(rows, kRowsPerQuantize), [&](size_t index) {
-    const int64_t first = static_cast<int64_t>(index) * kRowsPerQuantize;
-    QuantizeArguments q = {};
-    q.x = static_cast<const float*>(call.inputs.x) + first * matrix_.k;
-    q.rows = std::min(kRowsPerQuantize, rows - first);
-    q.columns = matrix_.k;
-    q.steps = range_.steps.empty() ? nullptr : range_.steps.data();
-    q.static_scale = call.inputs.x_scale;
-    q.low = range_.low;
-    q.high = range_.high;
-    call.operands.Receive(first, &q);
-    quantize_(q);
-  });
+// Rows of one tile as the product reads them.
+void Linear::Prepare(const Call& call, int64_t first, int64_t rows) const {
+  if (range_.x_codes) {
+    TakeOperands(call, first, rows);
+  } else {
+    Quantize(call, first, rows);
+  }
+  const int64_t within = first % kRowsPerTile;
+  product_.Arrange(Tile(call, first - within), within, rows);
+}
+
+void Linear::Quantize(const Call& call, int64_t first, int64_t rows) const {
+  QuantizeArguments q = {};
+  q.x = static_cast<const float*>(call.inputs.x) + first * matrix_.k;
+  q.rows = rows;
+  q.columns = matrix_.k;
+  q.steps = range_.steps.empty() ? nullptr : range_.steps.data();
+  q.static_scale = call.inputs.x_scale;
+  q.low = range_.low;
+  q.high = range_.high;
+  call.operands.Receive(first, &q);
+  quantize_(q);
 }
 
 // Operands that x holds already: padded to whole groups, and summed.
-void Linear::TakeOperands(const Call& call, const Parallel& parallel) const {
-  const int64_t rows = call.inputs.rows;
+void Linear::TakeOperands(const Call& call, int64_t first, int64_t rows) const {
   const OperandRows& operands = call.operands;
   const int64_t padding = matrix_.Groups() * kGroupDepth - matrix_.k;
-  parallel.For(CeilDiv(rows, kRowsPerQuantize), [&](size_t index) {
-    const int64_t first = static_cast<int64_t>(index) * kRowsPerQuantize;
-    const int64_t last = std::min(rows, first + kRowsPerQuantize);
-    for (int64_t m = first; m < last; ++m) {
-      const uint8_t* x = static_cast<const uint8_t*>(call.inputs.x) + m * matrix_.k;
-      std::memcpy(operands.Codes(m), x, static_cast<size_t>(matrix_.k));
-      std::memset(operands.Codes(m) + matrix_.k, 0, static_cast<size_t>(padding));
-      *operands.Scales(m) = call.inputs.x_scale;
-    }
-    if (range_.is_unsigned()) return;
-    sum_codes_(operands.Rows(first, last - first), operands.Sums(first), operands.PairSums(first));
-  });
+  for (int64_t m = first; m < first + rows; ++m) {
+    const uint8_t* x = static_cast<const uint8_t*>(call.inputs.x) + m * matrix_.k;
+    std::memcpy(operands.Codes(m), x, static_cast<size_t>(matrix_.k));
+    std::memset(operands.Codes(m) + matrix_.k, 0, static_cast<size_t>(padding));
+    *operands.Scales(m) = call.inputs.x_scale;
+  }
+  if (range_.is_unsigned()) return;
+  sum_codes_(operands.Rows(first, rows), operands.Sums(first), operands.PairSums(first));
 }
 
 // The tile of rows that begins at `first`.
@@ -116,12 +116,6 @@ RowTile Linear::Tile(const Call& call, int64_t first) const {
   const int64_t rows = std::min(kRowsPerTile, call.inputs.rows - first);
   return {call.operands.Rows(first, rows), call.operands.Scales(first),
           call.arranged + first / kRowsPerTile * call.tile_bytes};
-}
-
-void Linear::Arrange(const Call& call, const Parallel& parallel) const {
-  parallel.For(CeilDiv(call.inputs.rows, kRowsPerTile), [&](size_t index) {
-    product_.Arrange(Tile(call, static_cast<int64_t>(index) * kRowsPerTile));
-  });
 }
 
 bool Linear::RunFloat(const LinearInputs& inputs, const Parallel& parallel) const {

@@ -41,9 +41,9 @@ class Linear {
 
   bool RunFloat(const LinearInputs& inputs, const Parallel& parallel) const;
   bool RunQuantized(const LinearInputs& inputs, const Parallel& parallel) const;
-  void Quantize(const Call& call, const Parallel& parallel) const;
-  void Arrange(const Call& call, const Parallel& parallel) const;
-  void TakeOperands(const Call& call, const Parallel& parallel) const;
+  void Prepare(const Call& call, int64_t first, int64_t rows) const;
+  void Quantize(const Call& call, int64_t first, int64_t rows) const;
+  void TakeOperands(const Call& call, int64_t first, int64_t rows) const;
   RowTile Tile(const Call& call, int64_t first) const;
   bool FloatTile(const LinearInputs& inputs, int64_t panel, int64_t first_row, int64_t rows) const;
   void Finish(const LinearInputs& inputs, int64_t panel, int64_t panels, int64_t first_row,

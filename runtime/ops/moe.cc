@@ -56,7 +56,10 @@ class TiledRows {
   // To be called once the rows are there.
   void Arrange(const Parallel& parallel) const {
     if (Offsets()[routes_.tiles()] == 0) return;
-    parallel.For(routes_.tiles(), [&](size_t tile) { Product(tile).Arrange(Rows(tile)); });
+    parallel.For(routes_.tiles(), [&](size_t tile) {
+      const RowTile rows = Rows(tile);
+      Product(tile).Arrange(rows, 0, rows.a.rows);
+    });
   }
 
   // Some panels of a tile's product; `y` is where the first column of the first row goes.

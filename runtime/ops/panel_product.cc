@@ -41,8 +41,12 @@ ArrangedRows PanelProduct::Arranged(const RowTile& tile) const {
   return rows;
 }
 
-void PanelProduct::Arrange(const RowTile& tile) const {
-  if (Arranges(tile.a.rows)) arrange_(tile.a, Arranged(tile));
+void PanelProduct::Arrange(const RowTile& tile, int64_t first, int64_t rows) const {
+  if (!Arranges(tile.a.rows)) return;
+  Activations some = tile.a;
+  some.codes = tile.a.Row(first);
+  some.rows = rows;
+  arrange_(some, first, Arranged(tile));
 }
 
 int64_t PanelProduct::PanelsPerTask(int64_t rows) const {

@@ -40,8 +40,8 @@ class PanelProduct {
   const PackedMatrix& matrix() const { return matrix_; }
   // Bytes of `arranged` for a tile of this many rows; 0 where they are read as they are.
   int64_t ArrangedBytes(int64_t rows, bool is_unsigned) const;
-  // Fills tile.arranged, where there is something to fill.
-  void Arrange(const RowTile& tile) const;
+  // Fills rows [first, first + rows) of tile.arranged, where there is something to fill.
+  void Arrange(const RowTile& tile, int64_t first, int64_t rows) const;
   // Panels that a task should take of `panels` for a tile of `rows` rows.
   int64_t PanelsPerTask(int64_t rows) const;
   // Writes columns [16 * first_panel, 16 * (first_panel + panels)) below N of all rows of the tile:

@@ -65,7 +65,7 @@ Output<uint8_t, 2> Arrange(ArrangeKernel* run, const Rows& rows, int run_units, 
   const Scratch blocks = AllocateScratch(arranged.Bytes());
   std::fill_n(blocks.get(), arranged.Bytes(), uint8_t{0});
   arranged.blocks = blocks.get();
-  run(a, arranged);
+  run(a, 0, arranged);
   Output<uint8_t, 2> out({arranged.Blocks(), arranged.BlockBytes()});
   std::copy_n(blocks.get(), arranged.Bytes(), out.data());
   return out;
@@ -81,7 +81,7 @@ Output<int32_t, 2> GemmShift(GemmShiftKernel* run, const Matrix& matrix, int64_t
   const Scratch blocks = AllocateScratch(arranged.Bytes());
   const Scratch scratch = AllocateScratch(GemmShiftScratch(arranged));
   arranged.blocks = blocks.get();
-  ArrangeKernels().Choose().run(rows.activations, arranged);
+  ArrangeKernels().Choose().run(rows.activations, 0, arranged);
   Output<int32_t, 2> out({rows.activations.rows, kPanelColumns});
   run(m, panel, 1, arranged, scratch.get(), out.data(), kPanelColumns);
   return out;

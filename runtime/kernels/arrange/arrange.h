@@ -51,8 +51,8 @@ struct ArrangedRows {
   }
 };
 
-// Writes out.blocks; a has out.rows rows and out.groups groups.
-using ArrangeKernel = void(const Activations& a, const ArrangedRows& out);
+// Writes rows [first, first + a.rows) of out.blocks, within out.rows; a has out.groups groups.
+using ArrangeKernel = void(const Activations& a, int64_t first, const ArrangedRows& out);
 
 #define EF_KERNEL(isa, symbol) ArrangeKernel symbol;
 #include "kernels/arrange/kernels.inc"

@@ -5,13 +5,14 @@
 
 namespace edgefold {
 
-void arrange_reference(const Activations& a, const ArrangedRows& out) {
+void arrange_reference(const Activations& a, int64_t first, const ArrangedRows& out) {
   for (int64_t b = 0; b < out.Blocks(); ++b) {
-    for (int64_t m = 0; m < out.rows; ++m) {
+    for (int64_t row = 0; row < a.rows; ++row) {
+      const int64_t m = first + row;
       const int64_t depth = out.Depth(b);
       uint8_t* codes = out.Codes(b) + m * depth;
       for (int64_t i = 0; i < depth; ++i) {
-        codes[i] = a.Row(m)[b * kBlockDepth + i / 2 % 2 * (depth / 2) + i / 4 * 2 + i % 2];
+        codes[i] = a.Row(row)[b * kBlockDepth + i / 2 % 2 * (depth / 2) + i / 4 * 2 + i % 2];
       }
       if (out.is_unsigned) continue;
       uint16_t offsets[kBlockUnits][2] = {};

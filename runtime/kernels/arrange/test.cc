@@ -10,19 +10,21 @@ void Case(Random& random, int64_t rows, int64_t k, bool is_unsigned, int run_uni
           std::vector<Tally>& tallies) {
   const KernelTable<ArrangeKernel> kernels = ArrangeKernels();
   const RandomRows a(random, rows, k, is_unsigned, random.Next() % 2 == 0);
-  ArrangedRows out = {nullptr,     rows,      a.activations.groups,
-                      is_unsigned, run_units, is_unsigned ? 0 : random.Range(0, 63)};
+  const int64_t first = random.Range(0, 3);  // some rows of a taller operand
+  ArrangedRows out = {
+      nullptr,   first + rows + random.Range(0, 3),    a.activations.groups, is_unsigned,
+      run_units, is_unsigned ? 0 : random.Range(0, 63)};
   const size_t bytes = static_cast<size_t>(out.Bytes());
   const Scratch expected = AllocateScratch(out.Bytes() + 64);
   const Scratch got = AllocateScratch(out.Bytes() + 64);  // 64 bytes to see whether they stay
   std::memset(expected.get(), 0xa5, bytes + 64);
   out.blocks = expected.get();
-  arrange_reference(a.activations, out);
+  arrange_reference(a.activations, first, out);
   for (size_t i = 0; i < kernels.size; ++i) {
     if (!tallies[i].supported) continue;
     std::memset(got.get(), 0xa5, bytes + 64);
     out.blocks = got.get();
-    kernels.rows[i].run(a.activations, out);
+    kernels.rows[i].run(a.activations, first, out);
     char where[100];
     std::snprintf(where, sizeof where, "rows %d k %d unsigned %d run %d", static_cast<int>(rows),
                   static_cast<int>(k), is_unsigned, run_units);

@@ -72,11 +72,11 @@ void ArrangeHalves(const uint8_t* row, int64_t m, int64_t b, const ArrangedRows&
 
 }  // namespace
 
-void arrange_x86_avx2(const Activations& a, const ArrangedRows& out) {
+void arrange_x86_avx2(const Activations& a, int64_t first, const ArrangedRows& out) {
   const int64_t pairs = out.groups / kBlockGroups;
-  for (int64_t m = 0; m < out.rows; ++m) {
-    ArrangePairs(a.Row(m), m, pairs, out);
-    if (pairs < out.Blocks()) ArrangeHalves(a.Row(m), m, pairs, out);
+  for (int64_t m = 0; m < a.rows; ++m) {
+    ArrangePairs(a.Row(m), first + m, pairs, out);
+    if (pairs < out.Blocks()) ArrangeHalves(a.Row(m), first + m, pairs, out);
   }
 }
 

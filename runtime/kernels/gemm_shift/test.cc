@@ -24,7 +24,7 @@ void Case(Random& random, int bits, Tables tables, int64_t rows, int64_t k, bool
   ArrangedRows arranged = GemmShiftRows(m.matrix, rows, is_unsigned);
   const Scratch blocks = AllocateScratch(arranged.Bytes());
   arranged.blocks = blocks.get();
-  arrange_reference(a.activations, arranged);
+  arrange_reference(a.activations, 0, arranged);
   Guarded<int32_t> expected(rows * stride);
   gemm_shift_reference(m.matrix, panel, count, arranged, nullptr, expected.data(), stride);
   for (size_t i = 0; i < kernels.size; ++i) {

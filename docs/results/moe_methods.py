@@ -38,6 +38,14 @@ PUBLISHED: Mapping[str, Step] = {
     "plain least squares, outputs grouped": {"grouping": "outputs", "align": "none", "refit": "plain"},
     "average, random groups": {"grouping": "random", "align": "none", "average": "mean", "refit": "none"},
 }
+COMPRESSED: Mapping[str, Step] = {
+    "low rank, shared bases": {"basis": "shared"},
+    "low rank, own bases": {"basis": "own"},
+    "low rank and a tenth whole units (MC-SMoE)": {"basis": "own", "sparse": 0.1},
+    "low rank and two fifths whole units": {"basis": "own", "sparse": 0.4},
+    "narrower experts": {},
+    "narrower experts, equal widths": {"widths": "equal"},
+}
 
 
 def merge(count: str, **options: Any) -> Step:
@@ -78,5 +86,9 @@ def rows() -> Iterator[Row]:
 
 
 def _low_rank() -> Iterator[Row]:
+    """Fewer numbers for each expert: low rank, whole units beside it (MC-SMoE's form, compact), whole units alone."""
     for share, keep in (("3/4", 0.75), ("1/2", 0.5)):
         yield Row(f"{share}: low rank, whitened", ({"pass": "low-rank", "keep": keep},))
+        for name, options in COMPRESSED.items():
+            yield Row(f"{share}: {name}", ({"pass": "compress-experts", "keep": keep, **options},))
+    yield Row("1/2: narrower experts, 4-bit", (quantized(4),), "1/2: narrower experts")

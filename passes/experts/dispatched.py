@@ -145,6 +145,8 @@ def replace_dispatched(
     output = write_dispatch(graph, layer.name, tokens, gates, experts, layer.activation, after=layer.nodes[-1])
     layer.output.replace_all_uses_with(output, replace_graph_outputs=True)
     graph.remove(layer.nodes, safe=True)
+    for value in (value for node in graph for value in node.outputs if value.name == name):
+        value.name = output.name  # of more experts than before, one inside may have been given it
     output.name = name
     return output
 

@@ -36,6 +36,11 @@ class FeedForward:
         """Length of an output row."""
         return int(self.weights.down.weight.shape[1])
 
+    @property
+    def unit_weights(self) -> int:
+        """Numbers of all matrices that belong to one hidden unit."""
+        return sum(int(product.weight.shape[0]) for product in self.weights.inputs) + self.outputs
+
     def hidden(self, x: Array) -> Array:
         """What the hidden units give for rows x [rows, d], [rows, f]."""
         values = [_apply(product, x) for product in self.weights.inputs]
@@ -53,11 +58,15 @@ class FeedForward:
 
     def permuted(self, order: NDArray[np.intp]) -> FeedForward:
         """The same function with its hidden units in another order."""
+        return self.of_units(order, bias=True)
+
+    def of_units(self, units: NDArray[np.intp], *, bias: bool) -> FeedForward:
+        """What some of the hidden units give, with or without the bias behind the last matrix."""
         firsts = tuple(
-            Product(product.weight[:, order], None if product.bias is None else product.bias[order])
+            Product(product.weight[:, units], None if product.bias is None else product.bias[units])
             for product in self.weights.inputs
         )
-        return self._with(firsts, Product(self.weights.down.weight[order], self.weights.down.bias))
+        return self._with(firsts, Product(self.weights.down.weight[units], self.weights.down.bias if bias else None))
 
     def last(self) -> NDArray[np.float64]:
         """The last matrix with its bias, if it has one, as one more row: float64 [f or f + 1, n]."""

@@ -94,6 +94,14 @@ def plain(expert: FeedForward, members: Sequence[FeedForward], shares: NDArray[n
     return gated(expert, members, alike, x)
 
 
+def last_inputs(expert: FeedForward, gate: Array, x: Array) -> Moments:
+    """Moments of what `expert.last()` is multiplied with on the rows x [rows, d], times their gates [rows]."""
+    found = Moments.zeros(1, len(expert.last()))
+    for part in _features([expert], gate[:, None], x):
+        found.add(part[None])
+    return found
+
+
 def _fitted(expert: FeedForward, gate: Array, x: Array, wanted: Array) -> FeedForward:
     """The expert whose output times its gate [rows, 1] comes nearest to what is wanted."""
     return expert.with_last(_solve(_halves(_features([expert], gate, x), x, wanted), expert.last()))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgefold.measuring.groups import GroupListing
     from edgefold.measuring.inspect import Inspection
     from edgefold.measuring.waterline.analysis import Waterline
+    from edgefold.measuring.waterline.gap import EfficiencyGap
     from edgefold.output_check import FolderVerdict
     from edgefold.report import Report
     from edgefold.reproducer import Reproduction
@@ -148,6 +149,14 @@ def inspect_waterline(model: Path, *, shapes: Sequence[str] = (), picture: str |
     from edgefold.random_feeds import parse_shapes
 
     return waterline(_loaded(model), parse_shapes(shapes), picture)
+
+
+def inspect_gaps(models: Sequence[Path], *, shapes: Sequence[str] = (), picture: str | None = None) -> EfficiencyGap:
+    """Run several models and show how far each stands from what this machine could do; `picture` is an SVG to write."""
+    from edgefold.measuring.waterline.measure import efficiency_gap
+    from edgefold.random_feeds import parse_shapes
+
+    return efficiency_gap([_loaded(model) for model in models], parse_shapes(shapes), picture)
 
 
 def inspect_groups(model: Path, *, shapes: Sequence[str] = (), picture: str | None = None) -> GroupListing:

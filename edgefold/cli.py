@@ -163,13 +163,13 @@ def bench(form: str, log_level: str, **options: Any) -> None:
 
 
 @cli.command()
-@MODEL
+@click.option("-m", "--model", "models", multiple=True, required=True, help="Repeat with --waterline: the gaps of all.")
 @SHAPE
 @click.option("--groups", is_flag=True, help="Show instead what prune-channels could remove, and what holds the rest.")
 @click.option("--waterline", is_flag=True, help="Run it instead: each node's time beside this machine's floor for it.")
 @click.option("--picture", metavar="FILE.svg", help="With --groups or --waterline: draw it.")
 @common
-def inspect(form: str, log_level: str, model: str, groups: bool, waterline: bool, **options: Any) -> None:
+def inspect(form: str, log_level: str, models: tuple[str, ...], groups: bool, waterline: bool, **options: Any) -> None:
     """Show operators, shapes, MACs, weights and bits, and what quantize would skip."""
     from edgefold import api
     from edgefold.console import progress
@@ -179,8 +179,10 @@ def inspect(form: str, log_level: str, model: str, groups: bool, waterline: bool
     if not (groups or waterline) and options.pop("picture"):
         raise UsageError("inspect --picture: it shows groups or the waterline; add --groups or --waterline")
     show: Any = api.inspect_groups if groups else api.inspect_waterline if waterline else api.inspect
+    if len(models) > 1 and not waterline:
+        raise UsageError("inspect: several models are compared by --waterline only; give one -m, or add it")
     with progress(log_level):
-        result = show(model, **options)
+        result = api.inspect_gaps(models, **options) if len(models) > 1 else show(models[0], **options)
     _show(result, form)
 
 

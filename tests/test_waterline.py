@@ -16,7 +16,9 @@ from edgefold.errors import UsageError
 from edgefold.files.loading import load_model
 from edgefold.files.saving import save_model
 from edgefold.measuring.devices import LOCAL, device
+from edgefold.measuring.waterline.analysis import NodeRow, Waterline
 from edgefold.measuring.waterline.ceilings import ENVIRONMENT, Ceilings, Level, ceilings
+from edgefold.measuring.waterline.gap import gap_row, lost_most
 from edgefold.ops import add_functions
 from edgefold.passes import Context
 from edgefold.passes.fuse_blocks import FuseBlocks
@@ -119,9 +121,47 @@ def test_picture_has_a_disc_for_every_node_that_multiplies(tmp_path: Path) -> No
     )
 
 
+@pytest.mark.usefixtures("machine")
+def test_gaps_of_several_models_say_where_time_is_lost(tmp_path: Path) -> None:
+    picture = tmp_path / "gap.svg"
+    found = api.inspect_gaps([CHAR_LM, DIGITS], shapes=("input_ids=2x24",), picture=str(picture))
+    assert [(row.model, row.form) for row in found.rows] == [("char_lm", "model"), ("digits_cnn", "model")]
+    for row in found.rows:
+        assert 0 < row.floor_ms < row.time_ms
+        assert row.fraction == pytest.approx(row.floor_ms / row.time_ms)
+        assert sum(one.time_ms for one in row.operators) == pytest.approx(row.time_ms)
+        assert sum(one.lost_ms for one in row.operators) >= row.time_ms - row.floor_ms - 1e-9
+    lost = [one.lost_ms for _, one in found.losses()]
+    assert lost == sorted(lost, reverse=True)
+    assert all(one.operator.rpartition(".")[2] in found.to_text() for _, one in found.losses()[:15])
+    circles = ET.parse(picture).findall("s:circle", {"s": "http://www.w3.org/2000/svg"})
+    assert len(circles) == 2 * len(found.rows)
+    for start, end in zip(circles[::2], circles[1::2], strict=True):
+        assert float(str(start.get("cx"))) < float(str(end.get("cx")))
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_shape_that_no_model_has_an_input_for_is_refused() -> None:
+    with pytest.raises(UsageError, match="none of the models has such an input"):
+        api.inspect_gaps([CHAR_LM, DIGITS], shapes=("ids=2x24",))
+
+
+def test_operators_faster_than_their_floor_lose_nothing_and_repay_nothing() -> None:
+    def node(operator: str, floor: float, time: float) -> NodeRow:
+        return NodeRow(operator, operator, 0, 0, 0.0, "L1", floor, time, 1.0, None)
+
+    limits = Ceilings("avx2", 1.0, 1.0, (Level("memory", None, 1.0),))
+    nodes = (node("Add", 500.0, 100.0), node("Add", 100.0, 600.0), node("Conv", 1000.0, 3000.0))
+    row = gap_row("net", "fp32", Waterline("net.onnx", {}, limits, nodes, (), 1600.0, 3700.0))
+    assert [(one.operator, one.nodes, one.lost_ms) for one in row.operators] == [("Conv", 1, 2.0), ("Add", 2, 0.5)]
+    assert lost_most(row) == "Conv 2, Add 0.5"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["-m", str(DIGITS)], "give one -m"),
+        (["-m", str(DIGITS), "--groups"], "give one -m"),
         (["--waterline", "--groups"], "give one of them"),
         (["--waterline", "--picture", "a.png"], "ends in .svg"),
         (["--picture", "a.svg"], "add --groups or --waterline"),

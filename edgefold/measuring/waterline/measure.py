@@ -6,13 +6,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from edgefold.errors import ModelError
+from edgefold.errors import ModelError, UsageError
 from edgefold.interface import ModelInterface
 from edgefold.measuring.inspect import completed_shapes
 from edgefold.measuring.shapes import inferred_skeleton, known_shapes
 from edgefold.measuring.svg import check_name, write
 from edgefold.measuring.waterline.analysis import Waterline, analyse
 from edgefold.measuring.waterline.ceilings import ceilings
+from edgefold.measuring.waterline.gap import EfficiencyGap, gap_row
+from edgefold.measuring.waterline.gap_picture import draw as draw_gap
 from edgefold.measuring.waterline.node_times import RunNode, element_bytes, run_nodes
 from edgefold.measuring.waterline.picture import draw
 from edgefold.random_feeds import random_feeds
@@ -50,6 +52,35 @@ def waterline(loaded: LoadedModel, shapes: Mapping[str, Shape], picture: str | N
     found = analyse(str(loaded.path), fed, ran, _blocks_of(ran, blocks), borders, ceilings())
     if picture is not None:
         write(picture, draw(found))
+    return found
+
+
+def efficiency_gap(
+    models: Sequence[LoadedModel], shapes: Mapping[str, Shape], picture: str | None = None
+) -> EfficiencyGap:
+    """How far several models stand from what this machine could do, each on random inputs, one thread.
+
+    Args:
+        models: the models; a row is named after the folder and the file.
+        shapes: of inputs with dynamic dimensions, each for the models that have such an input.
+        picture: SVG file to write.
+
+    Raises:
+        UsageError: as `waterline` does, and for a shape that no model has an input for.
+        ModelError: ONNX Runtime cannot run one of them.
+    """
+    check_name(picture)
+    inputs = {loaded.path: {value.name for value in loaded.model.graph.inputs} for loaded in models}
+    for name in shapes:
+        if not any(name in names for names in inputs.values()):
+            raise UsageError(f"--shape {name}=...: none of the models has such an input")
+    rows = []
+    for loaded in models:
+        its = {name: shape for name, shape in shapes.items() if name in inputs[loaded.path]}
+        rows.append(gap_row(loaded.path.parent.name, loaded.path.stem, waterline(loaded, its)))
+    found = EfficiencyGap(ceilings(), tuple(rows))
+    if picture is not None:
+        write(picture, draw_gap(found))
     return found
 
 

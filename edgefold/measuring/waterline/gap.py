@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The efficiency gap (Lavin, arXiv 2404.03617): how far the times of several models and backends are from their floors.
+
+A model's time is its floor divided by the fraction of the machine that it uses. The floor tells what a smaller or
+cheaper model could gain, the gap what better kernels could; the operators in which the gap lies tell where to begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edgefold.measuring.text_table import text_table
+from edgefold.measuring.waterline.analysis import NodeRow, Waterline
+from edgefold.measuring.waterline.ceilings import Ceilings
+
+
+@dataclass(frozen=True)
+class OperatorGap:
+    """All nodes of one operator.
+
+    Attributes:
+        operator: its name, with the domain where it is not ONNX's own.
+        nodes: how many ran.
+        floor_ms, time_ms: sums over them, milliseconds.
+        lost_ms: time - floor, node by node, where a node is slower than its floor.
+    """
+
+    operator: str
+    nodes: int
+    floor_ms: float
+    time_ms: float
+    lost_ms: float
+
+
+@dataclass(frozen=True)
+class GapRow:
+    """A model on a backend.
+
+    Attributes:
+        model: what it is a form of.
+        form: what tells it from the other forms of that model.
+        floor_ms, time_ms: sums over its nodes, milliseconds.
+        fraction: floor / time.
+        operators: the one that loses most time first.
+    """
+
+    model: str
+    form: str
+    floor_ms: float
+    time_ms: float
+    fraction: float
+    operators: tuple[OperatorGap, ...]
+
+
+@dataclass(frozen=True)
+class EfficiencyGap:
+    """Several models and backends beside one machine's ceilings.
+
+    Attributes:
+        ceilings: of one core.
+        rows: in the order given.
+    """
+
+    ceilings: Ceilings
+    rows: tuple[GapRow, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON document of ``edgefold inspect --waterline`` with several models."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """The rows, then the operators that lose most time over all of them."""
+        rows = [cells(row) for row in self.rows]
+        losses = [(row.model, row.form, *operator_cells(one)) for row, one in self.losses()]
+        return "\n".join((
+            self.ceilings.to_text() + "; one thread",
+            "",
+            text_table(HEADER, rows, left=2, notes=True),
+            "",
+            text_table(LOSSES_HEADER, losses, left=3),
+        ))  # fmt: skip
+
+    def losses(self) -> list[tuple[GapRow, OperatorGap]]:
+        """The operators that lose most, over all rows; none that loses less than a fiftieth of its row's time."""
+        all_of_them = ((row, one) for row in self.rows for one in row.operators if one.lost_ms > row.time_ms / 50)
+        return sorted(all_of_them, key=lambda pair: -pair[1].lost_ms)
+
+
+HEADER = ("model", "form", "floor ms", "time ms", "of floor", "lost most in (ms)")
+LOSSES_HEADER = ("model", "form", "operator", "nodes", "floor ms", "time ms", "lost ms")
+_NAMED = 3  # operators in a row
+
+
+def gap_row(model: str, form: str, found: Waterline) -> GapRow:
+    """Sums up the waterline of one form of a model.
+
+    Args:
+        model: name of what it is a form of.
+        form: name that tells it from the others.
+        found: what was measured.
+    """
+    operators = [_operator(name, found.nodes) for name in dict.fromkeys(row.operator for row in found.nodes)]
+    ranked = tuple(sorted(operators, key=lambda one: -one.lost_ms))
+    floor, time = found.floor_us / 1e3, found.time_us / 1e3
+    return GapRow(model, form, floor, time, min(floor / time, 1.0) if time else 1.0, ranked)
+
+
+def lost_most(row: GapRow) -> str:
+    """The operators in which a form loses most, with milliseconds: ``Conv 4.1, Add 0.3``."""
+    named = (one for one in row.operators[:_NAMED] if one.lost_ms > row.time_ms / 50)
+    return ", ".join(f"{short_operator(one.operator)} {one.lost_ms:.2g}" for one in named)
+
+
+def short_operator(operator: str) -> str:
+    """The operator without its domain."""
+    return operator.rpartition(".")[2]
+
+
+def _operator(name: str, nodes: Sequence[NodeRow]) -> OperatorGap:
+    its = [row for row in nodes if row.operator == name]
+    floor, time = (sum(getattr(row, key) for row in its) / 1e3 for key in ("floor_us", "time_us"))
+    lost = sum(max(row.time_us - row.floor_us, 0.0) for row in its) / 1e3
+    return OperatorGap(name, len(its), floor, time, lost)
+
+
+def cells(row: GapRow) -> tuple[str, ...]:
+    """What stands under `HEADER`."""
+    figures = (f"{row.floor_ms:.3g}", f"{row.time_ms:.3g}", f"{100 * row.fraction:.0f} %")
+    return (row.model, row.form, *figures, lost_most(row))
+
+
+def operator_cells(one: OperatorGap) -> tuple[str, ...]:
+    """What stands under `LOSSES_HEADER`, from the operator on."""
+    figures = (f"{one.floor_ms:.3g}", f"{one.time_ms:.3g}", f"{one.lost_ms:.3g}")
+    return (short_operator(one.operator), str(one.nodes), *figures)

@@ -48,7 +48,8 @@ bool InferredInput(const Api& api, OrtShapeInferContext* context, size_t index,
   if (error.failed() || info == nullptr) return false;
   size_t rank = 0;
   error.Take(api, api.GetDimensionsCount(info, &rank), "count dimensions");
-  if (error.failed() || rank > kMaxRank) return false;
+  // ONNX Runtime shows an unknown rank as 0; nothing is inferred from a scalar, then.
+  if (error.failed() || rank == 0 || rank > kMaxRank) return false;
   out->shape.rank = static_cast<int>(rank);
   error.Take(api, api.GetDimensions(info, out->shape.dims, rank), "list dimensions");
   error.Take(api, api.GetSymbolicDimensions(info, out->names, rank), "name dimensions");

@@ -39,7 +39,7 @@ class Context {
 };
 
 // Shape of input `index` as far as it is known: -1 for an unknown or symbolic dimension, whose name
-// (or "") stands in `names`. False when even the rank is unknown.
+// (or "") stands in `names`. False when even the rank is unknown, or 0.
 struct SymbolicShape {
   Shape shape;
   const char* names[kMaxRank];

@@ -43,7 +43,8 @@ std::vector<float> ImageOfCodes(const std::vector<uint8_t>& codes, CodeRange ran
 std::vector<uint8_t> DefinedStage(const StageCase& c, const ConvShape& shape, const uint8_t* x,
                                   float x_scale, const uint8_t* residual, float residual_scale);
 
-// Tasks in descending order: what depends on another task's work shows.
+// Tasks in descending order: what depends on another task's work shows. On two threads where races
+// are looked for.
 Parallel Backwards();
 
 // "name_isa" of the instruction set in use.

@@ -29,6 +29,7 @@ Bits = Annotated[int, msgspec.Meta(ge=2, le=8)]
 Groups = Annotated[int, msgspec.Meta(ge=1, le=MOST_GROUPS)]
 Method = Literal["rtn", "shift", "shift-lut"]
 Rounding = Literal["nearest", "gptq"]
+FLOAT = 32  # bits of a weight that stays as it is
 Activations = Literal[4, 6, 8, "float", "dynamic4", "dynamic6", "dynamic8", "static4", "static6", "static8"]
 
 
@@ -92,6 +93,7 @@ class Quantize(Pass, frozen=True, kw_only=True):
             `all`, or only those that are `there` already: a new one costs 32 bits a column.
         embeddings: bits of tables that a Gather reads.
         first_last: bits of the first and the last layers, and the fewest of their activations.
+        routers: bits of the layers by which experts are chosen, where a small error may be a wrong choice, or `float`.
         overrides: other options for single nodes.
         widths: widths at which the file runs, such as [8, 6, 4]: it stores codes of 8 bits, and a session that asks
             for fewer rounds them when it opens. Needs ``weights`` 8 and method `shift` or `rtn`. What is kept wider
@@ -110,6 +112,7 @@ class Quantize(Pass, frozen=True, kw_only=True):
     bias_correction: Literal["all", "there"] = "all"
     embeddings: Bits = 8
     first_last: Bits = 8
+    routers: Bits | Literal["float"] = 8
     overrides: tuple[Override, ...] = ()
     widths: tuple[Bits, ...] = ()
 
@@ -128,6 +131,8 @@ class Quantize(Pass, frozen=True, kw_only=True):
         sites, skips = _find(model, context)
         positions = layer_positions(graph)
         plans = {site.node: self._plan(site, positions) for site in sites}
+        skips += [Skip(s.label, SkipReason.KEPT_WIDER, "router, float") for s in sites if plans[s.node].bits == FLOAT]
+        sites = [site for site in sites if plans[site.node].bits != FLOAT]
         groups, table, told = self._groups(model, sites, plans, context)
         skips += told
         store = InitializerStore(graph)
@@ -159,8 +164,8 @@ class Quantize(Pass, frozen=True, kw_only=True):
             return groups, (), [*skips, *_wider(groups, plans)]
         fixed = frozenset(node for node, plan in plans.items() if plan.fixed)
         mixed = mix_widths(model, groups, self.bits, self.bits_weighting, context, methods=methods, fixed=fixed)
-        tables = [group for group in mixed.groups if all(site.kind == "gather" for site in group.sites)]
-        return mixed.groups, mixed.table, [*skips, *mixed.skips, *_wider(tables, plans)]
+        own = [one for one in mixed.groups if all(s.kind == "gather" or plans[s.node].fixed for s in one.sites)]
+        return mixed.groups, mixed.table, [*skips, *mixed.skips, *_wider(own, plans)]
 
     def _stages(self, model: ir.Model, groups: list[WeightGroup], context: Context) -> tuple[list[Stage], list[Skip]]:
         """All at once where the rounding of one matrix does not depend on that of others."""
@@ -182,13 +187,15 @@ class Quantize(Pass, frozen=True, kw_only=True):
         bits, why, activations = self.weights, "", Wanted.of(self.activations, self.groups)
         if site.kind == "gather":
             bits, why = self.embeddings, "embedding"
+        elif site.node in positions.routers:
+            bits, why = FLOAT if self.routers == "float" else self.routers, "router"
         elif self.bits is None and site.node in positions.first:
             bits, why = self.first_last, "first layer"
         elif self.bits is None and site.node in positions.last:
             bits, why = self.first_last, "last layer"
-        if site.node in positions.first or site.node in positions.last:
+        if any(site.node in some for some in (positions.first, positions.last, positions.routers)):
             activations = dataclasses.replace(activations, bits=max(activations.bits, self.first_last))
-        method, fixed = self.method, False
+        method, fixed = self.method, why == "router"
         for override in self.overrides:
             if fnmatch.fnmatchcase(site.label, override.match) or fnmatch.fnmatchcase(
                 str(site.output.name), override.match

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which layers are a network's first and last: the two ends are more sensitive to coarse weights than the middle."""
+"""Which layers are a network's first and last, where coarse weights harm more than in the middle, and its routers."""
 
 from __future__ import annotations
 
@@ -15,24 +15,30 @@ _WEIGHT_OPERAND = {
     "ConvInteger": 1, "MatMulInteger": 1, "QLinearConv": 3, "QLinearMatMul": 3,
 }  # fmt: skip
 _SHAPE_OPERATORS = ("Shape", "Size")
+# Operand by which an operator chooses; MoE and QMoE apply what they have chosen themselves.
+_CHOICES = {"TopK": 0, "ArgMax": 0, "MoE": 1, "QMoE": 1}
+_OF_ALL_EXPERTS = ("Einsum", "MoE", "QMoE", "ShiftMoE")
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerPositions:
-    """The first and the last layers of a graph, by node.
+    """The first and the last layers of a graph, and its routers, by node.
 
     Attributes:
         first: layers that read a graph input with no other layer before them.
         last: layers whose output becomes a graph output without passing a layer or meeting another activation
             on the way (concatenation with others does not count as meeting).
+        routers: layers by whose outputs alone a TopK or ArgMax chooses what later layers see, as those in front of
+            experts: a small error there is either none or a wrong choice.
     """
 
     first: frozenset[ir.Node]
     last: frozenset[ir.Node]
+    routers: frozenset[ir.Node]
 
 
 def layer_positions(graph: ir.Graph) -> LayerPositions:
-    """Finds the first and the last layers of a graph in topological order."""
+    """Finds the first and the last layers and the routers of a graph in topological order."""
     activations: set[ir.Value] = {value for value in graph.inputs if not value.is_initializer()}
     after_layer: set[ir.Value] = set()
     layers: list[ir.Node] = []
@@ -50,7 +56,8 @@ def layer_positions(graph: ir.Graph) -> LayerPositions:
         if (read or _captures(node)) and node.op_type not in _SHAPE_OPERATORS:
             activations.update(node.outputs)
     last = {node for node in layers if _ends_alone(node, activations)}
-    return LayerPositions(frozenset(first), frozenset(last))
+    routers = {router for node in graph if (router := _router(node, activations)) is not None}
+    return LayerPositions(frozenset(first), frozenset(last), frozenset(routers))
 
 
 def is_layer(node: ir.Node) -> bool:
@@ -67,6 +74,42 @@ def is_layer(node: ir.Node) -> bool:
         producer = value.producer() if value is not None else None
         if producer is not None and producer.op_type == "DequantizeLinear" and trace_constant(producer.inputs[0]):
             return True
+    return False
+
+
+def _router(choice: ir.Node, activations: set[ir.Value]) -> ir.Node | None:
+    """The one layer by which a node chooses what later layers see; None where it does not, or by other things too."""
+    operand = _CHOICES.get(choice.op_type)
+    if operand is None or not (choice.op_type in _OF_ALL_EXPERTS or _is_followed(choice)):
+        return None
+    found: set[ir.Node] = set()
+    seen: set[ir.Value] = set()
+    pending = [choice.inputs[operand]]
+    while pending:
+        value = pending.pop()
+        if value is None or value in seen or value not in activations:
+            continue
+        seen.add(value)
+        node = value.producer()
+        if node is None:
+            return None  # a graph input
+        if is_layer(node):
+            found.add(node)
+        else:
+            pending.extend(node.inputs)
+    return found.pop() if len(found) == 1 else None
+
+
+def _is_followed(node: ir.Node) -> bool:
+    """Whether a layer depends on what a node gives."""
+    seen: set[ir.Node] = set()
+    pending = [node]
+    while pending:
+        readers = {use.node for value in pending.pop().outputs for use in value.uses()} - seen
+        if any(is_layer(reader) or reader.op_type in _OF_ALL_EXPERTS for reader in readers):
+            return True
+        seen |= readers
+        pending.extend(readers)
     return False
 
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from activation_error import measured_layers, section
 from rows import compared, inputs, keep, machine_line, model_and_task
 
 import edgefold
@@ -31,6 +32,12 @@ HERE = Path(__file__).resolve().parent
 MODELS = (
     *("cifar_resnet20/model", "cifar_resnet56/model", "imagenet_mobilenetv2/model"),
     *("gpt_charlm/model", "minilm/model"),
+)
+SPREAD = (
+    "The error of each layer's output, in dB below its signal, that codes of its inputs alone make: weights as they",
+    "are, nothing rounded before. Median over the layers between the first and the last. `spread` is the deviation of",
+    "the logarithm of the channels' sizes: what steps of channels can be worth. `gain of shifts` is within the formats",
+    "that ship, one step for convolutions and a step a row for matrix products: median, least, most.",
 )
 READING = (
     "How to read it: with every layer rounded and corrected for the inputs that the quantized prefix gives, 4-bit",
@@ -61,7 +68,8 @@ METHODS = ("shifts off", "power-of-two equalization", "SmoothQuant", "shifts", A
 
 
 def main(data: Path, work: Path, names: Sequence[str]) -> None:
-    work.mkdir(parents=True, exist_ok=True)
+    errors = work / "activations"
+    errors.mkdir(parents=True, exist_ok=True)
     for name in MODELS:
         if names and name.partition("/")[0] not in names:
             continue
@@ -70,8 +78,11 @@ def main(data: Path, work: Path, names: Sequence[str]) -> None:
                 if (setting, method) == ("W4A8", "shifts") or (method == ALL_LOW and setting != "W4A4"):
                     continue  # 8-bit codes leave no room for a shift
                 keep(work, f"{name} {setting} {method}", functools.partial(row, data, work, name, setting, method))
+        keep(errors, name, functools.partial(measured_layers, data, name))
     rows = [json.loads(path.read_text()) for path in sorted(work.glob("*.json"))]
-    (HERE / "shiftquant.md").write_text(page(rows), encoding="utf-8")
+    layers = [json.loads(path.read_text()) for path in errors.glob("*.json")]
+    spread = section(sorted(layers, key=lambda one: MODELS.index(one["model"])))
+    (HERE / "shiftquant.md").write_text(page(rows, spread), encoding="utf-8")
 
 
 def row(data: Path, work: Path, name: str, setting: str, method: str) -> dict[str, Any]:
@@ -95,7 +106,7 @@ def row(data: Path, work: Path, name: str, setting: str, method: str) -> dict[st
     return {"model": name, "setting": setting, "method": method, "seconds": seconds, **compared(path, out, task)}
 
 
-def page(rows: list[dict[str, Any]]) -> str:
+def page(rows: Sequence[Mapping[str, Any]], spread: Sequence[str]) -> str:
     lines = [
         "# ShiftQuant: activations below 8 bits",
         "",
@@ -112,7 +123,7 @@ def page(rows: list[dict[str, Any]]) -> str:
     order = [(name, setting, method) for name in MODELS for setting in SETTINGS for method in METHODS]
     made = {(one["model"], one["setting"], one["method"]): one for one in rows}
     lines += [line(made[key]) for key in order if key in made]
-    return "\n".join([*lines, "", *READING, ""])
+    return "\n".join([*lines, "", "## Why", "", *SPREAD, "", *spread, "", "## Reading", "", *READING, ""])
 
 
 def line(one: Mapping[str, Any]) -> str:

@@ -106,11 +106,11 @@ def _observed(
         observed = _UNSEEN if isinstance(observed, Range) else observed
         return Skip(site.label, SkipReason.FALLBACK, f"{observed}: {instead}")
     try:
-        rows = _sample(site, calibration)
+        rows = sampled_rows(site, calibration)
     except ModelError as error:
         return Skip(site.label, SkipReason.FALLBACK, f"{error}: {instead}")
     choose = choose_static if asked.is_static(site) else choose_dynamic
-    return choose(rows, _gram(site), asked.bits, asked.groups)
+    return choose(rows, channel_gram(site), asked.bits, asked.groups)
 
 
 def _substitute(site: WeightedNode, asked: Wanted) -> Activation:
@@ -128,8 +128,12 @@ def _by_range(observed: Range) -> Activation:
     return Activation(low, high, float(np.float32(observed.scale(low, high))))
 
 
-def _sample(site: WeightedNode, calibration: Calibrates) -> Float:
-    """Vectors of input channels, float32 [R, C]."""
+def sampled_rows(site: WeightedNode, calibration: Calibrates) -> Float:
+    """Vectors of a layer's input channels, float32 [R, C]: positions of a convolution, rows of a matrix product.
+
+    Raises:
+        ModelError: no calibration data reach the layer.
+    """
     axis = 1 if site.geometry is not None else -2 if site.on_left else -1
     request = Rows(str(site.data.name), axis)
     limit = int(np.clip(_SAMPLED // _channels(site), _FEWEST_ROWS, _MOST_ROWS))
@@ -146,7 +150,7 @@ def _channels(site: WeightedNode) -> int:
     return site.k // int(np.prod(site.geometry.kernel)) * site.geometry.group
 
 
-def _gram(site: WeightedNode) -> Float:
+def channel_gram(site: WeightedNode) -> Float:
     """What errors of the input channels cost together: float32 [C, C], the sum of W W' over positions and outputs."""
     weight = site.matrix()
     if site.geometry is None:

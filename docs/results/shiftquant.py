@@ -23,7 +23,7 @@ from rows import compared, inputs, keep, machine_line, model_and_task
 import edgefold
 from edgefold.files.loading import load_model
 from edgefold.files.saving import save_model
-from edgefold.passes import EqualizeChannels, FoldBatchnorm, Quantize, Simplify
+from edgefold.passes import EqualizeChannels, FoldBatchnorm, L1Normalization, Quantize, Simplify
 from edgefold.passes.base import Pass
 from edgefold.passes.quantization.activation_codes import MOST_GROUPS
 from edgefold.pipeline import raise_to_minimum_opset, run_recipe
@@ -51,20 +51,21 @@ READING = (
     "",
     "Combinations without a row were not run.",
 )
+ALL_LOW = "shifts, first and last layer too"
+WITH_L1 = "shifts, L1 normalization"
+METHODS = ("shifts off", "power-of-two equalization", "SmoothQuant", "shifts", WITH_L1, ALL_LOW)
+LAYER_NORMALIZED = ("gpt_charlm/model", "minilm/model")
 SETTINGS = {"W4A4": (4, 4), "W4A6": (4, 6), "W6A6": (6, 6), "W4A8": (4, 8)}
 
 
 def before_quantization(method: str) -> tuple[Pass, ...]:
-    """The pass that a rival of the shifts needs."""
-    rivals: Mapping[str, Pass] = {
+    """The pass that a method needs."""
+    needed: Mapping[str, Pass] = {
         "power-of-two equalization": EqualizeChannels(method="power-of-two", alpha=1.0, insert=True),
         "SmoothQuant": EqualizeChannels(method="smoothquant", alpha=0.5, insert=True),
+        WITH_L1: L1Normalization(),
     }
-    return (rivals[method],) if method in rivals else ()
-
-
-ALL_LOW = "shifts, first and last layer too"
-METHODS = ("shifts off", "power-of-two equalization", "SmoothQuant", "shifts", ALL_LOW)
+    return (needed[method],) if method in needed else ()
 
 
 def main(data: Path, work: Path, names: Sequence[str]) -> None:
@@ -75,14 +76,23 @@ def main(data: Path, work: Path, names: Sequence[str]) -> None:
             continue
         for setting in SETTINGS:
             for method in METHODS:
-                if (setting, method) == ("W4A8", "shifts") or (method == ALL_LOW and setting != "W4A4"):
-                    continue  # 8-bit codes leave no room for a shift
+                if not is_row(name, setting, method):
+                    continue
                 keep(work, f"{name} {setting} {method}", functools.partial(row, data, work, name, setting, method))
         keep(errors, name, functools.partial(measured_layers, data, name))
     rows = [json.loads(path.read_text()) for path in sorted(work.glob("*.json"))]
     layers = [json.loads(path.read_text()) for path in errors.glob("*.json")]
     spread = section(sorted(layers, key=lambda one: MODELS.index(one["model"])))
     (HERE / "shiftquant.md").write_text(page(rows, spread), encoding="utf-8")
+
+
+def is_row(name: str, setting: str, method: str) -> bool:
+    """Whether the combination says something: 8-bit codes leave no room for a shift."""
+    if method == ALL_LOW:
+        return setting == "W4A4"
+    if method == WITH_L1:
+        return name in LAYER_NORMALIZED
+    return (setting, method) != ("W4A8", "shifts")
 
 
 def row(data: Path, work: Path, name: str, setting: str, method: str) -> dict[str, Any]:
@@ -92,7 +102,7 @@ def row(data: Path, work: Path, name: str, setting: str, method: str) -> dict[st
         weights=weights,
         activations=activations,
         rounding="gptq",
-        groups=MOST_GROUPS if method in ("shifts", ALL_LOW) else 1,
+        groups=MOST_GROUPS if method.startswith("shifts,") or method == "shifts" else 1,
         first_last=weights if method == ALL_LOW else 8,
     )
     started = time.process_time()

@@ -28,7 +28,7 @@ class Row:
     seeds: Sequence[int] = SEEDS
 
 
-HEAL: Step = {"pass": "heal", "steps": 400, "batch": 16, "loss": ["output"], "learning_rate": 3e-4}
+HEAL: Step = {"pass": "heal", "steps": 800, "batch": 16, "loss": ["output"], "learning_rate": 2e-3, "patience": 2}
 # The published merges and prunings, each in its own form.
 PUBLISHED: Mapping[str, Step] = {
     "average, outputs grouped (Sub-MoE)": {"grouping": "outputs", "align": "none", "refit": "none"},

@@ -29,8 +29,9 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
 
     `conv-region`: convolutions that hand tensors to each other hand on 8-bit codes, channel-last, in place of floats;
     each becomes a FusedConvBlock with its activation and the addition behind it. Pooling by maximum, concatenation,
-    padding, slicing and nearest resizing between them work on codes too. Only where such a region meets the rest of
-    the graph are there floats.
+    padding, slicing and nearest resizing between them work on codes too, and so does squeeze and excitation: CodeMean
+    sums codes, CodeGate multiplies their channels. Only where such a region meets the rest of the graph are there
+    floats.
 
     `inverted-residual`: of a region, the 1x1, depthwise and 1x1 convolutions of a block become FusedInvertedResidual,
     which keeps some rows of the wide tensors in a ring. It joins what `conv-region` made.
@@ -45,9 +46,10 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
     fused form would move its bytes more slowly, and where convolutions have float activations or channels with steps
     of their own. Each is a skip with its reason.
 
-    Numerics: lossy, in one respect: a residual between convolutions is added as its codes, of which the next
-    convolution would have read the same ones, so that its sum is half a step off at most; ``residuals: float`` keeps
-    it as it was. All else is reassociated: integer sums, scales and codes are those of the separate nodes, bit for
+    Numerics: lossy, in two respects: a residual between convolutions is added as its codes, of which the next
+    convolution would have read the same ones, so that its sum is half a step off at most; and so are the factors of an
+    excitation multiplied with codes, whose scale is calibrated. ``residuals: float`` keeps
+    both as they were. All else is reassociated: integer sums, scales and codes are those of the separate nodes, bit for
     bit, and activation functions other than clippings are those of the kernels, within 2^-21 of the argument.
 
     Example: ``y = ShiftConv(Relu(ShiftConv(x, ...)), ...)`` becomes
@@ -56,7 +58,8 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
     Attributes:
         kinds: the kinds of blocks to fuse; all where none is named.
         device: where the model will run: `local`, this machine, or a name in ``targets/devices``.
-        residuals: `codes`, or `float`: additions stay outside of the regions, and every output what it was.
+        residuals: `codes`, or `float`: additions and excitations stay outside of the regions, and every output what it
+            was.
     """
 
     effect: ClassVar[Effect] = Effect.LOSSY

@@ -8,11 +8,11 @@ from collections import Counter
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-_ATTENTION = ("ShiftAttention", "RowCodes", "RowScales")
+_WITHOUT_WEIGHTS = ("ShiftAttention", "RowCodes", "RowScales", "CodeMean", "CodeGate")
 
 
 def unfused(model: ir.Model) -> ir.Model:
-    """The model with ``Fused...`` operators of ``ai.edgefold`` and attention replaced by the bodies of their functions.
+    """The model with ``Fused...`` operators of ``ai.edgefold``, and those without weights, replaced by their bodies.
 
     That leaves `ShiftConv`, `ShiftMatMul` and MatMul nodes, with the weights that the fused node has. The model itself
     where it has none; else a copy that shares its tensors.
@@ -42,4 +42,4 @@ def _name_layers(model: ir.Model, copy: ir.Model) -> None:
 
 
 def _is_fused(function: ir.Function) -> bool:
-    return function.domain == "ai.edgefold" and (function.name.startswith("Fused") or function.name in _ATTENTION)
+    return function.domain == "ai.edgefold" and (function.name.startswith("Fused") or function.name in _WITHOUT_WEIGHTS)

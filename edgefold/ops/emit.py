@@ -13,6 +13,7 @@ from onnxscript.values import OnnxFunction
 from edgefold.errors import ModelError
 from edgefold.ops.activation import Activation
 from edgefold.ops.attention import RowCodes, RowScales, ShiftAttention
+from edgefold.ops.channel_gate import CodeGate, CodeMean
 from edgefold.ops.conv_block import FusedConvBlock
 from edgefold.ops.feed_forward import FusedFeedForward
 from edgefold.ops.functions import ShiftConv, ShiftGather, ShiftMatMul
@@ -33,6 +34,8 @@ OPERATORS: tuple[OnnxFunction, ...] = (
     ShiftMoE,
     FusedConvBlock,
     FusedInvertedResidual,
+    CodeMean,
+    CodeGate,
 )
 _CALLED = (RowCodes, RowScales, FusedPointwise, ShiftUnpackStack, ShiftRows, Activation, ShiftUnpack, ShiftLevels)
 _FUNCTIONS = {function.name: function for function in (*OPERATORS, *_CALLED)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from edgefold.errors import ModelError
 from edgefold.passes._initializers import InitializerStore
 from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Calibrates, Context, Edit, Notes, Skip, SkipReason
+from edgefold.passes.fusion.channel_gates import ChannelGate, is_channel_mean
 from edgefold.passes.fusion.code_regions import Regions, find_regions
 from edgefold.passes.fusion.conv_chains import CodeFormat, ConvChain
 from edgefold.passes.fusion.cost import Device
@@ -48,17 +49,18 @@ _KEPT = (
 def fuse_conv_regions(
     model: ir.Model, context: Context, _device: Device, *, residuals: Literal["codes", "float"] = "codes"
 ) -> Notes:
-    """Joins the ShiftConvs of the main graph, in place; additions too, unless residuals are to stay float.
+    """Joins the ShiftConvs of the main graph, in place; additions and gates too, unless residuals are to stay float.
 
-    Numerics: bit-equal to the separate nodes, but for two things: a residual is added as codes times their scale, and
-    an activation function that is no clipping is that of the kernels, which may round a code the other way.
+    Numerics: bit-equal to the separate nodes, but for two things: a residual is added, and a channel multiplied, as
+    codes times their scale, and an activation function that is no clipping is that of the kernels, which may round a
+    code the other way.
     """
     graph = model.graph
     graph.sort()
     excluded = [node for node in graph if node.op_type == "ShiftConv" and context.excludes(node_label(node))]
     calibrate = functools.partial(_calibrated, context.calibration)
     shapes = run_shapes(model, context)
-    regions = find_regions(graph, shapes, calibrate, excluded, additions=residuals == "codes")
+    regions = find_regions(graph, shapes, calibrate, excluded, rounding=residuals == "codes")
     chains = {
         value: chain
         for value, chain in regions.chains.items()
@@ -79,21 +81,33 @@ def fuse_conv_regions(
             edits.append(writer.write_block(chains[value]))
         elif value in regions.carriers:
             edits.append(writer.write_carrier(node))
+        elif value in regions.gates:
+            edits.append(writer.write_gate(regions.gates[value]))
+        elif is_channel_mean(node) and node.inputs[0] in regions.formats:
+            edits.append(writer.write_mean(node))
     writer.remove_replaced()
-    stats = {"conv-region.blocks": len(chains), "conv-region.integer_tensors": len(regions.formats)}
+    stats = {
+        "conv-region.blocks": len(chains),
+        "conv-region.integer_tensors": len(regions.formats),
+        "conv-region.gates": len(regions.gates),
+    }
     return Notes(tuple(edits), tuple(skips), stats)
 
 
-def _calibrated(calibration: Calibrates | None, value: ir.Value) -> CodeFormat | None:
-    """The 8-bit format of a value that no convolution reads, from its range over the calibration data."""
+def _calibrated(calibration: Calibrates | None, values: Collection[ir.Value]) -> dict[ir.Value, CodeFormat]:
+    """The 8-bit formats of values that no convolution reads, from their ranges over the calibration data."""
     if calibration is None:
-        return None
+        return {}
     try:
-        observed = calibration.ranges([str(value.name)])[str(value.name)]
+        observed = calibration.ranges([str(value.name) for value in values])
     except (ModelError, KeyError):
-        return None
-    low, high = (0, 255) if observed.low >= 0 else (-127, 127)
-    return CodeFormat(float(np.float32(observed.scale(low, high))), low, high)
+        return {}
+    formats = {}
+    for value in values:
+        one = observed[str(value.name)]
+        low, high = (0, 255) if one.low >= 0 else (-127, 127)
+        formats[value] = CodeFormat(float(np.float32(one.scale(low, high))), low, high)
+    return formats
 
 
 @dataclasses.dataclass
@@ -171,6 +185,32 @@ class _Writer:
         self._codes[value] = _Layouts(last=output) if node.op_type == "Concat" else _Layouts(first=output)
         self._replaced.append(node)
         return Edit(node_label(node), "works on integers")
+
+    def write_gate(self, found: ChannelGate) -> Edit:
+        """Multiplies channels of codes."""
+        value = found.node.outputs[0]
+        to = self._regions.formats[value]
+        inputs = [self._channel_last(found.image, found.node), found.gate]
+        inputs += [self._scale(self._regions.formats[found.image]), self._scale(to)]
+        attributes = ir.convenience.convert_attributes({"y_low": to.low, "y_high": to.high, "y_dtype": int(to.dtype)})
+        outputs = [self._output(value, to)]
+        node = ir.Node("ai.edgefold", "CodeGate", inputs, attributes, outputs=outputs, name=node_label(found.node))
+        return self._replace(found.node, node, to)
+
+    def write_mean(self, old: ir.Node) -> Edit:
+        """Takes the means of channels from codes."""
+        image = old.inputs[0]
+        assert image is not None
+        inputs = [self._channel_last(image, old), self._scale(self._regions.formats[image])]
+        outputs = [self._output(old.outputs[0], None)]
+        node = ir.Node("ai.edgefold", "CodeMean", inputs, outputs=outputs, name=node_label(old))
+        return self._replace(old, node, None)
+
+    def _replace(self, old: ir.Node, node: ir.Node, to: CodeFormat | None) -> Edit:
+        self._mark(node, [old])
+        self._place(node, old, old.outputs[0], to)
+        self._replaced.append(old)
+        return Edit(node_label(old), node.op_type)
 
     def remove_replaced(self) -> None:
         """Removes what the new nodes stand for, readers first."""

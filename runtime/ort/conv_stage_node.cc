@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ort/conv_stage_node.h"
 
-#include <atomic>
-#include <cstdio>
-
 namespace edgefold::ort {
 namespace {
 
@@ -90,21 +87,15 @@ void InferImage(const Api& api, OrtShapeInferContext* context, size_t scales, in
     image.names[d] = x.names[from[d]];
   }
   known = known && InferConvShape(api, context, scales, &image, &names);
-  // The type must be declared whatever is known of the sizes: a name that no other size has stands
-  // for one that is unknown.
-  static std::atomic<uint64_t> made{0};
-  char made_names[kImageRank][32];
+  // The type must be declared whatever is known of the sizes.
   SymbolicShape y;
   y.shape.rank = kImageRank;
   for (int d = 0; d < kImageRank; ++d) {
-    const bool sized = known && image.shape.dims[d] >= 0;
-    const bool named = known && image.names[d] != nullptr && image.names[d][0] != '\0';
-    y.shape.dims[to[d]] = sized ? image.shape.dims[d] : -1;
-    y.names[to[d]] = sized ? "" : named ? image.names[d] : made_names[d];
-    if (sized || named) continue;
-    std::snprintf(made_names[d], sizeof made_names[d], "edgefold_%llu",
-                  static_cast<unsigned long long>(++made));
+    y.shape.dims[to[d]] = known ? image.shape.dims[d] : -1;
+    y.names[to[d]] = known ? image.names[d] : "";
   }
+  MadeNames names_made;
+  NameUnknownSizes(&y, &names_made);
   InferredOutput(api, context, y_type, y, error);
 }
 

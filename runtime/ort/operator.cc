@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ort/operator.h"
 
+#include <atomic>
+#include <cstdio>
+
 namespace edgefold::ort {
 namespace {
 
@@ -54,6 +57,17 @@ bool InferredInput(const Api& api, OrtShapeInferContext* context, size_t index,
   error.Take(api, api.GetDimensions(info, out->shape.dims, rank), "list dimensions");
   error.Take(api, api.GetSymbolicDimensions(info, out->names, rank), "name dimensions");
   return !error.failed();
+}
+
+void NameUnknownSizes(SymbolicShape* shape, MadeNames* names) {
+  static std::atomic<uint64_t> made{0};
+  for (int d = 0; d < shape->shape.rank; ++d) {
+    const bool named = shape->names[d] != nullptr && shape->names[d][0] != '\0';
+    if (shape->shape.dims[d] >= 0 || named) continue;
+    std::snprintf(names->text[d], sizeof names->text[d], "edgefold_%llu",
+                  static_cast<unsigned long long>(++made));
+    shape->names[d] = names->text[d];
+  }
 }
 
 int64_t InferredInt(const Api& api, OrtShapeInferContext* context, const char* name) {

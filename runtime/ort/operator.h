@@ -45,6 +45,12 @@ struct SymbolicShape {
   const char* names[kMaxRank];
 };
 bool InferredInput(const Api& api, OrtShapeInferContext* context, size_t index, SymbolicShape* out);
+// Gives every unknown size that has no name one that no other size has: a type can be declared only
+// together with a shape, and unknown sizes only by name.
+struct MadeNames {
+  char text[kMaxRank][32];
+};
+void NameUnknownSizes(SymbolicShape* shape, MadeNames* names);
 // An integer attribute, or -1.
 int64_t InferredInt(const Api& api, OrtShapeInferContext* context, const char* name);
 // Declares output 0.

@@ -90,7 +90,6 @@ class EfficiencyGap:
 
 HEADER = ("model", "form", "floor ms", "time ms", "of floor", "lost most in (ms)")
 LOSSES_HEADER = ("model", "form", "operator", "nodes", "floor ms", "time ms", "lost ms")
-_NAMED = 3  # operators in a row
 
 
 def gap_row(model: str, form: str, found: Waterline) -> GapRow:
@@ -107,9 +106,9 @@ def gap_row(model: str, form: str, found: Waterline) -> GapRow:
     return GapRow(model, form, floor, time, min(floor / time, 1.0) if time else 1.0, ranked)
 
 
-def lost_most(row: GapRow) -> str:
+def lost_most(row: GapRow, most: int = 3) -> str:
     """The operators in which a form loses most, with milliseconds: ``Conv 4.1, Add 0.3``."""
-    named = (one for one in row.operators[:_NAMED] if one.lost_ms > row.time_ms / 50)
+    named = (one for one in row.operators[:most] if one.lost_ms > row.time_ms / 50)
     return ", ".join(f"{short_operator(one.operator)} {one.lost_ms:.2g}" for one in named)
 
 

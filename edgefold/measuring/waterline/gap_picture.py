@@ -57,7 +57,13 @@ def _rows(gap: EfficiencyGap, x: Callable[[float], float]) -> Iterator[str]:
         yield f'<line x1="{floor:.1f}" y1="{y:.1f}" x2="{time:.1f}" y2="{y:.1f}" stroke="{colour}" stroke-width="3"/>'
         yield f'<circle cx="{floor:.1f}" cy="{y:.1f}" r="5" fill="white" stroke="{colour}" stroke-width="2"/>'
         yield f'<circle cx="{time:.1f}" cy="{y:.1f}" r="5.5" fill="{colour}"/>'
-        yield text(time + 10, y + 4, f"{100 * row.fraction:.0f} % of {row.time_ms:.3g} ms; lost: {lost_most(row)}")
+        yield text(time + 10, y + 4, f"{100 * row.fraction:.0f} % of {row.time_ms:.3g} ms{_lost(row)}")
+
+
+def _lost(row: GapRow) -> str:
+    """The operator that loses most; a line has room for no more."""
+    operator = lost_most(row, 1)
+    return f"; lost most in {operator}" if operator else ""
 
 
 def _short(name: str) -> str:

@@ -49,10 +49,10 @@ MODELS: dict[str, dict[str, tuple[int, ...]]] = {
 }
 READING = (
     "- An int8 form has a third to a half of the float form's floor, and half to nine tenths of its time: without",
-    "  VNNI, most of what eight bits could gain is still in the gap. ONNX Runtime's float convolutions are at 55 to 83 % of",
-    "  the machine, its integer ones at 31 to 40 %, EdgeFold's at 28 to 30 %; of keras_mobilenetv1_vww all less, for",
-    "  its convolutions of some 15 microseconds are too short to come near a floor. At minilm's products both integer",
-    "  backends reach half of the machine.",
+    "  VNNI, most of what eight bits could gain is still in the gap. ONNX Runtime's float convolutions are at 55 to",
+    "  83 % of the machine, its integer ones at 31 to 40 %, EdgeFold's at 28 to 30 %; of keras_mobilenetv1_vww all",
+    "  less, for its convolutions of some 15 microseconds are too short to come near a floor. At minilm's products",
+    "  both integer backends reach half of the machine.",
     "- Nearly all of the gap of convolutional models lies in the convolutions themselves and not between them: in",
     "  EdgeFold `FusedConvBlock` (squeezenet) and `FusedInvertedResidual` (mobilenetv2) are what to make faster.",
     "- Models of tokens lose a fifth to two thirds of it between their products, in what moves and maps elements.",

@@ -11,10 +11,10 @@
 namespace edgefold {
 namespace {
 
-constexpr int64_t kChannelsAtOnce = 64;  // of a mean: a cache line of every pixel
-constexpr int64_t kShortSums = 128;      // codes whose sum fits int16
-constexpr int64_t kGateElements = 4096;  // that are widened at once: their int32 stay in L1
-constexpr int64_t kLanes = 16;           // what the requantizer reads at once
+constexpr int64_t kChannelsAtOnce = 64;   // of a mean: a cache line of every pixel
+constexpr int64_t kShortSums = 128;       // codes whose sum fits int16
+constexpr int64_t kGateElements = 16384;  // that are widened at once: their int32 stay in L2
+constexpr int64_t kLanes = 16;            // what the requantizer reads at once
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // Adds the codes of some channels, `stride` apart from pixel to pixel. `channels` is a constant

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 
@@ -118,7 +119,9 @@ void Run(const RequantizeArguments& r, const Bounds& bounds, const Function& act
   const int64_t y_stride = r.y_stride * kElement;
   const bool adds = r.place != Residual::kNone;
   const int64_t residual_stride = adds ? r.residual_stride : 0;
-  for (int64_t n = 0; n < r.channels; n += kLanes) {
+  for (int64_t first = 0; first < r.channels; first += kLanes) {
+    // The last sixteen overlap those before them where they would reach beyond the channels.
+    const int64_t n = r.channels < kLanes ? 0 : std::min(first, r.channels - kLanes);
     const Columns<kCodes, Function> columns(r, n, bounds, activation);
     const int32_t* sums = r.sums + n;
     const uint8_t* residual = adds ? r.residual + n : nullptr;

@@ -19,7 +19,6 @@ from edgefold.passes import Effect, Pass
 from edgefold.passes.base import OPTION
 from edgefold.session import LITTLE_MEMORY, make_session
 
-FLOAT32_EPSILON = float(np.finfo(np.float32).eps)
 CHECKABLE_BYTES = 16 << 20  # above this the checker reads a file: in memory it would hold the weights three times
 
 
@@ -98,13 +97,19 @@ def check_numerics(before: ir.Model, after: ir.Model, step: Pass, feeds: Mapping
     if step.effect is Effect.LOSSY:
         return difference
     nodes = sum(1 for _ in before.graph.all_nodes())
-    allowed = 0.0 if step.effect is Effect.EXACT else 8 * FLOAT32_EPSILON * max(nodes, 8)
+    allowed = 0.0 if step.effect is Effect.EXACT else 8 * _epsilon(before) * max(nodes, 8)
     if difference.relative > allowed:
         raise VerificationError(
             f"{step.name}: outputs differ by {difference.relative:.2e} of their largest magnitude, "
             f"{step.effect.value} allows {allowed:.2e}"
         )
     return difference
+
+
+def _epsilon(model: ir.Model) -> float:
+    """Of the type in which a model computes: half precision where it has such weights."""
+    half = any(value.dtype == ir.DataType.FLOAT16 for value in model.graph.initializers.values())
+    return float(np.finfo(np.float16 if half else np.float32).eps)
 
 
 def check_structure(before: ir.Model, after: ir.Model, step_name: str, options: Sequence[str] = ()) -> None:

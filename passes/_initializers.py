@@ -30,6 +30,19 @@ class InitializerStore:
         self._known[content] = value
         return value
 
+    def add_cast(self, name: str, array: npt.NDArray[Any], stored: ir.DataType, before: ir.Node) -> ir.Value:
+        """Keeps an array as `add_own`, in another float type; a Cast in front of a node gives it back in its own."""
+        value = self.add_own(name, array.astype(stored.numpy()))
+        if value.dtype == ir.DataType.from_numpy(array.dtype):
+            return value
+        wide = ir.DataType.from_numpy(array.dtype)
+        cast = ir.node("Cast", [value], {"to": ir.AttrInt64("to", wide)}, name=f"{value.name}/cast")
+        cast.outputs[0].name, cast.outputs[0].shape = cast.name, value.shape
+        cast.outputs[0].type = ir.TensorType(wide)
+        assert isinstance(before.graph, ir.Graph)
+        before.graph.insert_before(before, cast)
+        return cast.outputs[0]
+
     def add_own(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
         """Keeps an array that nothing else will share, so that it may be exchanged later."""
         unique, number = name, 1

@@ -37,10 +37,10 @@ def _rewrite(graph: ir.Graph, layer: Layer) -> None:
     x = layer.x
     if x.shape is None:
         x.shape = ir.Shape([None] * layer.rank)
-        x.dtype = x.dtype or ir.DataType.from_numpy(layer.experts[0].down.weight.dtype)
+    dtype = x.dtype = x.dtype or ir.DataType.from_numpy(layer.experts[0].down.weight.dtype)
     gates, end = layer.gates.write(graph, layer.name, len(layer.experts), last)
     output = write_dispatch(graph, layer.name, x, gates, layer.experts, layer.activation, after=end)
-    output.shape = old.shape
+    output.shape, output.type = old.shape, ir.TensorType(dtype)
     old.replace_all_uses_with(output, replace_graph_outputs=True)
     name = str(old.name)
     remove_unread(graph, [last])

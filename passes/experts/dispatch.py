@@ -12,6 +12,9 @@ then see experts as the ordinary matrix products they are, whose inputs are the 
         body_e = activation(x_e W_gate + b_gate, x_e W_up + b_up) W_down + b_down                       [n, d]
         y_{e+1} = ScatterND(y_e, Unsqueeze(rows_e, 1), body_e * Unsqueeze(Gather(column_e, rows_e), 1), "add")
 
+Layers in float16 are computed in float32, between two casts: ONNX Runtime's CPU provider adds up by ScatterND in
+nothing narrower. Their weights stay float16 in the file, each behind a Cast.
+
 The form is written here and read in `passes.experts.dispatched`.
 """
 
@@ -68,6 +71,7 @@ def write_dispatch(
     experts: Sequence[Expert],
     activation: Expression,
     *,
+    stored: ir.DataType | None = None,
     after: ir.Node | None = None,
 ) -> ir.Value:
     """Puts a layer in dispatch form into a graph.
@@ -76,23 +80,28 @@ def write_dispatch(
         graph: the main graph.
         layer: prefix of the names of nodes (``{layer}/experts.0/gate``) and weights (``{layer}.experts.0.gate``).
         x: tokens [T, d], or with more axes before the last.
-        gates: [T, M], or with the axes of x and M in the place of d; of the type of the weights.
+        gates: [T, M], or with the axes of x and M in the place of d; of the type of x.
         experts: M of them. Products that hold the same memory share an initializer.
         activation: over each expert's `inputs`.
+        stored: type of the weights in the file; None for that which they have.
         after: the node behind which the layer is put; None for the end of the graph.
 
     Returns:
-        The layer's output, of the shape of x.
+        The layer's output, of the shape and the type of x.
     """
-    writer = _Writer(graph, layer, ir.DataType.from_numpy(experts[0].down.weight.dtype))
-    flat, rows_of_gates = writer.rows(x, "tokens"), writer.rows(gates, "gates")
+    stored = stored or ir.DataType.from_numpy(experts[0].down.weight.dtype)
+    half = x.dtype == ir.DataType.FLOAT16
+    writer = _Writer(graph, layer, ir.DataType.FLOAT if stored == ir.DataType.FLOAT16 else stored, stored)
+    flat, rows_of_gates = (writer.rows(*one, half) for one in ((x, "tokens"), (gates, "gates")))
     shape = writer.node("Shape", [flat], "shape", ir.DataType.INT64)
-    zero = ir.tensor(np.zeros(1, experts[0].down.weight.dtype))
+    zero = ir.tensor(np.zeros(1, writer.dtype.numpy()))
     total = writer.node("ConstantOfShape", [shape], "zeros", value=zero)
     for number, expert in enumerate(experts):
         total = writer.expert(number, expert, activation, flat, rows_of_gates, total)
-    if flat is not x:
+    if len(x.shape or ()) != 2:
         total = writer.node("Reshape", [total, writer.node("Shape", [x], "x_shape", ir.DataType.INT64)], "output")
+    if half:
+        total = writer.node("Cast", [total], "half", ir.DataType.FLOAT16, to=ir.DataType.FLOAT16)
     total.shape = x.shape
     if after is None:
         graph.extend(writer.nodes)
@@ -104,10 +113,11 @@ def write_dispatch(
 class _Writer:
     """Collects the nodes of one layer."""
 
-    def __init__(self, graph: ir.Graph, layer: str, dtype: ir.DataType) -> None:
+    def __init__(self, graph: ir.Graph, layer: str, dtype: ir.DataType, stored: ir.DataType) -> None:
         self.nodes: list[ir.Node] = []
+        self.dtype = dtype
         self._layer = layer
-        self._dtype = dtype
+        self._stored = stored
         self._store = InitializerStore(graph)
         self._kept: dict[object, ir.Value] = {}
 
@@ -120,13 +130,16 @@ class _Writer:
         **attributes: Any,
     ) -> ir.Value:
         """Adds a node with one output, which has its name."""
-        output = ir.Value(name=f"{self._layer}/{name}", type=ir.TensorType(dtype or self._dtype))
+        output = ir.Value(name=f"{self._layer}/{name}", type=ir.TensorType(dtype or self.dtype))
         found = ir.convenience.convert_attributes(attributes)
         self.nodes.append(ir.Node("", operator, inputs, found, outputs=[output], name=output.name))
         return output
 
-    def rows(self, value: ir.Value, name: str) -> ir.Value:
-        """A value with all axes but the last run together; itself where it has two."""
+    def rows(self, value: ir.Value, name: str, half: bool) -> ir.Value:
+        """A value with all axes but the last run together, itself where it has two; cast where it is half."""
+        if half:
+            wide = self.node("Cast", [value], f"{name}_wide", to=self.dtype)
+            wide.shape, value = value.shape, wide
         if value.shape is not None and value.shape.rank() == 2:
             return value
         columns = self.node("Shape", [value], f"{name}_size", ir.DataType.INT64, start=-1)
@@ -147,7 +160,7 @@ class _Writer:
         tokens = self.node("Gather", [x, rows], f"{at}/tokens", axis=0)
         names = PRODUCT_NAMES[len(expert.inputs)]
         hidden = [self._product(one, tokens, at, name) for one, name in zip(expert.inputs, names, strict=True)]
-        nodes, result = write_expression(activation, hidden, self._store, f"{self._layer}/{at}", self._dtype)
+        nodes, result = write_expression(activation, hidden, self._store, f"{self._layer}/{at}", self.dtype)
         self.nodes += nodes
         body = self._product(expert.down, result, at, "down")
         weight = self.node("Gather", [column, rows], f"{at}/weight", axis=0)
@@ -168,7 +181,9 @@ class _Writer:
         view = array.__array_interface__
         memory = (view["data"], array.strides, array.shape)  # tied weights are read into other arrays of one memory
         if memory not in self._kept:
-            self._kept[memory] = self._store.add_own(name, np.ascontiguousarray(array))
+            kept = self._store.add_own(name, np.ascontiguousarray(array, self._stored.numpy()))
+            wide = self.dtype == self._stored
+            self._kept[memory] = kept if wide else self.node("Cast", [kept], f"{name}/cast", to=self.dtype)
         return self._kept[memory]
 
     def _integers(self, values: list[int]) -> ir.Value:

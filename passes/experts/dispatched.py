@@ -109,6 +109,11 @@ class DispatchedLayer:
     activation: Expression
     nodes: tuple[ir.Node, ...]
 
+    @property
+    def stored(self) -> ir.DataType:
+        """Type of its weights in the file."""
+        return ir.DataType(self.experts[0].down.sites()[-1].weight.tensor.dtype)
+
 
 def find_dispatched(model: ir.Model) -> tuple[DispatchedLayer, ...]:
     """The layers of the main graph that are in dispatch form, in the order of the graph."""
@@ -131,6 +136,7 @@ def replace_dispatched(
     Returns:
         The new output, which has the name of the old one.
     """
+    stored = layer.stored
     weights = {value for node in layer.nodes for value in node.inputs if value is not None and value.is_initializer()}
     for value in weights:
         if all(use.node in layer.nodes for use in value.uses()) and not value.is_graph_output():
@@ -142,7 +148,8 @@ def replace_dispatched(
     name = layer.output.name
     for value in (output for node in layer.nodes for output in node.outputs):
         value.name = f"{value.name}:replaced"  # its name is free for the new layer
-    output = write_dispatch(graph, layer.name, tokens, gates, experts, layer.activation, after=layer.nodes[-1])
+    after, activation = layer.nodes[-1], layer.activation
+    output = write_dispatch(graph, layer.name, tokens, gates, experts, activation, stored=stored, after=after)
     layer.output.replace_all_uses_with(output, replace_graph_outputs=True)
     graph.remove(layer.nodes, safe=True)
     for value in (value for node in graph for value in node.outputs if value.name == name):

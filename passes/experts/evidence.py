@@ -103,7 +103,7 @@ class Observer:
 def _rows(source: Calibrates, value: ir.Value, limit: int) -> Array:
     request = Rows(str(value.name))
     found: Array = source.rows([request], limit)[request][0]
-    return found
+    return found.astype(np.float32, copy=False)
 
 
 def _limit(layer: DispatchedLayer) -> int:
@@ -113,8 +113,9 @@ def _limit(layer: DispatchedLayer) -> int:
 
 
 def _unfolded(output: ir.Value) -> ir.Value:
-    """The output with the axes of the layer's input, where it had more than two."""
-    uses = list(output.uses())
-    if len(uses) == 1 and uses[0].idx == 0 and uses[0].node.op_type == "Reshape" and not output.is_graph_output():
-        return uses[0].node.outputs[0]
+    """The output with the axes of the layer's input, where it had more than two, and in its type."""
+    while len(uses := list(output.uses())) == 1 and uses[0].idx == 0 and not output.is_graph_output():
+        if uses[0].node.op_type not in ("Reshape", "Cast"):
+            break
+        output = uses[0].node.outputs[0]
     return output

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from edgefold.passes._constants import trace_constant
 from edgefold.passes._refittable import store
 from edgefold.passes.experts.dispatch import Array, Expert, Product
 from edgefold.passes.experts.dispatched import DispatchedExpert, DispatchedLayer
@@ -36,8 +37,8 @@ def refit_last(layer: DispatchedLayer, evidence: Evidence) -> None:
     for expert, found in zip(layer.experts, fitted, strict=True):
         store(expert.down.sites()[-1].weight.root, found.weights.down.weight)
         if expert.down.bias is not None and found.weights.down.bias is not None:
-            bias = next(value for value in expert.down.bias.inputs if value is not None and value.is_initializer())
-            store(bias, found.weights.down.bias)
+            bias = next(one for one in map(trace_constant, expert.down.bias.inputs) if one is not None)
+            store(bias.root, found.weights.down.bias)
 
 
 def _function(expert: DispatchedExpert, layer: DispatchedLayer) -> Factored:

@@ -76,7 +76,7 @@ class Router:
     def masked(self, graph: ir.Graph, experts: int) -> Mask:
         """Puts a row of E numbers, at first 0, where it is added to what the choice is made by."""
         readers = [one for one in (self.normalized, self.choice) if one is not None]
-        dtype = self.logits.dtype or ir.DataType.FLOAT
+        dtype = _float_type(self.logits)
         row = InitializerStore(graph).add_own(f"{self.logits.name}.mask", np.zeros(experts, dtype.numpy()))
         added = []
         for reader in readers:
@@ -141,6 +141,13 @@ def _router(choice: ir.Node) -> Router | None:
         normalized = node if node.op_type == "Softmax" else normalized
         value = next((one for one in node.inputs if one is not None and not one.is_initializer()), None)
     return None if value is None else Router(choice, normalized, value)
+
+
+def _float_type(value: ir.Value) -> ir.DataType:
+    """Its element type; where the graph does not say, that of what it is computed from."""
+    node = value.producer()
+    known = [value.dtype, *(one.dtype for one in (node.inputs if node else ()) if one is not None)]
+    return next((one for one in known if one is not None and one.is_floating_point()), ir.DataType.FLOAT)
 
 
 def _put(graph: ir.Graph, gates: ir.Value, nodes: Sequence[ir.Node], columns: int) -> ir.Value:

@@ -67,13 +67,17 @@ def narrowed(experts: Sequence[FeedForward], evidence: Evidence, rank: int) -> N
 
 def write_narrowed(graph: ir.Graph, layer: DispatchedLayer, found: Narrowed) -> None:
     """Puts a narrowed layer in the place of a layer in dispatch form."""
-    store, dtype = InitializerStore(graph), found.experts[0].weights.down.weight.dtype
-    output, name = layer.output, layer.name
-    first = _product(store, layer.x, found.first.astype(dtype), f"{name}/first_basis")
-    graph.insert_before(layer.nodes[0], first)
+    store, start = InitializerStore(graph), layer.nodes[0]
+    output, name, dtype = layer.output, layer.name, found.experts[0].weights.down.weight.dtype
+    bases = [
+        store.add_cast(f"{name}.{place}_basis", matrix.astype(dtype), layer.stored, start)
+        for place, matrix in (("first", found.first), ("last", found.last))
+    ]
+    first = _product(layer.x, bases[0], f"{name}/first_basis")
+    graph.insert_before(start, first)
     members = [one.weights for one in found.experts]
     inner = replace_dispatched(graph, layer, layer.gates, members, x=first.outputs[0])
-    last = _product(store, inner, found.last.astype(dtype), f"{name}/last_basis")
+    last = _product(inner, bases[1], f"{name}/last_basis")
     producer = inner.producer()
     assert producer is not None
     inner.replace_all_uses_with(last.outputs[0], replace_graph_outputs=True)
@@ -128,8 +132,9 @@ def _between(expert: FeedForward, x: Array, first: Matrix, last: Matrix) -> Feed
     return FeedForward(Expert(tuple(map(fitted, weights.inputs)), down), expert.activation)
 
 
-def _product(store: InitializerStore, value: ir.Value, matrix: Array, name: str) -> ir.Node:
-    node = ir.node("MatMul", [value, store.add_own(name.replace("/", "."), matrix)], name=name)
+def _product(value: ir.Value, matrix: ir.Value, name: str) -> ir.Node:
+    node = ir.node("MatMul", [value, matrix], name=name)
     output = node.outputs[0]
+    assert matrix.shape is not None
     output.name, output.type, output.shape = name, value.type, ir.Shape([None, matrix.shape[1]])
     return node

@@ -24,9 +24,9 @@ def factor(site: WeightedNode, first: Matrix, second: Matrix, store: Initializer
         store: of the graph.
     """
     node, weight = site.node, site.weight
-    name, dtype = str(weight.root.name), weight.dtype.numpy()
-    thin = store.add_own(f"{name}_first", _stored(site, first / site.alpha).astype(dtype))
-    wide = store.add_own(f"{name}_second", _stored(site, second, pointwise=True).astype(dtype))
+    name, dtype, stored = str(weight.root.name), weight.dtype.numpy(), ir.DataType(weight.tensor.dtype)
+    thin = store.add_cast(f"{name}_first", _stored(site, first / site.alpha).astype(dtype), stored, node)
+    wide = store.add_cast(f"{name}_second", _stored(site, second, pointwise=True).astype(dtype), stored, node)
     operator = "Conv" if site.stored == "conv" else "Gemm" if site.stored == "nk" else "MatMul"
     added = ir.node(operator, [site.data, thin], name=f"{site.label}_first")
     output = added.outputs[0]

@@ -17,8 +17,9 @@ from edgefold.passes.experts.dispatch import Array, Expert, Product
 from edgefold.passes.experts.recognition.gates import Found
 from edgefold.passes.pruning.groups import Trace
 
-TOLERANCE = 1e-4
-"""Largest difference between a layer and what was understood of it, as a share of its largest output."""
+TOLERANCES = {np.dtype(np.float32): 1e-4, np.dtype(np.float16): 1e-2}
+"""Largest difference between a layer and what was understood of it, as a share of its largest output, by the type of
+its weights: in half precision the layer itself rounds every intermediate value to 11 bits."""
 
 COUNTS = (7, 1, 64)
 """Tokens of the runs; 7 first, because no other size of a layer is likely to be 7."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import onnx_ir as ir
 
 from edgefold.passes.base import Context, Skip, SkipReason
@@ -19,7 +18,7 @@ from edgefold.passes.experts.dispatch import Array, Expert
 from edgefold.passes.experts.dispatched import find_dispatched
 from edgefold.passes.experts.recognition import graph_forms, microsoft
 from edgefold.passes.experts.recognition.certificate import (
-    TOLERANCE,
+    TOLERANCES,
     Block,
     Run,
     UncutError,
@@ -88,8 +87,8 @@ def _decide(model: ir.Model, proposal: Proposal, trace: Trace, context: Context)
     if context.excludes(proposal.name):
         return Skip(proposal.name, SkipReason.EXCLUDED)
     dtype = proposal.experts[0].down.weight.dtype
-    if dtype != np.float32:
-        return Skip(proposal.name, SkipReason.DTYPE, f"{dtype}; ONNX Runtime adds experts up in float32 only")
+    if dtype not in TOLERANCES:
+        return Skip(proposal.name, SkipReason.DTYPE, f"{dtype}; only float32 and float16 are known")
     try:
         runs = list(Block.cut(model, proposal.root, proposal.observed, trace).runs(context))
     except UncutError as refusal:
@@ -97,7 +96,7 @@ def _decide(model: ir.Model, proposal: Proposal, trace: Trace, context: Context)
     reading, output = _closest(proposal, runs[0])
     pairs = ((run.found[str(output.name)], _expected(proposal, reading, run)) for run in runs)
     error = max(difference(*pair) for pair in pairs)
-    if error > TOLERANCE:
+    if error > TOLERANCES[dtype]:
         why = f"what was read of it differs by {error:.1g} of its largest output"
         return Skip(proposal.name, SkipReason.NOT_UNDERSTOOD, why)
     logits = runs[-1].found[str(proposal.logits.name)].reshape(-1, len(proposal.experts))

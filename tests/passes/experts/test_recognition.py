@@ -204,25 +204,6 @@ def test_near_misses(case: str) -> None:
     assert find_layers(model, CONTEXT) == ([], [])
 
 
-def test_half_precision_is_left_alone() -> None:
-    text = """model (float16[T, 8] x) => (float16[T, 8] y) {
-        logits = MatMul(x, router)
-        values, chosen = TopK <axis = -1>(logits, two)
-        weights = Softmax <axis = -1>(values)
-        size = Shape(logits)
-        none = Expand(zero, size)
-        gates = ScatterElements <axis = -1>(none, chosen, weights)
-        up = Einsum <equation = "td,edf->tef">(x, ups)
-        hidden = Relu(up)
-        y = Einsum <equation = "tef,efd,te->td">(hidden, downs, gates)
-    }"""
-    tensors = {"router": weights(8, 4), "ups": weights(4, 8, 6), "downs": weights(4, 6, 8), "zero": np.zeros(1)}
-    halves = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
-    layers, skips = find_layers(graph(text, {**halves, "two": np.array([2], np.int64)}), CONTEXT)
-    assert not layers
-    assert [skip.reason for skip in skips] == [SkipReason.DTYPE]
-
-
 def test_moe_charlm() -> None:
     path = Path(os.environ.get("EDGEFOLD_DATA", "data")) / "moe_charlm" / "model.onnx"
     if not path.exists():

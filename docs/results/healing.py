@@ -48,7 +48,7 @@ READING = (
     "samples and with padded positions counted it had ended at 1.2 %. Its student was made by the pass alone, without",
     "the recipe's other steps.",
     "",
-    "The 4-bit ResNet-20 is within the noise of its original before it is trained, and stays there.",
+    "The 4-bit ResNets are within the noise of their originals before they are trained, and stay there.",
 )
 COLUMNS = (
     *("model", "student", "seed", "metric", "original", "before", "after", "to the original", "95 % interval"),

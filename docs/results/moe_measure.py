@@ -33,6 +33,7 @@ from edgefold.scoring.task import Task, load_task
 from edgefold.session import make_session, run
 
 WINDOW = 96  # tokens that every subject takes
+TO_HEAL_ON, TO_CALIBRATE_ON = 4096, 256  # windows of 128 tokens
 PEAK = """
 import sys
 from edgefold.measuring.measure import peak_rss
@@ -67,7 +68,7 @@ def measured(folder: Path, work: Path, row: Row, seed: int, base: Path) -> dict[
         folder: of the original, its task and its text to train on.
         work: folder of results.
         row: what to make.
-        seed: of calibration and every random choice.
+        seed: of the calibration data and of every random choice.
         base: the model that it starts from.
     """
     original = dispatched(folder, work)
@@ -150,9 +151,13 @@ def generated(path: Path, original: Path, task: Task) -> dict[str, float]:
 
 
 def _run(folder: Path, start: Path, out: Path, steps: Sequence[Step], seed: int) -> list[dict[str, Any]]:
-    """Runs steps and writes the model; the figures that they reported."""
+    """Runs steps and writes the model; the figures that they reported.
+
+    Seed 0 calibrates on the task's own data, others on as many windows drawn from the text to train on.
+    """
     heals = any("heal" in step.values() for step in steps)
-    task = load_task(_text_to_heal_on(folder, out) if heals else folder / "task.yaml")
+    windows = TO_HEAL_ON if heals else TO_CALIBRATE_ON if seed else 0
+    task = load_task(_task_on_text(folder, out, windows, seed) if windows else folder / "task.yaml")
     original = folder / "model.onnx"
     given = inputs(original, task)
     if heals:
@@ -194,13 +199,13 @@ def _counts(model: ir.Model) -> dict[Any, int]:
     return {"MANY": size * 3 // 4, "HALF": size // 2}
 
 
-def _text_to_heal_on(folder: Path, out: Path) -> Path:
-    """A task whose calibration data are 4096 windows of the text that the model was trained on."""
+def _task_on_text(folder: Path, out: Path, count: int, seed: int) -> Path:
+    """A task whose calibration data are windows of the text that the model was trained on."""
     task = yaml.safe_load((folder / "task.yaml").read_text())
     place = (folder / task["data"]).resolve()
     with np.load(place.parent / "train.npz") as arrays:
         text = arrays["ids"] if "ids" in arrays else arrays["x"].ravel()
-    starts = np.random.default_rng(0).integers(0, len(text) - 128, 4096)
+    starts = np.random.default_rng(seed).integers(0, len(text) - 128, count)
     windows = out.with_suffix(".train.npz")
     np.savez(windows, x=text[starts[:, None] + np.arange(128)])
     task |= {"data": str(place), "calibration": {"data": str(windows.resolve())}}

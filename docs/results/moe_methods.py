@@ -59,7 +59,7 @@ def prune(count: str, **options: Any) -> Step:
 
 
 def quantized(bits: int, method: str = "shift-lut") -> Step:
-    """Weights of the experts alone, rounded with second-order information."""
+    """Weights of the experts alone, rounded with second-order information; 2 bits of `shift` are -1, 0 and 1."""
     widths = {"weights": bits, "first_last": bits}
     return {"pass": "quantize", "method": method, "rounding": "gptq", "bias_correction": "there", **widths}
 
@@ -80,6 +80,7 @@ def rows() -> Iterator[Row]:
     for bits in (4, 3, 2):
         yield Row(f"{bits}-bit experts", (quantized(bits),))
         yield Row(f"1/2: merge-experts, {bits}-bit", (quantized(bits),), "1/2: merge-experts")
+    yield Row("ternary experts", (quantized(2, "shift"),))
     yield Row("original, healed", (HEAL,), seeds=(0,))
     yield Row("1/2: merge-experts, healed", (HEAL,), "1/2: merge-experts", (0,))
     yield Row("1/2: merge-experts, healed, 4-bit", (quantized(4),), "1/2: merge-experts, healed", (0,))

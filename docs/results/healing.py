@@ -48,6 +48,9 @@ READING = (
     "samples and with padded positions counted it had ended at 1.2 %. Its student was made by the pass alone, without",
     "the recipe's other steps.",
     "",
+    "MiniLM with L1 in place of every layer normalization is at 0.8139 calibrated and at 0.8668 healed, its original",
+    "within the noise (ADR 0015).",
+    "",
     "The 4-bit ResNets are within the noise of their originals before they are trained, and stay there.",
 )
 COLUMNS = (

@@ -87,6 +87,11 @@ class Range:
         # An element anywhere in its bin adds the bin's own variance to every candidate alike, so centres suffice.
         return float(scales[int(np.argmin(errors))])
 
+    def byte_codes(self) -> tuple[int, int, float]:
+        """Least and largest code of 8 bits and their scale: unsigned for what is never negative, as after a ReLU."""
+        low, high = (0, 255) if self.low >= 0 else (-127, 127)
+        return low, high, float(np.float32(self.scale(low, high)))
+
     def _widen(self, magnitude: float) -> None:
         """Doubles the bins until they hold `magnitude`."""
         if self.top == 0.0 and magnitude > _TINY:

@@ -48,9 +48,9 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
 
     Numerics: lossy, in two respects: a residual between convolutions is added as its codes, of which the next
     convolution would have read the same ones, so that its sum is half a step off at most; and so are the factors of an
-    excitation multiplied with codes, whose scale is calibrated. ``residuals: float`` keeps
-    both as they were. All else is reassociated: integer sums, scales and codes are those of the separate nodes, bit for
-    bit, and activation functions other than clippings are those of the kernels, within 2^-21 of the argument.
+    excitation multiplied with codes, whose scale is calibrated. ``residuals: float`` keeps both as they were. All else
+    is reassociated: integer sums, scales and codes are those of the separate nodes, bit for bit, and activation
+    functions other than clippings are those of the kernels, within 2^-21 of the argument.
 
     Example: ``y = ShiftConv(Relu(ShiftConv(x, ...)), ...)`` becomes
     ``y = FusedConvBlock(FusedConvBlock(x, ...), ...)``.

@@ -24,6 +24,7 @@ from edgefold.passes.quantize import Quantize
 from edgefold.recipe import load_recipe
 from edgefold.scoring.evaluate import evaluate
 from edgefold.scoring.task import load_task
+from edgefold.verification import check_numerics
 
 Command = Callable[..., Any]  # the fixture `edgefold`
 ROOT = Path(__file__).resolve().parent.parent
@@ -207,6 +208,30 @@ class Break(Pass, frozen=True, kw_only=True):
         assert value.const_value is not None
         model.graph.initializers[name].const_value = ir.tensor(value.const_value.numpy() * 2, name=name)
         return Notes((Edit(name, "doubled"),))
+
+
+class Shrink(Pass, frozen=True, kw_only=True):
+    """Claims to compute the same in another order and is off by a tenth."""
+
+    effect = Effect.REASSOCIATED
+
+    def rewrite(self, model: ir.Model, context: Context) -> Notes:
+        value = model.graph.initializers["w"]
+        assert value.const_value is not None
+        value.const_value = ir.tensor((value.const_value.numpy() * 0.9).astype(np.float16), name="w")
+        return Notes()
+
+
+def test_half_precision_does_not_excuse_what_is_wrong() -> None:
+    deep = "".join(f"x{i + 1} = Identity(x{i}) " for i in range(200))
+    text = f'<ir_version: 10, opset_import: ["": 21]> g (float16[4] x0) => (float16[4] y) {{ {deep} y = Mul(x200, w) }}'
+    model = ir.from_onnx_text(text, initializers=[ir.tensor(np.ones(4, np.float16), name="w")])
+    wrong = model.clone()
+    Shrink().rewrite(wrong, Context())
+    feeds = {"x0": np.ones(4, np.float16)}
+    with pytest.raises(VerificationError, match=r"shrink: outputs differ by 1.00e-01 .* allows 5.00e-02"):
+        check_numerics(model, wrong, Shrink(), feeds)
+    check_numerics(model, model, Shrink(), feeds)
 
 
 def test_a_pass_that_lies_is_stopped_with_a_reproducer(

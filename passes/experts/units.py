@@ -53,6 +53,8 @@ def choose_units(prepared: Prepared, share: float, *, equal: bool) -> tuple[Mapp
             continue
         costs.append(experts[0].unit_weights)
         budget += share * costs[-1] * sum(expert.width for expert in experts)
+    if not scores:
+        return {}, skips
     return dict(zip(scores, strongest(list(scores.values()), costs, budget, equal=equal), strict=True)), skips
 
 
@@ -88,7 +90,7 @@ def strongest(
     """The units that are worth most for their cost, at least one of each expert, within a budget.
 
     Args:
-        scores: of each layer, of each of its experts, of each unit.
+        scores: of each layer, of each of its experts, of each unit; the experts of a layer have equally many.
         costs: of one unit of each layer.
         budget: of all costs.
         equal: whether the experts of a layer keep equally many.

@@ -104,9 +104,8 @@ def _calibrated(calibration: Calibrates | None, values: Collection[ir.Value]) ->
         return {}
     formats = {}
     for value in values:
-        one = observed[str(value.name)]
-        low, high = (0, 255) if one.low >= 0 else (-127, 127)
-        formats[value] = CodeFormat(float(np.float32(one.scale(low, high))), low, high)
+        low, high, scale = observed[str(value.name)].byte_codes()
+        formats[value] = CodeFormat(scale, low, high)
     return formats
 
 

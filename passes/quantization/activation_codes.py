@@ -102,7 +102,7 @@ def _observed(
     if asked.bits == 8:
         observed = ranges.get(str(site.data.name), _UNSEEN)
         if isinstance(observed, Range) and observed.seen:
-            return _by_range(observed)
+            return Activation(*observed.byte_codes())
         observed = _UNSEEN if isinstance(observed, Range) else observed
         return Skip(site.label, SkipReason.FALLBACK, f"{observed}: {instead}")
     try:
@@ -120,12 +120,6 @@ def _substitute(site: WeightedNode, asked: Wanted) -> Activation:
 def _dynamic(bits: int) -> Activation:
     high = 2 ** (bits - 1) - 1
     return Activation(-high, high, 0.0)
-
-
-def _by_range(observed: Range) -> Activation:
-    """Unsigned codes for what is never negative (after a ReLU), else symmetric ones."""
-    low, high = (0, 255) if observed.low >= 0 else (-127, 127)
-    return Activation(low, high, float(np.float32(observed.scale(low, high))))
 
 
 def sampled_rows(site: WeightedNode, calibration: Calibrates) -> Float:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from dispatched_models import dispatched, experts
-from graphs import Array, run, weights
+from graphs import Array, graph, nodes, run, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,14 +25,19 @@ from edgefold.passes.quantize import Quantize
 FEEDS = {"x": weights(200, 8, seed=41)}
 
 
-def compressed(original: ir.Model, **options: object) -> ir.Model:
-    """A copy of a model after the pass."""
+def seeing(model: ir.Model) -> Context:
+    """A context whose calibration runs the model as it is now."""
 
     def batches() -> Iterator[dict[str, Array]]:
         yield from ({"x": part} for part in np.split(weights(1200, 8, seed=40), 4))
 
+    return Context(calibration=Calibration(model.clone(), batches, threads=1))
+
+
+def compressed(original: ir.Model, **options: object) -> ir.Model:
+    """A copy of a model after the pass."""
     model = original.clone()
-    CompressExperts(**options).rewrite(model, Context(calibration=Calibration(original, batches, threads=1)))  # type: ignore[arg-type]
+    CompressExperts(**options).rewrite(model, seeing(original))  # type: ignore[arg-type]
     return model
 
 
@@ -124,6 +129,21 @@ def test_narrower_experts_of_one_width_become_one_node_of_packed_weights() -> No
     Quantize(weights=4, method="rtn", first_last=4).rewrite(model, Context())
     assert len(FuseExperts().rewrite(model, Context()).edits) == 1
     assert error(model, before) < 0.05
+
+
+def test_experts_of_unlike_widths_are_refused_a_second_time() -> None:
+    once = compressed(dispatched(experts(4, f=32)), keep=0.5)
+    assert len(set(widths(once))) > 1
+    notes = CompressExperts(keep=0.5).rewrite(once, seeing(once))
+    assert [str(skip) for skip in notes.skips] == ["moe: unsupported rank (its experts differ in width)"]
+    assert not notes.edits
+
+
+@pytest.mark.parametrize("options", [{}, {"basis": "own", "sparse": 0.1}, {"basis": "shared"}], ids=str)
+def test_models_without_experts_stay_as_they_are(options: dict[str, object]) -> None:
+    model = graph("g (float[n, 8] x) => (float[n, 8] y) { y = Relu(x) }", {})
+    assert not CompressExperts(**options).rewrite(model, seeing(model)).edits  # type: ignore[arg-type]
+    assert nodes(model) == ["y = Relu(x)"]
 
 
 def test_options_that_do_nothing_are_refused() -> None:

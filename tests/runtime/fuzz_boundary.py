@@ -35,9 +35,10 @@ def nodes() -> dict[str, Callable[[np.random.Generator], Node]]:
     """Operator -> a working node of it."""
     import moe_oracle
     import one_node
+    import test_channel_gate
     from conv_oracle import Geometry
     from conv_oracle import model as shift_conv
-    from fused_conv import Block, conv_block
+    from fused_conv import Block, conv_block, image
     from oracle import random_weights
     from test_feed_forward import Block as FeedForwardBlock
     from test_fused_inverted_residual import inverted_residual
@@ -92,6 +93,16 @@ def nodes() -> dict[str, Callable[[np.random.Generator], Node]]:
         form = {"epsilon": 1e-5, "centred": 1, "activation_high": high}
         return l1_norm(x, scale[0], scale[1], np.zeros(1, np.uint8), **form), {"x": x}
 
+    def means(rng: np.random.Generator) -> Node:
+        made, feeds = test_channel_gate.mean(image(rng, str(rng.choice(["u8", "s8"])), 70, (3, 5)))
+        return _parsed(made), feeds
+
+    def gated(rng: np.random.Generator) -> Node:
+        x, y = (str(rng.choice(["u8", "s8"])) for _ in range(2))
+        factors = rng.uniform(0, 1, (2, 20, 1, 1)).astype(np.float32)
+        made, feeds = test_channel_gate.gate(image(rng, x, 20, (3, 5)), factors, y)
+        return _parsed(made), feeds
+
     return {
         "ShiftMatMul": matmul,
         "ShiftGather": gather,
@@ -102,6 +113,8 @@ def nodes() -> dict[str, Callable[[np.random.Generator], Node]]:
         "ShiftMoE": experts,
         "ShiftAttention": attended,
         "L1LayerNormalization": normalized,
+        "CodeMean": means,
+        "CodeGate": gated,
     }
 
 
@@ -111,7 +124,8 @@ def change(rng: np.random.Generator, model: onnx.ModelProto, feeds: dict[str, Ar
     del model.functions[:]  # the library's kernel and nothing else
     for value in (*graph.input, *graph.output):
         value.type.tensor_type.ClearField("shape")
-    kind = rng.choice(["attribute", "initializer", "input"] if graph.initializer else ["attribute", "input"])
+    kinds = {"attribute": node.attribute, "initializer": graph.initializer, "input": graph.input}
+    kind = rng.choice([kind for kind, there in kinds.items() if there])
     if kind == "attribute":
         attribute = node.attribute[int(rng.integers(len(node.attribute)))]
         if rng.random() < 0.05:

@@ -33,15 +33,14 @@ GUARD, CANARY = 256, 0xA5
 
 def nodes() -> dict[str, Callable[[np.random.Generator], Node]]:
     """Operator -> a working node of it."""
+    return _of_rows() | _of_images()
+
+
+def _of_rows() -> dict[str, Callable[[np.random.Generator], Node]]:
     import moe_oracle
     import one_node
-    import test_channel_gate
-    from conv_oracle import Geometry
-    from conv_oracle import model as shift_conv
-    from fused_conv import Block, conv_block, image
     from oracle import random_weights
     from test_feed_forward import Block as FeedForwardBlock
-    from test_fused_inverted_residual import inverted_residual
     from test_l1_layer_normalization import model as l1_norm
     from test_shift_attention import model as attention
 
@@ -54,23 +53,6 @@ def nodes() -> dict[str, Callable[[np.random.Generator], Node]]:
     def gather(rng: np.random.Generator) -> Node:
         made = one_node.gather(random_weights(rng, 40, 24, 4))
         return _parsed(made), {"x": rng.integers(0, 24, (3, 4))}
-
-    def conv(rng: np.random.Generator) -> Node:
-        group = int(rng.choice([1, 8]))
-        g = Geometry(8, 8, (3, 3), (6, 7), pads=(1, 1, 1, 1), group=group)
-        made = shift_conv(random_weights(rng, g.k, 8, 4), np.zeros(8, np.float32), 0.1, 0, 255, g)
-        return _parsed(made), {"x": rng.standard_normal((2, 8, 6, 7)).astype(np.float32)}
-
-    def block(rng: np.random.Generator) -> Node:
-        form = Block((8, 8), (3, 3), pads=(1, 1, 1, 1), group=int(rng.choice([1, 8])))
-        x, y, residual = (str(rng.choice(["float", "u8", "s8"])) for _ in range(3))
-        made, feeds = conv_block(form, x, y, residual if residual != "float" else None, int(residual != "float"))
-        return _parsed(made), feeds
-
-    def residual_block(rng: np.random.Generator) -> Node:
-        x, y = (str(rng.choice(["float", "u8"])) for _ in range(2))
-        made, feeds = inverted_residual(x, y, residual=bool(rng.integers(2)))
-        return _parsed(made), feeds
 
     def feed_forward(rng: np.random.Generator) -> Node:
         made = FeedForwardBlock(32, 64, 16).model()
@@ -93,6 +75,41 @@ def nodes() -> dict[str, Callable[[np.random.Generator], Node]]:
         form = {"epsilon": 1e-5, "centred": 1, "activation_high": high}
         return l1_norm(x, scale[0], scale[1], np.zeros(1, np.uint8), **form), {"x": x}
 
+    return {
+        "ShiftMatMul": matmul,
+        "ShiftGather": gather,
+        "FusedFeedForward": feed_forward,
+        "ShiftMoE": experts,
+        "ShiftAttention": attended,
+        "L1LayerNormalization": normalized,
+    }
+
+
+def _of_images() -> dict[str, Callable[[np.random.Generator], Node]]:
+    import test_channel_gate
+    from conv_oracle import Geometry
+    from conv_oracle import model as shift_conv
+    from fused_conv import Block, conv_block, image
+    from oracle import random_weights
+    from test_fused_inverted_residual import inverted_residual
+
+    def conv(rng: np.random.Generator) -> Node:
+        group = int(rng.choice([1, 8]))
+        g = Geometry(8, 8, (3, 3), (6, 7), pads=(1, 1, 1, 1), group=group)
+        made = shift_conv(random_weights(rng, g.k, 8, 4), np.zeros(8, np.float32), 0.1, 0, 255, g)
+        return _parsed(made), {"x": rng.standard_normal((2, 8, 6, 7)).astype(np.float32)}
+
+    def block(rng: np.random.Generator) -> Node:
+        form = Block((8, 8), (3, 3), pads=(1, 1, 1, 1), group=int(rng.choice([1, 8])))
+        x, y, residual = (str(rng.choice(["float", "u8", "s8"])) for _ in range(3))
+        made, feeds = conv_block(form, x, y, residual if residual != "float" else None, int(residual != "float"))
+        return _parsed(made), feeds
+
+    def residual_block(rng: np.random.Generator) -> Node:
+        x, y = (str(rng.choice(["float", "u8"])) for _ in range(2))
+        made, feeds = inverted_residual(x, y, residual=bool(rng.integers(2)))
+        return _parsed(made), feeds
+
     def means(rng: np.random.Generator) -> Node:
         made, feeds = test_channel_gate.mean(image(rng, str(rng.choice(["u8", "s8"])), 70, (3, 5)))
         return _parsed(made), feeds
@@ -104,15 +121,9 @@ def nodes() -> dict[str, Callable[[np.random.Generator], Node]]:
         return _parsed(made), feeds
 
     return {
-        "ShiftMatMul": matmul,
-        "ShiftGather": gather,
         "ShiftConv": conv,
         "FusedConvBlock": block,
         "FusedInvertedResidual": residual_block,
-        "FusedFeedForward": feed_forward,
-        "ShiftMoE": experts,
-        "ShiftAttention": attended,
-        "L1LayerNormalization": normalized,
         "CodeMean": means,
         "CodeGate": gated,
     }

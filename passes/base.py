@@ -63,6 +63,7 @@ class SkipReason(enum.StrEnum):
     NO_EXPERTS = "no mixture-of-experts layers were found"
     NO_BLOCKS = "no repeated residual blocks were found"
     INCOMPLETE_TRACE = "an exporter left experts out"
+    UNKNOWN_FORM = "written in a form that the pass does not know"
     NOT_UNDERSTOOD = "it computes something else than was read of it"
 
 

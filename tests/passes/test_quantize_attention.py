@@ -96,3 +96,43 @@ def test_an_output_and_an_exclusion_are_skips() -> None:
     weights = next(node for node in model.graph if node.op_type == "Softmax").outputs[0]
     model.graph.outputs.append(weights)
     assert [str(skip.reason) for skip in quantize(model).skips] == ["the value is a graph output"]
+
+
+REASONS = {
+    "a softcap": (f"{SWAP} p = MatMul(q, kt) d = Tanh(p) w = Softmax(d) y = MatMul(w, v)", "a form that the pass"),
+    "a factor after the mask": (
+        f"{SWAP} p = MatMul(q, kt) a = Add(p, m) d = Mul(a, c) w = Softmax(d) y = MatMul(w, v)",
+        "a form that the pass",
+    ),
+    "a number that hides nothing": (
+        f"{SWAP} p = MatMul(q, kt) n = Less(m, c) a = Where(n, c, p) w = Softmax(a) y = MatMul(w, v)",
+        "a form that the pass",
+    ),
+    "keys for all heads": (
+        "kt = Transpose<perm=[0,1,3,2]>(k1) p = MatMul(q, kt) w = Softmax(p) y = MatMul(w, v)",
+        "by broadcasting",
+    ),
+    "zeros that others read": (
+        f"{SWAP} p = MatMul(q, kt) w0 = Softmax(p) n = IsNaN(w0) w = Where(n, z, w0) x = MatMul(w, v) "
+        "s = ReduceMax(w) y = Add(x, s)",
+        "has several readers",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REASONS)
+def test_what_is_not_taken_says_why(case: str) -> None:
+    text, reason = REASONS[case]
+    constants = {"c": np.array(2.5, np.float32), "z": np.zeros((), np.float32), "k1": graphs.weights(1, 1, 9, 8)}
+    words = text.replace("(", " ").replace(")", " ").replace(",", " ").split()
+    model = graphs.graph(f"{HEAD} {{{text}}}", {name: array for name, array in constants.items() if name in words})
+    before = graphs.nodes(model)
+    [skip] = quantize(model).skips
+    assert reason in str(skip)
+    assert graphs.nodes(model) == before
+
+
+def test_attention_in_one_operator_is_a_skip() -> None:
+    ends = "(float[b,2,s,8] q, float[b,2,t,8] k, float[b,2,t,8] v) => (float[b,2,s,8] y)"
+    model = graphs.graph(f"own {ends} {{y = com.microsoft.MultiHeadAttention<num_heads=2>(q, k, v)}}", {})
+    assert ["the operator MultiHeadAttention" in str(skip) for skip in quantize(model).skips] == [True]

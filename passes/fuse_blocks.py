@@ -44,7 +44,9 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
 
     When it does not: where the values between two layers are read elsewhere or are outputs of the model, where the
     fused form would move its bytes more slowly, and where convolutions have float activations or channels with steps
-    of their own. Each is a skip with its reason.
+    of their own. Each is a skip with its reason; so is every addition, gate and mean between convolutions that stays
+    float: an output, something float that makes or reads it, readers that want codes of several scales, no calibration
+    data for one that no convolution reads, or the user's wish.
 
     Numerics: lossy, in two respects: a residual between convolutions is added as its codes, of which the next
     convolution would have read the same ones, so that its sum is half a step off at most; and so are the factors of an

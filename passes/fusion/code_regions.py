@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which tensors between convolutions can be integers, so that nothing float is left inside a region.
 
-A tensor is written as codes where all that read it want the same codes: convolutions, in whose calibrated format they
-would have quantized it; additions and gates of channels, which take any; means of channels, beside one of these; nodes
-that carry elements on to such readers. Whatever else reads it needs floats. Each refusal may cause others, so the whole
-is a fixed point, reached from above.
+What stays float may keep an addition, a gate or a carrier out of the region, and that others; so the whole is a fixed
+point, reached from above. The first reason is the one that is told.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import onnx_ir as ir
 
+from edgefold.passes._constants import trace_constant
+from edgefold.passes.base import SkipReason
 from edgefold.passes.fusion.carriers import carried_inputs
-from edgefold.passes.fusion.channel_gates import ChannelGate, find_gates, is_channel_mean
+from edgefold.passes.fusion.channel_gates import find_gates, is_channel_mean
 from edgefold.passes.fusion.conv_chains import CodeFormat, ConvChain, code_format, conv_chain
-from edgefold.passes.fusion.shapes import Shapes
+from edgefold.passes.fusion.shapes import Shapes, known_shape
+from edgefold.passes.fusion.value_formats import Formats, Producers, StaysFloat, made_as_floats, value_formats
 
 Calibrate = Callable[[Collection[ir.Value]], Mapping[ir.Value, CodeFormat]]
 
@@ -27,18 +28,24 @@ class Regions:
     """What becomes integers.
 
     Attributes:
-        chains: by the value that each gives.
-        carriers: nodes that pick from codes, by the value that each gives.
-        gates: products with a factor a channel, from codes to codes, by the value that each gives.
+        producers: of codes; among the chains and means also those that stay at floats.
         formats: of every value that becomes codes.
         refused: ShiftConvs that can be no part of a region, and why.
+        floats: additions, gates and means that could have been part of one, and why they are not.
     """
 
-    chains: Mapping[ir.Value, ConvChain]
-    carriers: Mapping[ir.Value, ir.Node]
-    gates: Mapping[ir.Value, ChannelGate]
+    producers: Producers
     formats: Mapping[ir.Value, CodeFormat]
     refused: Mapping[ir.Node, str]
+    floats: Mapping[ir.Node, StaysFloat]
+
+    def blocks(self) -> dict[ir.Value, ConvChain]:
+        """The chains that gain something: more than one node, or codes at an end."""
+        return {
+            value: chain
+            for value, chain in self.producers.chains.items()
+            if len(chain.nodes) > 1 or value in self.formats or chain.input in self.formats
+        }
 
 
 def find_regions(
@@ -50,9 +57,30 @@ def find_regions(
         graph: in topological order.
         shapes: of values by name; an addition whose operands' shapes are unknown stays float.
         calibrate: formats of values that additions and gates alone read; those it does not give stay float.
-        apart: ShiftConvs to leave alone.
+        apart: nodes to leave alone.
         rounding: whether additions and gates may read codes in place of floats.
     """
+    reads, refused = _code_readers(graph, apart)
+    every = _producers(graph, reads, shapes, apart)
+    floats = _left_alone(every, apart, rounding)
+    producers = _without(every, floats, reads, shapes)
+    free: list[ir.Value] = []  # values that nothing else gives a format; what is refused later makes no more of them
+    value_formats(graph, producers, free.append)
+    calibrated = calibrate(free) if free else {}
+    while True:
+        formats = value_formats(graph, producers, calibrated.get)
+        refusals = {node: why for node, why in _refusals(producers, formats) if node not in floats}
+        if not refusals:
+            break
+        floats |= refusals
+        producers = _without(every, floats, reads, shapes)
+    floats |= dict(_other_joins(graph, producers, shapes, floats))
+    codes = {value: one for value, one in formats.items() if isinstance(one, CodeFormat)}
+    return Regions(producers, codes, refused, floats)
+
+
+def _code_readers(graph: ir.Graph, apart: Collection[ir.Node]) -> tuple[dict[ir.Node, CodeFormat], dict[ir.Node, str]]:
+    """The ShiftConvs that can read codes, with their formats, and why others cannot."""
     reads: dict[ir.Node, CodeFormat] = {}
     refused: dict[ir.Node, str] = {}
     for node in graph:
@@ -62,32 +90,15 @@ def find_regions(
                 reads[node] = found
             else:
                 refused[node] = found
-    carriers = {node.outputs[0]: node for node in graph if carried_inputs(node)}
-    gates = find_gates(graph, shapes) if rounding else {}
-    outside = {node for node in graph if node.op_type == "Add" and not rounding}
-    free: list[ir.Value] = []  # what is refused later makes no more of them
-    _formats(graph, Regions(_chains(reads, shapes, outside), carriers, gates, {}, refused), free.append)
-    calibrated = calibrate(free) if free else {}
-    while True:
-        regions = Regions(_chains(reads, shapes, outside), carriers, gates, {}, refused)
-        formats = _formats(graph, regions, calibrated.get)
-        floating = {one.add for one in regions.chains.values() if one.residual and one.residual not in formats}
-        mixed = [value for value, node in carriers.items() if value in formats and not _uniform(node, formats)]
-        closed = [value for value, gate in gates.items() if not {value, gate.image} <= formats.keys()]
-        if not floating and not mixed and not closed:
-            kept = {value: node for value, node in carriers.items() if value in formats}
-            return dataclasses.replace(regions, carriers=kept, formats=formats)
-        outside.update(add for add in floating if add is not None)
-        for value in mixed:
-            del carriers[value]
-        for value in closed:
-            del gates[value]
+    return reads, refused
 
 
-def _chains(reads: Mapping[ir.Node, CodeFormat], shapes: Shapes, outside: set[ir.Node]) -> dict[ir.Value, ConvChain]:
+def _chains(
+    reads: Mapping[ir.Node, CodeFormat], shapes: Shapes, apart: Collection[ir.Node]
+) -> dict[ir.Value, ConvChain]:
     """All chains. Of two convolutions whose sum is taken the later one takes the addition in."""
     chains: dict[ir.Value, ConvChain] = {}
-    taken = set(outside)
+    taken = set(apart)
     for conv, codes in reversed(list(reads.items())):
         chain = conv_chain(conv, codes, shapes, taken)
         if chain.add is not None:
@@ -96,49 +107,76 @@ def _chains(reads: Mapping[ir.Node, CodeFormat], shapes: Shapes, outside: set[ir
     return dict(reversed(list(chains.items())))
 
 
-def _formats(
-    graph: ir.Graph, regions: Regions, calibrated: Callable[[ir.Value], CodeFormat | None]
-) -> dict[ir.Value, CodeFormat]:
-    """The format that every reader of a value wants, for the values that chains, carriers and gates give."""
-    chains, carriers, gates = regions.chains, regions.carriers, regions.gates
-    heads = {chain.conv: chain for chain in chains.values()}
-    images = {(gate.node, gate.image) for gate in gates.values()}
-    images |= {(chain.add, chain.residual) for chain in chains.values() if chain.add and chain.residual}
-    formats: dict[ir.Value, CodeFormat] = {}
-    free: list[ir.Node] = []  # carriers that additions and gates alone read: they pass on what they get
-    for node in reversed(list(graph)):
-        value = node.outputs[0]
-        if value.is_graph_output() or not any(value in producers for producers in (chains, carriers, gates)):
-            continue
-        wanted: set[CodeFormat | None] = set()
-        uses = [use for use in value.uses() if not is_channel_mean(use.node)]
-        for use in uses:
-            reader = use.node
-            if reader in heads and use.idx == 0:
-                wanted.add(heads[reader].reads)
-            elif reader in free or (reader, value) in images:
-                continue
-            elif value in carried_inputs(reader) and reader.outputs[0] in carriers:
-                wanted.add(formats.get(reader.outputs[0]))
-            else:
-                wanted.add(None)
-        if not uses:
-            continue
-        if not wanted and value in carriers:
-            free.append(node)
-            continue
-        one = next(iter(wanted)) if len(wanted) == 1 else None
-        one = calibrated(value) if not wanted else one
-        if one is not None:
-            formats[value] = one
-    for node in reversed(free):
-        given = {formats.get(value) for value in carried_inputs(node)}
-        one = given.pop() if len(given) == 1 else None
-        if one is not None:
-            formats[node.outputs[0]] = one
-    return formats
+def _sums(chains: Mapping[ir.Value, ConvChain]) -> list[ir.Node]:
+    return [chain.add for chain in chains.values() if chain.add is not None]
 
 
-def _uniform(node: ir.Node, formats: Mapping[ir.Value, CodeFormat]) -> bool:
-    """Whether all that a carrier picks from are codes of the format that it gives."""
-    return all(formats.get(value) == formats[node.outputs[0]] for value in carried_inputs(node))
+def _producers(
+    graph: ir.Graph, reads: Mapping[ir.Node, CodeFormat], shapes: Shapes, apart: Collection[ir.Node]
+) -> Producers:
+    """All that may give codes, or read them as means; nothing without convolutions that read them."""
+    if not reads:
+        return Producers({}, {}, {}, ())
+    carriers = {node.outputs[0]: node for node in graph if carried_inputs(node) and node not in apart}
+    means = [node for node in graph if is_channel_mean(node)]
+    return Producers(_chains(reads, shapes, ()), carriers, find_gates(graph, shapes), means)
+
+
+def _left_alone(every: Producers, apart: Collection[ir.Node], rounding: bool) -> dict[ir.Node, StaysFloat]:
+    """The additions, gates and means that are to stay as they are."""
+    joins = [*_sums(every.chains), *(gate.node for gate in every.gates.values())]
+    asked = {} if rounding else dict.fromkeys(joins, StaysFloat(SkipReason.EXCLUDED, "residuals: float"))
+    return asked | {node: StaysFloat(SkipReason.EXCLUDED) for node in (*joins, *every.means) if node in apart}
+
+
+def _without(
+    every: Producers, floats: Mapping[ir.Node, StaysFloat], reads: Mapping[ir.Node, CodeFormat], shapes: Shapes
+) -> Producers:
+    """All but what stays float; the convolution that took such an addition in ends before it."""
+    carriers = {value: node for value, node in every.carriers.items() if node not in floats}
+    gates = {value: gate for value, gate in every.gates.items() if gate.node not in floats}
+    means = [node for node in every.means if node not in floats]
+    return Producers(_chains(reads, shapes, floats), carriers, gates, means)
+
+
+def _refusals(producers: Producers, formats: Formats) -> Iterator[tuple[ir.Node, StaysFloat]]:
+    """The additions, gates, carriers and means that cannot work on codes, because of one of their values."""
+
+    def stays_float(value: ir.Value) -> StaysFloat | None:
+        one = formats.get(value, made_as_floats(value))
+        return one if isinstance(one, StaysFloat) else None
+
+    for chain in producers.chains.values():
+        if chain.add and chain.residual and (why := stays_float(chain.residual)):
+            yield chain.add, why.said_of("its residual")
+    for value, gate in producers.gates.items():
+        if why := stays_float(gate.image):
+            yield gate.node, why.said_of("its image")
+        elif why := stays_float(value):
+            yield gate.node, why.said_of("its product")
+    for value, node in producers.carriers.items():
+        if stays_float(value) is None and any(formats.get(one) != formats[value] for one in carried_inputs(node)):
+            yield node, StaysFloat(SkipReason.NOTHING_TO_GAIN, "not all that it picks from can be codes of one scale")
+    for node in producers.means:
+        image = node.inputs[0]
+        if image is not None and image in formats and (why := stays_float(image)):
+            yield node, why.said_of("its image")
+
+
+def _other_joins(
+    graph: ir.Graph, producers: Producers, shapes: Shapes, floats: Collection[ir.Node]
+) -> Iterator[tuple[ir.Node, StaysFloat]]:
+    """The additions to what a convolution gives that none takes in, and products that might be gates."""
+    taken = {*_sums(producers.chains), *floats}
+    for node in graph:
+        operands = [value for value in node.inputs if value is not None]
+        if node.op_type not in ("Add", "Mul") or node in taken or any(trace_constant(value) for value in operands):
+            continue
+        if any(value in producers.chains for value in operands):
+            known = [known_shape(value, shapes) for value in operands]
+            if None in known:
+                yield node, StaysFloat(SkipReason.DYNAMIC_SHAPE)
+            elif node.op_type == "Add":
+                alone = "no convolution gives its result to it alone"
+                why = alone if known[0] == known[1] else "its operands differ in shape"
+                yield node, StaysFloat(SkipReason.NOTHING_TO_GAIN, why)

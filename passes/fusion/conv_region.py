@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from edgefold.errors import ModelError
 from edgefold.passes._initializers import InitializerStore
 from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Calibrates, Context, Edit, Notes, Skip, SkipReason
-from edgefold.passes.fusion.channel_gates import ChannelGate, is_channel_mean
+from edgefold.passes.fusion.channel_gates import ChannelGate
 from edgefold.passes.fusion.code_regions import Regions, find_regions
 from edgefold.passes.fusion.conv_chains import CodeFormat, ConvChain
 from edgefold.passes.fusion.cost import Device
@@ -57,41 +57,46 @@ def fuse_conv_regions(
     """
     graph = model.graph
     graph.sort()
-    excluded = [node for node in graph if node.op_type == "ShiftConv" and context.excludes(node_label(node))]
+    excluded = [node for node in graph if context.excludes(node_label(node))]
     calibrate = functools.partial(_calibrated, context.calibration)
     shapes = run_shapes(model, context)
     regions = find_regions(graph, shapes, calibrate, excluded, rounding=residuals == "codes")
-    chains = {
-        value: chain
-        for value, chain in regions.chains.items()
-        if len(chain.nodes) > 1 or value in regions.formats or chain.input in regions.formats
-    }
-    skips = [Skip(node_label(node), SkipReason.EXCLUDED) for node in excluded]
-    skips += [Skip(node_label(node), SkipReason.NOTHING_TO_GAIN, why) for node, why in regions.refused.items()]
-    skips += [
-        Skip(node_label(chain.conv), SkipReason.NOTHING_TO_GAIN, "its neighbours take no integers")
-        for value, chain in regions.chains.items()
-        if value not in chains
-    ]
+    made, blocks = regions.producers, regions.blocks()
+    skips = tuple(_skips(regions, excluded))
     writer = _Writer(graph, regions)
     edits = []
     for node in list(graph):
         value = node.outputs[0]
-        if value in chains:
-            edits.append(writer.write_block(chains[value]))
-        elif value in regions.carriers:
+        if value in blocks:
+            edits.append(writer.write_block(blocks[value]))
+        elif value in regions.formats and value in made.carriers:
             edits.append(writer.write_carrier(node))
-        elif value in regions.gates:
-            edits.append(writer.write_gate(regions.gates[value]))
-        elif is_channel_mean(node) and node.inputs[0] in regions.formats:
+        elif value in made.gates:
+            edits.append(writer.write_gate(made.gates[value]))
+        elif node in made.means and node.inputs[0] in regions.formats:
             edits.append(writer.write_mean(node))
     writer.remove_replaced()
     stats = {
-        "conv-region.blocks": len(chains),
+        "conv-region.blocks": len(blocks),
         "conv-region.integer_tensors": len(regions.formats),
-        "conv-region.gates": len(regions.gates),
+        "conv-region.gates": len(made.gates),
     }
-    return Notes(tuple(edits), tuple(skips), stats)
+    return Notes(tuple(edits), skips, stats)
+
+
+def _skips(regions: Regions, excluded: Collection[ir.Node]) -> Iterator[Skip]:
+    """What stays float, or as it is, and why."""
+    for node in excluded:
+        if node.op_type == "ShiftConv":
+            yield Skip(node_label(node), SkipReason.EXCLUDED)
+    for node, why in regions.refused.items():
+        yield Skip(node_label(node), SkipReason.NOTHING_TO_GAIN, why)
+    blocks = regions.blocks()
+    for value, chain in regions.producers.chains.items():
+        if value not in blocks:
+            yield Skip(node_label(chain.conv), SkipReason.NOTHING_TO_GAIN, "its neighbours take no integers")
+    for node, found in regions.floats.items():
+        yield Skip(node_label(node), found.reason, found.why)
 
 
 def _calibrated(calibration: Calibrates | None, values: Collection[ir.Value]) -> dict[ir.Value, CodeFormat]:

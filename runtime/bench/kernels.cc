@@ -11,6 +11,7 @@
 #include "kernels/conv_quantize/conv_quantize.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm_shift/gemm_shift.h"
+#include "kernels/gemm_wide/gemm_wide.h"
 #include "kernels/gemv/gemv.h"
 #include "kernels/l1_norm/l1_norm.h"
 #include "kernels/l2_norm/l2_norm.h"
@@ -91,9 +92,20 @@ void Run(int64_t k, int64_t n) {
     }
     for (const auto& kernel : GemmKernels()) {
       if (!kernel.Supported() || kernel.isa == Isa::kReference) continue;
-      Report(kernel.name, rows, panel, Best([&] {
-               kernel.run(table.a, table.panel.data(), 1, k / 4, table.acc.data(), 16);
-             }));
+      for (bool is_unsigned : {false, true}) {
+        table.a.is_unsigned = is_unsigned;
+        Report(kernel.name, rows, panel, Best([&] {
+                 kernel.run(table.a, table.panel.data(), 1, k / 4, table.acc.data(), 16);
+               }));
+      }
+      table.a.is_unsigned = false;
+    }
+    for (const auto& kernel : GemmWideKernels()) {
+      if (!kernel.Supported() || kernel.isa == Isa::kReference) continue;
+      const std::vector<int16_t> codes(rows * k), weights(k * 16);
+      const GemmWideArguments g = {codes.data(),     k, rows, weights.data(), 1, k / 2,
+                                   table.acc.data(), 16};
+      Report(kernel.name, rows, panel, Best([&] { kernel.run(g); }));
     }
     for (const auto& kernel : GemmShiftKernels()) {
       if (!kernel.Supported() || kernel.isa == Isa::kReference) continue;

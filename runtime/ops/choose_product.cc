@@ -5,11 +5,22 @@
 
 namespace edgefold {
 
-GemmShiftKernel* ChooseGemmShift(const PackedMatrix& matrix) {
-  const Kernel<GemmShiftKernel>& row = GemmShiftKernels().Choose();
-  const bool pays = row.isa != Isa::kReference && row.isa == GemmKernels().Choose().isa;
-  return pays && GemmShiftApplies(matrix) ? row.run : nullptr;
+namespace {
+
+// The chosen row of a family that stands in for gemm where both are of one instruction set.
+template <typename Function>
+Function* ChooseBeside(const KernelTable<GemmKernel>& gemm, const KernelTable<Function>& table) {
+  const Kernel<Function>& row = table.Choose();
+  return row.isa != Isa::kReference && row.isa == gemm.Choose().isa ? row.run : nullptr;
 }
+
+}  // namespace
+
+GemmShiftKernel* ChooseGemmShift(const PackedMatrix& matrix) {
+  return GemmShiftApplies(matrix) ? ChooseBeside(GemmKernels(), GemmShiftKernels()) : nullptr;
+}
+
+GemmWideKernel* ChooseGemmWide() { return ChooseBeside(GemmKernels(), GemmWideKernels()); }
 
 ConvSumsKernel* ChooseSums() {
   const bool read = GemmKernels().Choose().isa == Isa::kVnni;

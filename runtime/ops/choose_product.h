@@ -5,11 +5,15 @@
 #include "base/packed_matrix.h"
 #include "kernels/conv_sums/conv_sums.h"
 #include "kernels/gemm_shift/gemm_shift.h"
+#include "kernels/gemm_wide/gemm_wide.h"
 
 namespace edgefold {
 
 // Null where decoding to int8 is as fast.
 GemmShiftKernel* ChooseGemmShift(const PackedMatrix& matrix);
+
+// Null where bytes multiply as fast as 16-bit numbers.
+GemmWideKernel* ChooseGemmWide();
 
 // Null where the gemm kernel in use does not read sums of rows: those do that add 128 to the
 // weights of int8 rows.

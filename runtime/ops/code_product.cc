@@ -4,11 +4,23 @@
 #include "base/rounding.h"
 #include "kernels/unpack/unpack.h"
 #include "ops/choose_product.h"
+#include "ops/tap_pairs.h"
 
 namespace edgefold {
 namespace {
 
 int64_t Align(int64_t bytes) { return RoundUp(bytes, 64); }
+
+template <typename Code>
+void Widen(const Code* codes, int64_t count, int16_t* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = codes[i];
+}
+
+// Rows without gaps between them.
+void WidenRows(const uint8_t* codes, int64_t count, bool is_unsigned, int16_t* out) {
+  if (is_unsigned) return Widen(codes, count, out);
+  Widen(reinterpret_cast<const int8_t*>(codes), count, out);
+}
 
 }  // namespace
 
@@ -18,8 +30,18 @@ CodeProduct::CodeProduct(const PackedMatrix& matrix, bool is_unsigned)
       gemm_(GemmKernels().Choose().run),
       arrange_(ArrangeKernels().Choose().run),
       gemm_shift_(ChooseGemmShift(matrix)),
+      gemm_wide_(ChooseGemmWide()),
       sum_codes_(is_unsigned ? nullptr : ChooseSums()) {
-  if (gemm_shift_ != nullptr) return;
+  // Of less than a group, gemm_shift would multiply the padding too.
+  if (gemm_wide_ != nullptr && matrix.k < kGroupDepth) gemm_shift_ = nullptr;
+  if (gemm_shift_ != nullptr) {
+    gemm_wide_ = nullptr;
+    return;
+  }
+  if (gemm_wide_ != nullptr) {
+    wide_panels_ = TapPairs(matrix);
+    return;
+  }
   const int64_t bytes = matrix.Units() * kUnitCodes;
   UnpackKernel* unpack = UnpackKernels().Choose().run;
   panels_.resize(matrix.Panels() * bytes);
@@ -33,6 +55,8 @@ int64_t CodeProduct::ScratchBytes(int64_t rows) const {
   if (gemm_shift_ != nullptr) {
     const ArrangedRows arranged = GemmShiftRows(matrix_, rows, is_unsigned_);
     bytes += Align(GemmShiftScratch(arranged)) + Align(arranged.Bytes());
+  } else if (gemm_wide_ != nullptr) {
+    bytes += Align(rows * RowBytes() * 2);
   } else if (sum_codes_ != nullptr) {
     bytes += Align(rows * (4 + matrix_.Groups() * 8));
   }
@@ -50,6 +74,10 @@ CodeProduct::Operands CodeProduct::Prepare(const uint8_t* codes, int64_t rows,
     o.shift_scratch = scratch;
     o.arranged.blocks = scratch + Align(GemmShiftScratch(o.arranged));
     arrange_(o.a, 0, o.arranged);
+  } else if (gemm_wide_ != nullptr) {
+    int16_t* wide = reinterpret_cast<int16_t*>(scratch);
+    WidenRows(codes, rows * RowBytes(), is_unsigned_, wide);
+    o.wide = wide;
   } else if (sum_codes_ != nullptr) {
     int32_t* sums = reinterpret_cast<int32_t*>(scratch);
     int16_t* pair_sums = reinterpret_cast<int16_t*>(sums + rows);
@@ -63,6 +91,10 @@ CodeProduct::Operands CodeProduct::Prepare(const uint8_t* codes, int64_t rows,
 void CodeProduct::Chunk(const Operands& o, int64_t first_panel, int64_t panels) const {
   if (gemm_shift_ != nullptr) {
     gemm_shift_(matrix_, first_panel, panels, o.arranged, o.shift_scratch, o.sums, kChunkColumns);
+  } else if (gemm_wide_ != nullptr) {
+    const int16_t* weights = wide_panels_.data() + first_panel * TapPairValues(matrix_.k);
+    gemm_wide_({o.wide, RowBytes(), o.a.rows, weights, panels, (matrix_.k + 1) / 2, o.sums,
+                kChunkColumns});
   } else {
     const int8_t* weights = panels_.data() + first_panel * matrix_.Units() * kUnitCodes;
     gemm_(o.a, weights, panels, matrix_.Units(), o.sums, kChunkColumns);

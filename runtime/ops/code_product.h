@@ -7,10 +7,12 @@
 #include <vector>
 
 #include "base/packed_matrix.h"
+#include "base/rounding.h"
 #include "kernels/arrange/arrange.h"
 #include "kernels/conv_sums/conv_sums.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm_shift/gemm_shift.h"
+#include "kernels/gemm_wide/gemm_wide.h"
 
 namespace edgefold {
 
@@ -25,7 +27,9 @@ class CodeProduct {
 
   const PackedMatrix& matrix() const { return matrix_; }
   // Bytes from one row of codes to the next; those from K on are zero.
-  int64_t RowBytes() const { return matrix_.Groups() * kGroupDepth; }
+  int64_t RowBytes() const {
+    return gemm_wide_ != nullptr ? RoundUp(matrix_.k, 2) : matrix_.Groups() * kGroupDepth;
+  }
   // Bytes of scratch, 64-byte aligned, for so many rows; a multiple of 64.
   int64_t ScratchBytes(int64_t rows) const;
 
@@ -49,7 +53,8 @@ class CodeProduct {
     Activations a;
     ArrangedRows arranged;
     void* shift_scratch;
-    int32_t* sums;  // [rows][kChunkColumns]
+    const int16_t* wide;  // [rows][RowBytes()]
+    int32_t* sums;        // [rows][kChunkColumns]
   };
 
   Operands Prepare(const uint8_t* codes, int64_t rows, uint8_t* scratch) const;
@@ -59,9 +64,11 @@ class CodeProduct {
   bool is_unsigned_;
   GemmKernel* gemm_;
   ArrangeKernel* arrange_;
-  GemmShiftKernel* gemm_shift_;  // null where decoding to int8 is as fast
-  ConvSumsKernel* sum_codes_;    // null where no kernel in use reads sums
-  std::vector<int8_t> panels_;   // decoded, where there is no gemm_shift_
+  GemmShiftKernel* gemm_shift_;       // null where decoding to int8 is as fast
+  GemmWideKernel* gemm_wide_;         // null where gemm_shift_ or gemm_ multiplies
+  ConvSumsKernel* sum_codes_;         // null where no kernel in use reads sums
+  std::vector<int16_t> wide_panels_;  // decoded, for gemm_wide_
+  std::vector<int8_t> panels_;        // decoded, for gemm_
 };
 
 }  // namespace edgefold

@@ -8,7 +8,8 @@
 namespace edgefold {
 namespace {
 
-constexpr int64_t kLanes = 16;  // constants are readable up to a multiple of these
+constexpr int64_t kLanes = 16;       // constants are readable up to a multiple of these
+constexpr int64_t kTilePixels = 16;  // of a plane: a cache line
 
 // Pixels of channels beside each other to planes.
 void StorePlanes(const float* values, int64_t pixels, int64_t channels, float* y, int64_t plane) {
@@ -44,7 +45,7 @@ StageFinish::Constants StageFinish::Prepare(const StageInputs& inputs, float x_s
 }
 
 int64_t StageFinish::ScratchBytes(int64_t pixels) const {
-  return range_.is_float() ? pixels * kMaxColumns * 4 : 0;
+  return range_.is_float() ? std::min(kTilePixels, pixels) * kMaxColumns * 4 : 0;
 }
 
 void StageFinish::Run(const Constants& constants, const Target& target, const int32_t* sums,
@@ -70,12 +71,18 @@ void StageFinish::Run(const Constants& constants, const Target& target, const in
     r.y_stride = target.y_stride;
     return requantize_(r);
   }
+  // A few pixels at a time: their values are still in the first-level cache.
   float* tile = reinterpret_cast<float*>(scratch);
+  float* y = static_cast<float*>(target.y) + channel * target.y_stride;
   r.y = tile;
   r.y_stride = kMaxColumns;
-  requantize_(r);
-  float* y = static_cast<float*>(target.y) + channel * target.y_stride;
-  StorePlanes(tile, pixels, channels, y, target.y_stride);
+  for (int64_t first = 0; first < pixels; first += kTilePixels) {
+    r.sums = sums + first * stride;
+    r.pixels = std::min(kTilePixels, pixels - first);
+    if (r.residual != nullptr) r.residual = target.residual + first * channels_ + channel;
+    requantize_(r);
+    StorePlanes(tile, r.pixels, channels, y + first, target.y_stride);
+  }
 }
 
 }  // namespace edgefold

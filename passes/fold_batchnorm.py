@@ -7,24 +7,13 @@ import dataclasses
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from edgefold.passes._channel_affines import Affine, Array, added_bias, constants_behind, is_layer
 from edgefold.passes._constants import Constant, readers, remove_if_unread, small_constant, trace_constant
 from edgefold.passes._initializers import InitializerStore
 from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
-
-Array = npt.NDArray[np.float64]
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-
-
-@dataclasses.dataclass(frozen=True)
-class Affine:
-    """What a BatchNormalization does to each channel at inference: ``x * scale + offset``, float64 [C]."""
-
-    scale: Array
-    offset: Array
 
 
 class FoldBatchnorm(Pass, frozen=True, kw_only=True):
@@ -36,7 +25,8 @@ class FoldBatchnorm(Pass, frozen=True, kw_only=True):
 
     When it fires: the statistics and the layer's weights and bias are constants, and nothing else reads the value
     between the two nor the weights. Into a layer after it only without padding (or with no offset), since zeros of
-    the padding are not normalized.
+    the padding are not normalized. Products with and additions of one constant a channel behind a convolution, as which
+    Keras writes a normalization and Paddle a bias, are folded into it alike.
 
     When it does not: in training mode, in float16 (the folded weights would be rounded once more), where a result is
     not finite, or where there is no such layer. Each is a skip with its reason.
@@ -63,6 +53,12 @@ class FoldBatchnorm(Pass, frozen=True, kw_only=True):
                 skips.append(outcome)
             else:
                 edits.append(Edit(label, f"folded into {outcome}"))
+        for chain, affine in [found for node in graph if (found := constants_behind(node))]:
+            outcome = _fold_into_before(graph, store, chain, affine)
+            if isinstance(outcome, Skip):
+                skips.append(outcome)
+            else:
+                edits.append(Edit(node_label(chain[-1]), f"folded into {outcome}"))
         return Notes(tuple(edits), tuple(skips), {"folded": len(edits)})
 
 
@@ -72,39 +68,18 @@ def _fold(graph: ir.Graph, store: InitializerStore, norm: ir.Node) -> str | Skip
     if isinstance(affine, Skip):
         return affine
     before = norm.inputs[0].producer() if norm.inputs[0] is not None else None
-    added = _added_bias(before)
+    added = added_bias(before)
     if before is not None and added is not None:
         layer, addend = added
         shifted = Affine(affine.scale, affine.offset + addend * affine.scale)
         return _fold_into_before(graph, store, (layer, before, norm), shifted)
-    if before is not None and _is_layer(before):
+    if before is not None and is_layer(before):
         return _fold_into_before(graph, store, (before, norm), affine)
     uses = list(norm.outputs[0].uses())
     after = uses[0].node if len(uses) == 1 and uses[0].idx == 0 else None
     if after is not None and after.op_type in ("Conv", "Gemm") and after.graph is graph:
         return _fold_into_after(graph, store, norm, after, affine)
     return Skip(node_label(norm), SkipReason.NO_NEIGHBOUR)
-
-
-def _is_layer(node: ir.Node) -> bool:
-    return node.op_type in _LAYERS and node.domain in ("", "ai.onnx")
-
-
-def _added_bias(node: ir.Node | None) -> tuple[ir.Node, Array] | None:
-    """The layer and the addend, one a channel, where the node adds a bias apart from its layer."""
-    if node is None or node.op_type != "Add":
-        return None
-    for value, other in (node.inputs, node.inputs[::-1]):
-        layer = value.producer() if value is not None else None
-        addend = small_constant(other)
-        if layer is None or addend is None or not _is_layer(layer) or layer.op_type == "Gemm":
-            continue
-        weight = trace_constant(layer.inputs[1])
-        spatial = 0 if weight is None else max(len(weight.shape) - 2, 0)
-        across = (1, *addend.shape)[-(spatial + 1) :]
-        if addend.ndim > spatial and addend.size == across[0]:
-            return layer, np.asarray(addend, np.float64).reshape(-1)
-    return None
 
 
 def _affine(norm: ir.Node) -> Affine | Skip:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from graphs import Array, graph, nodes, run, weights
@@ -157,3 +159,52 @@ def test_a_chain_of_two_folds_into_one_layer() -> None:
     notes = FoldBatchnorm().rewrite(model, Context())
     assert [node.op_type for node in model.graph] == ["Conv"]
     assert notes.stats["folded"] == 2
+
+
+CONSTANTS = {"s": weights(1, 8, 1, 1, seed=6), "d": weights(8, 1, 1, seed=7)}
+
+
+def read_in(text: str, arrays: dict[str, Array]) -> dict[str, Array]:
+    """Those of the arrays that a graph reads."""
+    return {name: array for name, array in arrays.items() if re.search(rf"[(,] ?{name}[,)]", text)}
+
+
+WRITTEN_OUT = {
+    "a normalization as Keras writes it": "[c] p = Conv(x, w)\n [s] q = Mul(p, s)\n [n] y = Add(d, q)",
+    "a bias as Paddle writes it": "[c] p = Conv(x, w)\n r = Identity(s)\n [n] y = Add(p, r)",
+    "behind a normalization": f"[c] p = Conv(x, w)\n q = {NORM}(p, g, o, m, v)\n [n] y = Mul(q, s)",
+    "a transposed convolution": "[c] p = ConvTranspose<group = 2>(x, u)\n [n] y = Mul(p, s)",
+}
+
+
+@pytest.mark.parametrize("case", WRITTEN_OUT)
+def test_constants_a_channel_fold(case: str) -> None:
+    arrays = {"w": weights(8, 6, 3, 3), "u": weights(6, 4, 3, 3), **statistics(8), **CONSTANTS}
+    before = graph(f"{IMAGE} {{ {WRITTEN_OUT[case]} }}", read_in(WRITTEN_OUT[case], arrays))
+    after = before.clone()
+    notes = FoldBatchnorm().rewrite(after, Context())
+    assert [node.op_type for node in after.graph if node.op_type != "Identity"] == [before.graph[0].op_type]
+    assert (notes.edits[-1].node, notes.edits[-1].what) == ("n", "folded into c")
+    x = {"x": weights(2, 6, 7, 7, seed=1)}
+    np.testing.assert_allclose(run(after, x)[0], run(before, x)[0], rtol=0, atol=2e-5)
+
+
+OTHER_CONSTANTS = {
+    "one for all": f"{IMAGE} {{ p = Conv(x, w)\n y = Mul(p, a) }}",
+    "one for each column": f"{IMAGE} {{ p = Conv(x, w)\n y = Mul(p, k) }}",
+    "more channels than the layer gives": f"{IMAGE} {{ p = Conv(x, e)\n y = Add(p, s) }}",
+    "something reads what is between": f"{IMAGE} {{ p = Conv(x, w)\n q = Mul(p, s)\n y = Add(p, q) }}",
+    "an output between": "t (float[2, 6, 7, 7] x) => (float[2, C, A, B] y, float[2, C, A, B] p) "
+    "{ p = Conv(x, w)\n y = Mul(p, s) }",
+}
+
+
+@pytest.mark.parametrize("case", OTHER_CONSTANTS)
+def test_other_constants_stay(case: str) -> None:
+    arrays = {"w": weights(8, 6, 3, 3), "e": weights(1, 6, 3, 3), "a": weights(1), "k": weights(8, seed=3), **CONSTANTS}
+    text = OTHER_CONSTANTS[case]
+    model = graph(text, read_in(text, arrays))
+    before = nodes(model)
+    notes = FoldBatchnorm().rewrite(model, Context())
+    assert nodes(model) == before
+    assert not notes.edits

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/attention.h"
+
+#include <algorithm>
+
+#include "ops/test/stage_cases.h"
+
+namespace edgefold::selftest {
+namespace {
+
+// How a mask is stored; what it lacks it has once for all.
+enum class Mask { kNone, kWhole, kOneRow, kOneColumn };
+
+// Inputs and their storage.
+struct AttentionCase {
+  AttentionCase(Random& random, const AttentionShape& shape, bool causal, Mask kind)
+      : q(shape.heads * shape.rows * shape.depth),
+        k(shape.heads * shape.keys * shape.depth),
+        v(shape.heads * shape.keys * shape.values),
+        mask(shape.heads * shape.rows * shape.keys + 1),
+        offsets(shape.heads) {
+    for (std::vector<float>* all : {&q, &k, &v, &mask}) {
+      for (float& value : *all) value = random.Uniform() * 2.0f;
+    }
+    const bool is_whole = kind == Mask::kWhole;
+    for (int64_t h = 0; h < shape.heads; ++h) {
+      offsets[h] = is_whole ? h * shape.rows * shape.keys : 0;
+    }
+    inputs.shape = shape;
+    inputs.q = q.data();
+    inputs.k = k.data();
+    inputs.v = v.data();
+    inputs.scale = 0.3f;
+    inputs.causal = causal;
+    inputs.mask = kind == Mask::kNone ? nullptr : mask.data();
+    inputs.mask_head_offsets = offsets.data();
+    inputs.mask_row_stride = is_whole ? shape.keys : kind == Mask::kOneColumn ? 1 : 0;
+    inputs.mask_key_stride = kind == Mask::kOneColumn ? 0 : 1;
+  }
+  AttentionCase(const AttentionCase&) = delete;
+
+  std::vector<float> q, k, v, mask;
+  std::vector<int64_t> offsets;
+  AttentionInputs inputs = {};
+};
+
+// A row as int8 with its scale.
+struct Codes {
+  Codes(const float* x, int64_t columns) : codes(columns + kGroupDepth) {
+    const int64_t stride = (columns + kGroupDepth - 1) / kGroupDepth * kGroupDepth;
+    int32_t sum = 0;
+    QuantizeArguments q = {};
+    q.x = x;
+    q.rows = 1;
+    q.columns = columns;
+    q.low = -127;
+    q.high = 127;
+    q.codes = reinterpret_cast<uint8_t*>(codes.data());
+    q.stride = stride;
+    q.row_scales = &scale;
+    q.sums = &sum;
+    quantize_reference(q);
+  }
+
+  std::vector<int8_t> codes;
+  float scale = 0.0f;
+};
+
+// One column of the values of a head.
+Codes ColumnOf(const AttentionInputs& in, int64_t head, int64_t column) {
+  const AttentionShape& shape = in.shape;
+  std::vector<float> values(shape.keys);
+  for (int64_t n = 0; n < shape.keys; ++n) {
+    values[n] = in.v[(head * shape.keys + n) * shape.values + column];
+  }
+  return Codes(values.data(), shape.keys);  // a column is quantized as a row is
+}
+
+// The weights of one query over the keys that it sees, and their sum.
+std::vector<uint8_t> Weights(const AttentionInputs& in, int64_t head, int64_t row, int32_t* total) {
+  const AttentionShape& shape = in.shape;
+  const int64_t before = in.causal ? shape.keys - shape.rows + row + 1 : shape.keys;
+  const int64_t seen = std::clamp<int64_t>(before, 0, shape.keys);
+  const Codes query(in.q + (head * shape.rows + row) * shape.depth, shape.depth);
+  std::vector<float> scores(seen);
+  for (int64_t n = 0; n < seen; ++n) {
+    const Codes key(in.k + (head * shape.keys + n) * shape.depth, shape.depth);
+    int32_t sum = 0;
+    for (int64_t d = 0; d < shape.depth; ++d) sum += query.codes[d] * key.codes[d];
+    scores[n] = static_cast<float>(sum) * (query.scale * (key.scale * in.scale));
+    if (in.mask != nullptr) {
+      const int64_t at = row * in.mask_row_stride + n * in.mask_key_stride;
+      scores[n] += in.mask[in.mask_head_offsets[head] + at];
+    }
+  }
+  std::vector<uint8_t> codes(shape.keys);
+  softmax_reference({scores.data(), seen, 1, seen, codes.data(), shape.keys, total});
+  return codes;
+}
+
+void DefinedAttention(const AttentionInputs& in, float* y) {
+  const AttentionShape& shape = in.shape;
+  for (int64_t head = 0; head < shape.heads; ++head) {
+    std::vector<Codes> columns;
+    for (int64_t c = 0; c < shape.values; ++c) columns.push_back(ColumnOf(in, head, c));
+    for (int64_t row = 0; row < shape.rows; ++row) {
+      int32_t total = 0;
+      const std::vector<uint8_t> weights = Weights(in, head, row, &total);
+      const float share = 1.0f / static_cast<float>(std::max(total, 1));
+      for (const Codes& column : columns) {
+        int32_t sum = 0;
+        for (int64_t n = 0; n < shape.keys; ++n) sum += weights[n] * column.codes[n];
+        *y++ = static_cast<float>(sum) * (share * column.scale) + 0.0f;
+      }
+    }
+  }
+}
+
+void Case(Random& random, const AttentionShape& shape, bool causal, Mask mask, Tally& tally) {
+  AttentionCase c(random, shape, causal, mask);
+  Guarded<float> expected(shape.heads * shape.rows * shape.values);
+  Guarded<float> got(shape.heads * shape.rows * shape.values);
+  DefinedAttention(c.inputs, expected.data());
+  c.inputs.y = got.data();
+  const bool ran = Attention().Run(c.inputs, Backwards());
+  char where[120];
+  std::snprintf(where, sizeof where, "%d heads, %d of %d keys, depth %d, values %d, %d, mask %d",
+                static_cast<int>(shape.heads), static_cast<int>(shape.rows),
+                static_cast<int>(shape.keys), static_cast<int>(shape.depth),
+                static_cast<int>(shape.values), causal, static_cast<int>(mask));
+  tally.Check(ran && got.Equals(expected), where);
+}
+
+}  // namespace
+
+std::vector<Tally> TestAttention() {
+  std::vector<Tally> tallies = {TallyOf("attention")};
+  Random random(41);
+  const AttentionShape shapes[] = {
+      {3, 5, 5, 8, 6},    {2, 70, 70, 16, 20},  // blocks have 32 queries
+      {1, 1, 37, 32, 16}, {4, 33, 90, 5, 17},  {2, 9, 4, 8, 8}, {2, 3, 0, 8, 8}, {0, 3, 4, 8, 8},
+  };
+  for (const AttentionShape& shape : shapes) {
+    for (bool causal : {false, true}) {
+      for (Mask mask : {Mask::kNone, Mask::kWhole, Mask::kOneRow, Mask::kOneColumn}) {
+        Case(random, shape, causal, mask, tallies[0]);
+      }
+    }
+  }
+  return tallies;
+}
+
+}  // namespace edgefold::selftest

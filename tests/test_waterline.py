@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -67,6 +68,18 @@ def test_floors_follow_from_the_ceilings(length: int, bound: str) -> None:
     compute = product.operations / 1e11 * 1e6
     assert product.floor_us > compute if bound == "memory" else product.floor_us == pytest.approx(compute)
     assert all(row.floor_us > 0 for row in found.nodes if row.bytes)
+
+
+@pytest.mark.usefixtures("machine")
+def test_text_sums_up_by_operator() -> None:
+    found = api.inspect_waterline(DIGITS)
+    lines = [line.split() for line in found.to_text().splitlines()]
+    table = lines[lines.index(["operator", "nodes", "floor", "ms", "time", "ms", "lost", "ms"]) + 1 :]
+    counts = {line[0]: int(line[1]) for line in table[: table.index([])]}
+    assert counts == Counter(row.operator.rpartition(".")[2] for row in found.nodes)
+    assert sum(float(line[3]) for line in table[: len(counts)]) == pytest.approx(found.time_us / 1e3, rel=0.02)
+    moving = next(line for line in lines if line[:1] == [next(row.node for row in found.nodes if not row.operations)])
+    assert moving[2] == moving[4] == "-"  # no multiply-accumulates to speak of
 
 
 @pytest.mark.usefixtures("machine")

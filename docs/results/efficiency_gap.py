@@ -27,13 +27,12 @@ from edgefold.measuring.waterline.gap import (
     LOSSES_HEADER,
     EfficiencyGap,
     GapRow,
-    OperatorGap,
     cells,
     gap_row,
-    operator_cells,
 )
 from edgefold.measuring.waterline.gap_picture import draw
 from edgefold.measuring.waterline.measure import waterline
+from edgefold.measuring.waterline.operators import OperatorGap, operator_cells
 from edgefold.scoring.task import load_task
 
 HERE = Path(__file__).resolve().parent

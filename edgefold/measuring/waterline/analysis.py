@@ -18,6 +18,7 @@ from edgefold.measuring.text_table import text_table
 from edgefold.measuring.waterline.ceilings import Ceilings
 from edgefold.measuring.waterline.node_times import RunNode
 from edgefold.measuring.waterline.node_work import number, operations
+from edgefold.measuring.waterline.operators import OPERATOR_HEADER, by_operator, operator_cells
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,7 +100,7 @@ class Waterline:
         return asdict(self)
 
     def to_text(self) -> str:
-        """Ceilings, the blocks, the nodes that take most time, and the sum."""
+        """Ceilings, the blocks, the nodes that take most time, the operators, and the sum."""
         shown = sorted(self.nodes, key=lambda row: -row.time_us)[:_SHOWN]
         header = ("node", "operator", "Mop", "KB", "op/B", "bound by", "floor us", "time us", "of floor", "of time")
         rest = len(self.nodes) - len(shown)
@@ -109,6 +110,8 @@ class Waterline:
         lines += [
             text_table(header, [_node_cells(row, self.time_us) for row in shown], left=2),
             *([f"... and {rest} more nodes"] if rest else []),
+            "",
+            text_table(OPERATOR_HEADER, [operator_cells(one) for one in by_operator(self.nodes)]),
             "",
             f"floor {self.floor_us:.0f} us of {self.time_us:.0f} us in {len(self.nodes)} nodes: "
             f"{_percent(self.floor_us, self.time_us)} of what one core of this machine could do",
@@ -205,9 +208,9 @@ def _node_cells(row: NodeRow, total: float) -> tuple[str, ...]:
     return (
         name,
         row.operator.replace("com.microsoft.", "ms.").replace("ai.edgefold.", "ef."),
-        f"{row.operations / 1e6:.2f}",
+        f"{row.operations / 1e6:.2f}" if row.operations else "-",
         f"{row.bytes / 1024:.0f}",
-        f"{row.intensity:.1f}",
+        f"{row.intensity:.1f}" if row.operations else "-",
         row.bound,
         f"{row.floor_us:.1f}",
         f"{row.time_us:.0f}",

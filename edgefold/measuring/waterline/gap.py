@@ -7,31 +7,19 @@ cheaper model could gain, the gap what better kernels could; the operators in wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgefold.measuring.text_table import text_table
-from edgefold.measuring.waterline.analysis import NodeRow, Waterline
+from edgefold.measuring.waterline.analysis import Waterline
 from edgefold.measuring.waterline.ceilings import Ceilings
-
-
-@dataclass(frozen=True)
-class OperatorGap:
-    """All nodes of one operator.
-
-    Attributes:
-        operator: its name, with the domain where it is not ONNX's own.
-        nodes: how many ran.
-        floor_ms, time_ms: sums over them, milliseconds.
-        lost_ms: time - floor, node by node, where a node is slower than its floor.
-    """
-
-    operator: str
-    nodes: int
-    floor_ms: float
-    time_ms: float
-    lost_ms: float
+from edgefold.measuring.waterline.operators import (
+    OPERATOR_HEADER,
+    OperatorGap,
+    by_operator,
+    operator_cells,
+    short_operator,
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +77,7 @@ class EfficiencyGap:
 
 
 HEADER = ("model", "form", "floor ms", "time ms", "of floor", "lost most in (ms)")
-LOSSES_HEADER = ("model", "form", "operator", "nodes", "floor ms", "time ms", "lost ms")
+LOSSES_HEADER = ("model", "form", *OPERATOR_HEADER)
 
 
 def gap_row(model: str, form: str, found: Waterline) -> GapRow:
@@ -100,8 +88,7 @@ def gap_row(model: str, form: str, found: Waterline) -> GapRow:
         form: name that tells it from the others.
         found: what was measured.
     """
-    operators = [_operator(name, found.nodes) for name in dict.fromkeys(row.operator for row in found.nodes)]
-    ranked = tuple(sorted(operators, key=lambda one: -one.lost_ms))
+    ranked = by_operator(found.nodes)
     floor, time = found.floor_us / 1e3, found.time_us / 1e3
     return GapRow(model, form, floor, time, min(floor / time, 1.0) if time else 1.0, ranked)
 
@@ -112,25 +99,7 @@ def lost_most(row: GapRow, most: int = 3) -> str:
     return ", ".join(f"{short_operator(one.operator)} {one.lost_ms:.2g}" for one in named)
 
 
-def short_operator(operator: str) -> str:
-    """The operator without its domain."""
-    return operator.rpartition(".")[2]
-
-
-def _operator(name: str, nodes: Sequence[NodeRow]) -> OperatorGap:
-    its = [row for row in nodes if row.operator == name]
-    floor, time = (sum(getattr(row, key) for row in its) / 1e3 for key in ("floor_us", "time_us"))
-    lost = sum(max(row.time_us - row.floor_us, 0.0) for row in its) / 1e3
-    return OperatorGap(name, len(its), floor, time, lost)
-
-
 def cells(row: GapRow) -> tuple[str, ...]:
     """What stands under `HEADER`."""
     figures = (f"{row.floor_ms:.3g}", f"{row.time_ms:.3g}", f"{100 * row.fraction:.0f} %")
     return (row.model, row.form, *figures, lost_most(row))
-
-
-def operator_cells(one: OperatorGap) -> tuple[str, ...]:
-    """What stands under `LOSSES_HEADER`, from the operator on."""
-    figures = (f"{one.floor_ms:.3g}", f"{one.time_ms:.3g}", f"{one.lost_ms:.3g}")
-    return (short_operator(one.operator), str(one.nodes), *figures)

@@ -182,9 +182,21 @@ def run_node(
     sources = [values[name] for name in data]
     weights = [value for name, value in values.items() if name not in data]
     graph = ir.Graph(sources, [output], nodes=[alone], initializers=weights, opset_imports=_imports(model))
-    single = ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values()))
+    single = ir.Model(graph, ir_version=model.ir_version, functions=_called(model, node))
     session = make_session(single, library=library, optimize=optimize, config=LITTLE_MEMORY)
     return np.asarray(session.run(["output"], dict(data))[0])
+
+
+def _called(model: ir.Model, node: ir.Node) -> list[ir.Function]:
+    """The functions that a node's own calls, and its own; the others would be copied and parsed for every node."""
+    called: set[ir.OperatorIdentifier] = set()
+    wanted = [node.op_identifier()]
+    while wanted:
+        key = wanted.pop()
+        if key in model.functions and key not in called:
+            called.add(key)
+            wanted += [inner.op_identifier() for inner in model.functions[key].all_nodes()]
+    return [function for key, function in model.functions.items() if key in called]
 
 
 def _input_names(node: ir.Node) -> list[str]:

@@ -103,7 +103,8 @@ void Run(int64_t k, int64_t n) {
     for (const auto& kernel : GemmWideKernels()) {
       if (!kernel.Supported() || kernel.isa == Isa::kReference) continue;
       const std::vector<int16_t> codes(rows * k), weights(k * 16);
-      const GemmWideArguments g = {codes.data(),     k, rows, weights.data(), 1, k / 2,
+      const int64_t start = 0;
+      const GemmWideArguments g = {codes.data(),     k, rows, &start, 1, k / 2, weights.data(), 1,
                                    table.acc.data(), 16};
       Report(kernel.name, rows, panel, Best([&] { kernel.run(g); }));
     }

@@ -13,6 +13,11 @@ constexpr int64_t kPixelsPerTask = 512;
 constexpr int64_t kChannelsAtOnce = 16;  // as many streams as the caches follow
 constexpr int64_t kPiece = 16;           // bytes of one instruction
 
+template <typename Code>
+void WidenAll(const Code* codes, int64_t count, int16_t* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = codes[i];
+}
+
 }  // namespace
 
 CodeImage::CodeImage(const ActivationRange& range, int64_t channels)
@@ -41,6 +46,11 @@ const uint8_t* CodeImage::Codes(const void* x, int64_t image, int64_t pixels, fl
     }
   });
   return memory;
+}
+
+void Widen(const uint8_t* codes, int64_t count, bool is_unsigned, int16_t* out) {
+  if (is_unsigned) return WidenAll(codes, count, out);
+  WidenAll(reinterpret_cast<const int8_t*>(codes), count, out);
 }
 
 void PadRows(const uint8_t* rows, int64_t bytes, int64_t count, int64_t row_bytes, uint8_t* out) {

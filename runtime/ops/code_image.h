@@ -26,6 +26,9 @@ class CodeImage {
   ConvQuantizeKernel* quantize_;
 };
 
+// Codes as 16-bit numbers.
+void Widen(const uint8_t* codes, int64_t count, bool is_unsigned, int16_t* out);
+
 // Rows of `bytes` bytes to rows of `row_bytes`, the rest of which is zero.
 void PadRows(const uint8_t* rows, int64_t bytes, int64_t count, int64_t row_bytes, uint8_t* out);
 

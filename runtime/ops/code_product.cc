@@ -4,6 +4,7 @@
 #include "base/rounding.h"
 #include "kernels/unpack/unpack.h"
 #include "ops/choose_product.h"
+#include "ops/code_image.h"
 #include "ops/tap_pairs.h"
 
 namespace edgefold {
@@ -11,16 +12,7 @@ namespace {
 
 int64_t Align(int64_t bytes) { return RoundUp(bytes, 64); }
 
-template <typename Code>
-void Widen(const Code* codes, int64_t count, int16_t* out) {
-  for (int64_t i = 0; i < count; ++i) out[i] = codes[i];
-}
-
-// Rows without gaps between them.
-void WidenRows(const uint8_t* codes, int64_t count, bool is_unsigned, int16_t* out) {
-  if (is_unsigned) return Widen(codes, count, out);
-  Widen(reinterpret_cast<const int8_t*>(codes), count, out);
-}
+constexpr int64_t kRowStart = 0;
 
 }  // namespace
 
@@ -76,8 +68,8 @@ CodeProduct::Operands CodeProduct::Prepare(const uint8_t* codes, int64_t rows,
     arrange_(o.a, 0, o.arranged);
   } else if (gemm_wide_ != nullptr) {
     int16_t* wide = reinterpret_cast<int16_t*>(scratch);
-    WidenRows(codes, rows * RowBytes(), is_unsigned_, wide);
-    o.wide = wide;
+    Widen(codes, rows * RowBytes(), is_unsigned_, wide);
+    o.wide = {wide, rows, 1, RowBytes(), 0, &kRowStart, 1, RowBytes()};
   } else if (sum_codes_ != nullptr) {
     int32_t* sums = reinterpret_cast<int32_t*>(scratch);
     int16_t* pair_sums = reinterpret_cast<int16_t*>(sums + rows);
@@ -92,12 +84,23 @@ void CodeProduct::Chunk(const Operands& o, int64_t first_panel, int64_t panels) 
   if (gemm_shift_ != nullptr) {
     gemm_shift_(matrix_, first_panel, panels, o.arranged, o.shift_scratch, o.sums, kChunkColumns);
   } else if (gemm_wide_ != nullptr) {
-    const int16_t* weights = wide_panels_.data() + first_panel * TapPairValues(matrix_.k);
-    gemm_wide_({o.wide, RowBytes(), o.a.rows, weights, panels, (matrix_.k + 1) / 2, o.sums,
-                kChunkColumns});
+    WideChunk(o, first_panel, panels);
   } else {
     const int8_t* weights = panels_.data() + first_panel * matrix_.Units() * kUnitCodes;
     gemm_(o.a, weights, panels, matrix_.Units(), o.sums, kChunkColumns);
+  }
+}
+
+// Panel by panel: one stays in the first-level cache while all windows meet it.
+void CodeProduct::WideChunk(const Operands& o, int64_t first_panel, int64_t panels) const {
+  const WideWindows& w = o.wide;
+  for (int64_t p = 0; p < panels; ++p) {
+    const int16_t* weights = wide_panels_.data() + (first_panel + p) * TapPairValues(matrix_.k);
+    for (int64_t row = 0; row < w.height; ++row) {
+      int32_t* sums = o.sums + row * w.width * kChunkColumns + p * kPanelColumns;
+      gemm_wide_({w.codes + row * w.row_step, w.step, w.width, w.offsets, w.lines, w.line_codes / 2,
+                  weights, 1, sums, kChunkColumns});
+    }
   }
 }
 

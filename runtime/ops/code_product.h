@@ -16,6 +16,18 @@
 
 namespace edgefold {
 
+// Windows of a widened image: rows of codes that may overlap, in place of copies.
+struct WideWindows {
+  const int16_t* codes;    // of the first window
+  int64_t width;           // windows of a row of them
+  int64_t height;          // rows of windows
+  int64_t step;            // codes from a window to the next one
+  int64_t row_step;        // codes from a row of windows to the next one
+  const int64_t* offsets;  // [lines]: codes from a window's start
+  int64_t lines;
+  int64_t line_codes;  // even
+};
+
 // Read-only once made.
 class CodeProduct {
  public:
@@ -32,13 +44,43 @@ class CodeProduct {
   }
   // Bytes of scratch, 64-byte aligned, for so many rows; a multiple of 64.
   int64_t ScratchBytes(int64_t rows) const;
+  // The same for windows.
+  static int64_t WindowScratchBytes(int64_t windows) { return windows * kChunkColumns * 4; }
 
   // Calls finish(column, columns, sums) for one chunk of the panels after the other; columns end
   // with N, and row r of the sums begins at sums[r * kChunkColumns].
   template <typename Finish>
   void Run(const uint8_t* codes, int64_t rows, int64_t first_panel, int64_t panels,
            uint8_t* scratch, const Finish& finish) const {
-    const Operands operands = Prepare(codes, rows, scratch);
+    Chunks(Prepare(codes, rows, scratch), first_panel, panels, finish);
+  }
+
+  // Whether Run takes windows with so many codes in a line.
+  bool TakesWindows(int64_t line_codes) const {
+    return gemm_wide_ != nullptr && line_codes % 2 == 0;
+  }
+  // The same for windows, one row of them after the other.
+  template <typename Finish>
+  void Run(const WideWindows& windows, int64_t first_panel, int64_t panels, uint8_t* scratch,
+           const Finish& finish) const {
+    Operands operands = {};
+    operands.wide = windows;
+    operands.sums = reinterpret_cast<int32_t*>(scratch);
+    Chunks(operands, first_panel, panels, finish);
+  }
+
+ private:
+  struct Operands {
+    Activations a;
+    ArrangedRows arranged;
+    void* shift_scratch;
+    WideWindows wide;
+    int32_t* sums;  // [rows][kChunkColumns]
+  };
+
+  template <typename Finish>
+  void Chunks(const Operands& operands, int64_t first_panel, int64_t panels,
+              const Finish& finish) const {
     for (int64_t p = 0; p < panels; p += kChunkPanels) {
       const int64_t count = panels - p < kChunkPanels ? panels - p : kChunkPanels;
       const int64_t column = (first_panel + p) * kPanelColumns;
@@ -48,17 +90,9 @@ class CodeProduct {
     }
   }
 
- private:
-  struct Operands {
-    Activations a;
-    ArrangedRows arranged;
-    void* shift_scratch;
-    const int16_t* wide;  // [rows][RowBytes()]
-    int32_t* sums;        // [rows][kChunkColumns]
-  };
-
   Operands Prepare(const uint8_t* codes, int64_t rows, uint8_t* scratch) const;
   void Chunk(const Operands& operands, int64_t first_panel, int64_t panels) const;
+  void WideChunk(const Operands& operands, int64_t first_panel, int64_t panels) const;
 
   PackedMatrix matrix_;
   bool is_unsigned_;

@@ -30,9 +30,17 @@ ConvBlock::ConvBlock(const ConvStage& stage)
       depthwise_(ConvDepthwiseKernels().Choose().run) {
   if (NeedsGather(stage.attributes)) {
     tap_pairs_ = TapPairs(stage.matrix);
-  } else {
-    product_.emplace(stage.matrix, stage.x.is_unsigned());
+    return;
   }
+  product_.emplace(stage.matrix, stage.x.is_unsigned());
+  reads_windows_ = product_->TakesWindows(RunTaps() * stage.attributes.GroupInputs());
+}
+
+// Kernel positions that lie side by side in x: those of a line, where all channels belong to the
+// group.
+int64_t ConvBlock::RunTaps() const {
+  const ConvAttributes& a = stage_.attributes;
+  return a.group == 1 && a.dilations[2] == 1 ? a.kernel[2] : 1;
 }
 
 bool ConvBlock::Run(const ConvBlockInputs& inputs, const Parallel& parallel) const {
@@ -121,8 +129,11 @@ bool ConvBlock::RunBands(const Call& call, const Parallel& parallel) const {
   const ConvShape& s = call.inputs.shape;
   const int64_t rows = std::min(s.out[1], CeilDiv(kBandPixels, s.out[2]));
   const int64_t bands = CeilDiv(s.out[1], rows);
-  const int64_t chunks = CeilDiv(stage_.matrix.Panels() / a.group, CodeProduct::kChunkPanels);
-  const int64_t splits = direct() ? 1 : std::min(chunks, CeilDiv(kTasksWanted, bands));
+  const int64_t group_panels = direct() ? 1 : stage_.matrix.Panels() / a.group;
+  const int64_t chunks = CeilDiv(group_panels, CodeProduct::kChunkPanels);
+  const int64_t share =
+      CeilDiv(chunks, CeilDiv(kTasksWanted, bands)) * CodeProduct::kChunkPanels;  // of a task
+  const int64_t splits = CeilDiv(group_panels, share);
   std::atomic<bool> enough_memory{true};
   parallel.For(bands * splits, [&](size_t index) {
     const int64_t first = static_cast<int64_t>(index) / splits * rows;
@@ -130,34 +141,49 @@ bool ConvBlock::RunBands(const Call& call, const Parallel& parallel) const {
     band.shape.out[1] = std::min(rows, s.out[1] - first);
     band.shape.padded[1] =
         (band.shape.out[1] - 1) * a.strides[1] + a.dilations[1] * (a.kernel[1] - 1) + 1;
-    const Scratch memory = AllocateScratch(band.shape.PaddedPixels() * a.in_channels + kBandSlack);
+    const int64_t codes = band.shape.PaddedPixels() * a.in_channels;
+    const Scratch memory = AllocateScratch(codes * (reads_windows_ ? 2 : 1) + kBandSlack);
     band.x = memory.get();
-    if (band.x != nullptr) FillBand(call, band);
-    const int64_t split = static_cast<int64_t>(index) % splits;
-    const bool done = band.x != nullptr &&
-                      (direct() ? BandDirect(call, band) : BandProduct(call, band, split, splits));
+    if (band.x == nullptr) {
+      enough_memory = false;
+      return;
+    }
+    FillBand(call, band);
+    const int64_t panel = static_cast<int64_t>(index) % splits * share;
+    const Panels panels = {panel, std::min(share, group_panels - panel)};
+    const bool done = direct()         ? BandDirect(call, band)
+                      : reads_windows_ ? BandWindows(call, band, panels)
+                                       : BandProduct(call, band, panels);
     if (!done) enough_memory = false;
   });
   return enough_memory;
 }
 
-// The input rows of the band's windows; what lies outside the image is zero.
+// The input rows of the band's windows, wider where windows are read in place; what lies outside
+// the image is zero.
 void ConvBlock::FillBand(const Call& call, const Band& band) const {
   const ConvAttributes& a = stage_.attributes;
+  const int64_t bytes = reads_windows_ ? 2 : 1;  // of a code
   const int64_t in_row = call.inputs.shape.in[2] * a.in_channels;
-  const int64_t left = a.pads_begin[2] * a.in_channels;
-  const int64_t right = a.pads_end[2] * a.in_channels;
+  const int64_t left = a.pads_begin[2] * a.in_channels * bytes;
+  const int64_t right = a.pads_end[2] * a.in_channels * bytes;
   const int64_t first = band.first_row * a.strides[1] - a.pads_begin[1];
   uint8_t* out = band.x;
   for (int64_t row = first; row < first + band.shape.padded[1]; ++row) {
     if (row < 0 || row >= call.inputs.shape.in[1]) {
-      std::memset(out, 0, static_cast<size_t>(left + in_row + right));
+      std::memset(out, 0, static_cast<size_t>(left + in_row * bytes + right));
     } else {
+      const uint8_t* codes = call.x + row * in_row;
       std::memset(out, 0, static_cast<size_t>(left));
-      std::memcpy(out + left, call.x + row * in_row, static_cast<size_t>(in_row));
-      std::memset(out + left + in_row, 0, static_cast<size_t>(right));
+      if (reads_windows_) {
+        int16_t* wide = reinterpret_cast<int16_t*>(out + left);
+        Widen(codes, in_row, stage_.x.is_unsigned(), wide);
+      } else {
+        std::memcpy(out + left, codes, static_cast<size_t>(in_row));
+      }
+      std::memset(out + left + in_row * bytes, 0, static_cast<size_t>(right));
     }
-    out += left + in_row + right;
+    out += left + in_row * bytes + right;
   }
   std::memset(out, 0, kBandSlack);
 }

@@ -2,9 +2,10 @@
 // One convolution between channel-last codes: the body of FusedConvBlock, without ONNX Runtime.
 //
 // Pointwise convolutions are matrix products on the pixels as they lie. Others work through bands
-// of output rows, each on a zero-padded copy of the input rows it reads: windows become rows of a
-// matrix product where a group has a multiple of 16 output channels or there is one group, else
-// each panel of 16 output channels is convolved directly.
+// of output rows, each on a zero-padded copy of the input rows it reads: windows are the rows of a
+// matrix product where a group has a multiple of 16 output channels or there is one group, read in
+// place or copied as the product wants them; else each panel of 16 output channels is convolved
+// directly.
 #pragma once
 
 #include <optional>
@@ -45,16 +46,19 @@ class ConvBlock {
  private:
   struct Call;    // what the tasks of one Run share
   struct Band;    // some output rows, and the zero-padded input rows that they read
+  struct Panels;  // of each group: a task's share
   struct Direct;  // what the direct convolution of a band works with
 
   bool direct() const { return !product_.has_value(); }
+  int64_t RunTaps() const;
   StageFinish::Target Target(const Call& call, int64_t pixel) const;
   bool RunPointwise(const Call& call, const Parallel& parallel) const;
   bool PointwiseBlock(const Call& call, int64_t first_pixel, int64_t pixels, int64_t first_panel,
                       int64_t panels) const;
   bool RunBands(const Call& call, const Parallel& parallel) const;
   void FillBand(const Call& call, const Band& band) const;
-  bool BandProduct(const Call& call, const Band& band, int64_t split, int64_t splits) const;
+  bool BandWindows(const Call& call, const Band& band, const Panels& panels) const;
+  bool BandProduct(const Call& call, const Band& band, const Panels& panels) const;
   WindowRuns Runs(const ConvShape& shape, int64_t* offsets) const;
   bool BandDirect(const Call& call, const Band& band) const;
   void DirectPixels(const Call& call, const Band& band, const Direct& direct, int64_t pixel,
@@ -65,6 +69,7 @@ class ConvBlock {
   CodeImage image_;
   StageFinish finish_;
   std::optional<CodeProduct> product_;
+  bool reads_windows_ = false;      // of a band of 16-bit codes
   std::vector<int16_t> tap_pairs_;  // where there is no product
   ConvDepthwiseKernel* depthwise_;
 };

@@ -11,6 +11,7 @@ namespace edgefold {
 namespace {
 
 constexpr int64_t kWindowBytes = 64 * 1024;  // windows of a product, well within L2
+constexpr int64_t kWindowsAtOnce = 64;       // about so many: their sums stay in L1
 constexpr int64_t kDirectPixels = 32;        // all channels of their windows fit L1
 
 }  // namespace
@@ -26,25 +27,51 @@ struct ConvBlock::Direct {
   uint8_t* tile;        // scratch of the finish
 };
 
-// Kernel positions of a line lie side by side where all channels belong to the group.
 WindowRuns ConvBlock::Runs(const ConvShape& shape, int64_t* offsets) const {
   const ConvAttributes& a = stage_.attributes;
-  const int64_t line = a.group == 1 && a.dilations[2] == 1 ? a.kernel[2] : 1;
+  const int64_t taps = RunTaps();
   TapOffsets(a, shape, a.in_channels, offsets);
-  for (int64_t r = 0; r < a.Taps() / line; ++r) offsets[r] = offsets[r * line];
-  return {offsets, a.Taps() / line, a.GroupInputs() * line};
+  for (int64_t r = 0; r < a.Taps() / taps; ++r) offsets[r] = offsets[r * taps];
+  return {offsets, a.Taps() / taps, a.GroupInputs() * taps};
 }
 
-bool ConvBlock::BandProduct(const Call& call, const Band& band, int64_t split,
-                            int64_t splits) const {
+// Some rows of windows at a time, read where they lie in the widened band.
+bool ConvBlock::BandWindows(const Call& call, const Band& band, const Panels& panels) const {
   const ConvAttributes& a = stage_.attributes;
-  const int64_t panels = stage_.matrix.Panels() / a.group;  // of a group
-  const int64_t chunks = CeilDiv(panels, CodeProduct::kChunkPanels);
-  const int64_t share = CeilDiv(chunks, splits) * CodeProduct::kChunkPanels;
-  const int64_t first_panel = split * share;
-  const int64_t mine = std::min(share, panels - first_panel);
-  if (mine <= 0) return true;
+  const ConvShape& s = band.shape;
+  const int64_t width = s.out[2];
+  const int64_t block = std::max<int64_t>(1, kWindowsAtOnce / width);
+  const int64_t sums = CodeProduct::WindowScratchBytes(block * width);
+  const Scratch memory = AllocateScratch(sums + a.Taps() * 8 + finish_.ScratchBytes(block * width));
+  if (memory == nullptr) return false;
+  int64_t* offsets = reinterpret_cast<int64_t*>(memory.get() + sums);
+  uint8_t* tile = reinterpret_cast<uint8_t*>(offsets + a.Taps());
+  const WindowRuns runs = Runs(s, offsets);
+  WideWindows w = {};
+  w.width = width;
+  w.step = a.strides[2] * a.in_channels;
+  w.row_step = a.strides[1] * s.padded[2] * a.in_channels;
+  w.offsets = runs.offsets;
+  w.lines = runs.runs;
+  w.line_codes = runs.run_bytes;
+  for (int64_t row = 0; row < s.out[1]; row += block) {
+    w.height = std::min(block, s.out[1] - row);
+    const int64_t pixels = w.height * width;
+    const StageFinish::Target target = Target(call, (band.first_row + row) * width);
+    for (int64_t g = 0; g < a.group; ++g) {
+      w.codes = reinterpret_cast<const int16_t*>(band.x) + row * w.row_step + g * a.GroupInputs();
+      product_->Run(w, g * (stage_.matrix.Panels() / a.group) + panels.first, panels.count,
+                    memory.get(), [&](int64_t column, int64_t columns, const int32_t* of) {
+                      finish_.Run(call.constants, target, of, CodeProduct::kChunkColumns, pixels,
+                                  column, columns, tile);
+                    });
+    }
+  }
+  return true;
+}
 
+bool ConvBlock::BandProduct(const Call& call, const Band& band, const Panels& panels) const {
+  const ConvAttributes& a = stage_.attributes;
   const int64_t row_bytes = product_->RowBytes();
   const int64_t fitting = std::max<int64_t>(16, kWindowBytes / row_bytes / 16 * 16);
   const int64_t block = std::min(band.Pixels(), fitting);
@@ -64,7 +91,8 @@ bool ConvBlock::BandProduct(const Call& call, const Band& band, int64_t split,
     for (int64_t g = 0; g < a.group; ++g) {
       BuildRows(a, band.shape, runs, band.x + g * a.GroupInputs(), a.in_channels, p, pixels,
                 row_bytes, rows);
-      product_->Run(rows, pixels, g * panels + first_panel, mine, memory.get(),
+      product_->Run(rows, pixels, g * (stage_.matrix.Panels() / a.group) + panels.first,
+                    panels.count, memory.get(),
                     [&](int64_t column, int64_t columns, const int32_t* sums) {
                       finish_.Run(call.constants, target, sums, CodeProduct::kChunkColumns, pixels,
                                   column, columns, tile);

@@ -20,9 +20,14 @@ struct ConvBlock::Call {
 struct ConvBlock::Band {
   int64_t first_row;  // of the output
   ConvShape shape;    // as if the rows of the band were the whole image
-  uint8_t* x;         // [padded rows][padded width][in_channels], then slack
+  uint8_t* x;         // [padded rows][padded width][in_channels] codes, then slack
 
   int64_t Pixels() const { return shape.OutPixels(); }
+};
+
+struct ConvBlock::Panels {
+  int64_t first;
+  int64_t count;
 };
 
 }  // namespace edgefold

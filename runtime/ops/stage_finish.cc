@@ -2,6 +2,7 @@
 #include "ops/stage_finish.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/rounding.h"
 
@@ -11,11 +12,43 @@ namespace {
 constexpr int64_t kLanes = 16;       // constants are readable up to a multiple of these
 constexpr int64_t kTilePixels = 16;  // of a plane: a cache line
 
+using Four = float __attribute__((vector_size(16)));
+
+inline Four Load(const float* values) {
+  Four four;
+  std::memcpy(&four, values, sizeof four);
+  return four;
+}
+
+// Four pixels of four channels: rows become columns.
+inline void Transpose(const float* values, float* y, int64_t plane) {
+  constexpr int64_t kRow = StageFinish::kMaxColumns;
+  const Four rows[4] = {Load(values), Load(values + kRow), Load(values + 2 * kRow),
+                        Load(values + 3 * kRow)};
+  const Four low[2] = {__builtin_shufflevector(rows[0], rows[1], 0, 4, 1, 5),
+                       __builtin_shufflevector(rows[2], rows[3], 0, 4, 1, 5)};
+  const Four high[2] = {__builtin_shufflevector(rows[0], rows[1], 2, 6, 3, 7),
+                        __builtin_shufflevector(rows[2], rows[3], 2, 6, 3, 7)};
+  const Four columns[4] = {__builtin_shufflevector(low[0], low[1], 0, 1, 4, 5),
+                           __builtin_shufflevector(low[0], low[1], 2, 3, 6, 7),
+                           __builtin_shufflevector(high[0], high[1], 0, 1, 4, 5),
+                           __builtin_shufflevector(high[0], high[1], 2, 3, 6, 7)};
+  for (int c = 0; c < 4; ++c) std::memcpy(y + c * plane, &columns[c], sizeof columns[c]);
+}
+
 // Pixels of channels beside each other to planes.
 void StorePlanes(const float* values, int64_t pixels, int64_t channels, float* y, int64_t plane) {
+  constexpr int64_t kRow = StageFinish::kMaxColumns;
+  const int64_t whole_channels = channels / 4 * 4;
+  const int64_t whole_pixels = pixels / 4 * 4;
+  for (int64_t c = 0; c < whole_channels; c += 4) {
+    for (int64_t i = 0; i < whole_pixels; i += 4) {
+      Transpose(values + i * kRow + c, y + c * plane + i, plane);
+    }
+  }
   for (int64_t c = 0; c < channels; ++c) {
-    for (int64_t i = 0; i < pixels; ++i) {
-      y[c * plane + i] = values[i * StageFinish::kMaxColumns + c];
+    for (int64_t i = c < whole_channels ? whole_pixels : 0; i < pixels; ++i) {
+      y[c * plane + i] = values[i * kRow + c];
     }
   }
 }

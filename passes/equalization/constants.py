@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgefold.passes._constants import readers, remove_if_unread, trace_constant
+from edgefold.passes._constants import Constant, readers, remove_if_unread, trace_constant
 from edgefold.passes._initializers import InitializerStore
 from edgefold.passes.base import SkipReason
 
@@ -90,9 +90,7 @@ class WorkingConstants:
         if place.groups > 1:  # [M, C / group, kernel]: the outputs of a group meet its own channels only
             by_group = array.reshape(place.groups, array.shape[0] // place.groups, array.shape[1], -1)
             return np.asarray(by_group.max(axis=(1, 3)).reshape(-1))
-        missing = max(0, -min(place.axes))
-        array = array.reshape((1,) * missing + array.shape)
-        axes = [axis + missing for axis in place.axes]
+        axes = self._axes(place, array)
         others = tuple(axis for axis in range(array.ndim) if axis not in axes)
         return np.asarray(np.broadcast_to(array.max(axis=others), tuple(shape)).reshape(-1))
 
@@ -104,11 +102,9 @@ class WorkingConstants:
             rows = np.repeat(powers.reshape(place.groups, -1), array.shape[0] // place.groups, axis=0)
             powers = rows.reshape(*rows.shape, *[1] * (array.ndim - 2))
         else:
-            missing = max(0, -min(place.axes))
-            array = array.reshape((1,) * missing + array.shape)
             extents = [1] * array.ndim
-            for axis, extent in zip(place.axes, shape, strict=True):
-                extents[axis + missing] = extent
+            for axis, extent in zip(self._axes(place, array), shape, strict=True):
+                extents[axis] = extent
             powers = powers.reshape(extents)
         self._arrays[place.node, place.operand] = array * powers
 
@@ -133,9 +129,18 @@ class WorkingConstants:
         return float(np.abs(self._array(place)).max(initial=0))
 
     def _array(self, place: Place) -> Array:
+        """The values on the way, with the axes that a broadcast constant is missing."""
         key = (place.node, place.operand)
-        if key in self._arrays:
-            return self._arrays[key]
+        original = self._original(place)
+        array = self._arrays[key] if key in self._arrays else np.asarray(original.array(), np.float64)
+        missing = len(original.shape) + max(0, -min(place.axes)) - array.ndim
+        return array.reshape((1,) * max(0, missing) + array.shape)
+
+    def _axes(self, place: Place, array: Array) -> list[int]:
+        """The axes of a place, which counts those of the original, in an array that may have got others before them."""
+        return [axis + array.ndim - len(self._original(place).shape) for axis in place.axes]
+
+    def _original(self, place: Place) -> Constant:
         constant = trace_constant(place.node.inputs[place.operand])
         assert constant is not None, "check refused anything else"
-        return np.asarray(constant.array(), np.float64)
+        return constant

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from edgefold.calibration import Calibration
 from edgefold.passes import Context, Notes, SkipReason
 from edgefold.passes._layer_inputs import Rows
+from edgefold.passes.equalization.constants import Place, WorkingConstants
 from edgefold.passes.equalization.factors import Strength
 from edgefold.passes.equalize_channels import EqualizeChannels
 from edgefold.probing import probe
@@ -224,6 +225,37 @@ def test_factors_keep_the_magnitude_and_are_powers_of_two_when_asked(peaks: list
     np.testing.assert_allclose(factors / factors[0], (activations / activations[0]) ** alpha, rtol=1e-6)
     rounded = np.log2(Strength(alpha, powers_of_two=True).factors(activations, ones))
     assert (rounded == np.rint(rounded)).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "wanted"),
+    [
+        ((), (-1,), (8,)),
+        ((), (-2, -1), (2, 4)),
+        ((1,), (0,), (8,)),
+        ((3, 1), (-1,), (8, 3, 1)),
+        ((4,), (-1, 0), (2, 4)),
+    ],
+    ids=str,
+)
+def test_factors_go_into_a_broadcast_constant_more_than_once(
+    shape: tuple[int, ...], axes: tuple[int, ...], wanted: tuple[int, ...]
+) -> None:
+    """Classes whose weights lie between them are levelled in several sweeps."""
+    old = weights(*shape, seed=7)
+    model = graph("t (float[2, 8] x) => (float[a, b, c] y) { y = Mul(x, w) }", {"w": old})
+    [node] = model.graph
+    constants = WorkingConstants(model.graph)
+    place = Place(node, 1, axes, power=-1)
+    extents = (2, 4) if len(axes) == 2 else (8,)
+    for _ in range(3):
+        constants.multiply(place, extents, SPREAD)
+    peak = np.abs(old).max() if len(axes) == 1 else np.tile(np.broadcast_to(np.abs(old), 4), 2)
+    np.testing.assert_allclose(constants.peaks(place, extents), peak / SPREAD**3, rtol=1e-6)
+    constants.store()
+    value = model.graph.initializers["w.equalized"].const_value
+    assert value is not None
+    assert tuple(value.shape) == wanted
 
 
 def test_silent_channels_keep_the_factor_one() -> None:

@@ -21,8 +21,9 @@ _ONE_OPERATOR = ("Attention", "GroupQueryAttention", "MultiHeadAttention")
 class QuantizeAttention(Pass, frozen=True, kw_only=True):
     """Replaces the products and the softmax of attention by one operator on integer operands.
 
-    What it does: ``Softmax(q k' * scale + mask) v`` becomes ShiftAttention: rows of q and k and columns of v become
-    int8 with a scale each, found at run time, and weights of a row 8-bit integers that their own sum normalizes.
+    What it does: ``Softmax(q k' * scale + mask) v`` becomes ShiftAttention: rows of q, k and v become int8
+    with a scale each, found at run time, and weights of a row 8-bit integers that hold the scales of the values. Where
+    layers around it are quantized too, a decoder gives token by token, with a cache, what it gives on the whole text.
 
     When it fires: on a Softmax over the last axis between two matrix products of four axes, as exporters write
     attention with its heads split: with or without constant factors on queries, keys or scores, masks that are added or

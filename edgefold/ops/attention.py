@@ -38,12 +38,13 @@ def ShiftAttention(
 ) -> FLOAT[...]:
     """Attention of every head on integer operands: ``softmax(q k' * scale + mask) v``.
 
-    Rows of q and of k and columns of v (a channel over all keys) become int8 with a scale each, found at run time as in
-    `ShiftMatMul`. Attention weights become ``w = round_half_even(255 * exp(score - largest score of the row))``, and
-    the result is ``(w . v) / sum(w)`` of these integers: what rounding adds to a row's weights its sum takes out again.
-    A key/value cache is read by giving all keys and values with the queries of the newest positions alone. A row
-    without a finite score gives zeros. The kernel multiplies integers, exactly; here products of weights and values are
-    sums in float, exact up to 518 keys.
+    Rows of q, k and v become int8 with a scale each, found at run time as in `ShiftMatMul`. The scale of a position's
+    value belongs to its weight: weights become ``w = round_half_even(255 * u / max(u))`` along a row, where ``u =
+    exp(score - largest score of the row) * scale of v``, and the sum that normalizes them is one of integers too, of
+    ``round_half_even(32768 * exp(...))``. So a result depends on the positions that its query sees and on no other: a
+    key/value cache, read by giving all keys and values with the queries of the newest positions alone, gives what the
+    whole gives, in every bit. A row without a finite score gives zeros. The kernel multiplies integers, exactly; here
+    products of weights and values are sums in float, exact up to 518 keys, and the sum of a row is exact to 2^24.
 
     Inputs:
       q: float32 [B, H, rows, depth].
@@ -59,13 +60,13 @@ def ShiftAttention(
       float32 [B, H, rows, values].
     """
     last = op.Constant(value_ints=[-1])
-    unit = op.Constant(value_float=1.0)
     nought = op.Constant(value_float=0.0)
     lowest = op.Constant(value_float=float("-inf"))
-    values = op.Transpose(v, perm=[0, 1, 3, 2])
+    levels = op.Constant(value_float=255.0)
+    unit = op.Constant(value_float=32768.0)
     q_scales = RowScales(q)
     k_scales = RowScales(k)
-    v_scales = RowScales(values)
+    v_scales = RowScales(v)
     keys = op.Transpose(RowCodes(k, k_scales), perm=[0, 1, 3, 2])
     column_scales = op.Mul(op.Transpose(k_scales, perm=[0, 1, 3, 2]), op.Constant(value_float=scale))
     products = op.MatMul(RowCodes(q, q_scales), keys)
@@ -83,9 +84,11 @@ def ShiftAttention(
 
     largest = op.ReduceMax(seen, last, keepdims=1)
     nothing = op.Equal(largest, lowest)
-    distance = op.Sub(seen, op.Where(nothing, nought, largest))
-    weights = op.Round(op.Mul(op.Exp(distance), op.Constant(value_float=255.0)))
-    total = op.ReduceSum(weights, last, keepdims=1)
-    share = op.Div(unit, op.Max(total, unit))
-    sums = op.MatMul(weights, op.Transpose(RowCodes(values, v_scales), perm=[0, 1, 3, 2]))
-    return op.Mul(sums, op.Mul(share, op.Transpose(v_scales, perm=[0, 1, 3, 2])))
+    exponentials = op.Exp(op.Sub(seen, op.Where(nothing, nought, largest)))
+    total = op.ReduceSum(op.Round(op.Mul(exponentials, unit)), last, keepdims=1)
+    shares = op.Mul(exponentials, op.Transpose(v_scales, perm=[0, 1, 3, 2]))
+    top = op.ReduceMax(shares, last, keepdims=1)
+    present = op.Greater(top, op.Constant(value_float=1e-30))
+    weights = op.Round(op.Mul(shares, op.Where(present, op.Div(levels, top), nought)))
+    step = op.Div(op.Mul(top, op.Div(unit, levels)), op.Max(total, op.Constant(value_float=1.0)))
+    return op.Mul(op.MatMul(weights, RowCodes(v, v_scales)), step)

@@ -39,7 +39,8 @@ struct Attention::Call {
   int8_t* k_panels;  // of one head after the other
   int8_t* v_panels;
   float* k_scales;  // [heads][keys], times the scale of the products
-  float* v_scales;  // [heads][values]
+  float* v_scales;  // [heads][keys]
+  float* ones;      // [values]
 
   int64_t KeyPanelBytes() const { return PanelBytes(shape.keys, shape.depth); }
   int64_t ValuePanelBytes() const { return PanelBytes(shape.values, shape.keys); }
@@ -55,7 +56,7 @@ struct Attention::Block {
 
 Attention::Attention()
     : quantize_(QuantizeKernels().Choose().run),
-      quantize_columns_(QuantizeColumnsKernels().Choose().run),
+      quantize_panels_(QuantizePanelsKernels().Choose().run),
       gemm_(GemmKernels().Choose().run),
       softmax_(SoftmaxKernels().Choose().run),
       epilogue_(EpilogueKernels().Choose().run) {}
@@ -63,15 +64,17 @@ Attention::Attention()
 bool Attention::Run(const AttentionInputs& inputs, const Parallel& parallel) const {
   const AttentionShape& shape = inputs.shape;
   if (shape.heads * shape.rows * shape.values == 0) return true;
-  Call call = {inputs, shape, nullptr, nullptr, nullptr, nullptr};
+  Call call = {inputs, shape, nullptr, nullptr, nullptr, nullptr, nullptr};
   const int64_t panel_bytes = shape.heads * (call.KeyPanelBytes() + call.ValuePanelBytes());
   const Scratch memory =
-      AllocateScratch(panel_bytes + shape.heads * (shape.keys + shape.values) * 4);
+      AllocateScratch(panel_bytes + (shape.heads * 2 * shape.keys + shape.values) * 4);
   if (memory == nullptr) return false;
   call.k_panels = reinterpret_cast<int8_t*>(memory.get());
   call.v_panels = call.k_panels + shape.heads * call.KeyPanelBytes();
   call.k_scales = reinterpret_cast<float*>(memory.get() + panel_bytes);
   call.v_scales = call.k_scales + shape.heads * shape.keys;
+  call.ones = call.v_scales + shape.heads * shape.keys;
+  std::fill_n(call.ones, shape.values, 1.0f);
 
   std::atomic<bool> enough_memory{true};
   parallel.For(shape.heads, [&](size_t head) {
@@ -106,9 +109,9 @@ bool Attention::PackHead(const Call& call, int64_t head) const {
   PackRows(keys.Rows(0, shape.keys), shape.depth, call.k_panels + head * call.KeyPanelBytes());
   float* scales = call.k_scales + head * shape.keys;
   for (int64_t n = 0; n < shape.keys; ++n) scales[n] = *keys.Scales(n) * call.inputs.scale;
-  quantize_columns_({call.inputs.v + head * shape.keys * shape.values, shape.keys, shape.values,
-                     call.v_panels + head * call.ValuePanelBytes(),
-                     call.v_scales + head * shape.values});
+  quantize_panels_({call.inputs.v + head * shape.keys * shape.values, shape.keys, shape.values,
+                    call.v_panels + head * call.ValuePanelBytes(),
+                    call.v_scales + head * shape.keys});
   return true;
 }
 
@@ -116,13 +119,12 @@ bool Attention::RunBlock(const Call& call, const Block& block) const {
   const AttentionShape& shape = call.shape;
   const OperandRows queries(block.rows, shape.depth, false);
   const int64_t wide = std::max(block.stride, RoundUp(shape.values, kPanelColumns));
-  const Scratch memory = AllocateScratch(block.rows * (wide * 4 + block.stride * 5 + 8));
+  const Scratch memory = AllocateScratch(block.rows * (wide * 4 + block.stride * 5 + 4));
   if (!queries.ok() || memory == nullptr) return false;
   int32_t* acc = reinterpret_cast<int32_t*>(memory.get());            // [rows][wide]
   float* scores = reinterpret_cast<float*>(acc + block.rows * wide);  // [rows][stride]
-  float* shares = scores + block.rows * block.stride;                 // [rows]
-  int32_t* totals = reinterpret_cast<int32_t*>(shares + block.rows);  // [rows]
-  uint8_t* codes = reinterpret_cast<uint8_t*>(totals + block.rows);   // [rows][stride]
+  float* steps = scores + block.rows * block.stride;                  // [rows]
+  uint8_t* codes = reinterpret_cast<uint8_t*>(steps + block.rows);    // [rows][stride]
 
   QuantizeArguments q = {};
   q.x = call.inputs.q + (block.head * shape.rows + block.first) * shape.depth;
@@ -133,10 +135,10 @@ bool Attention::RunBlock(const Call& call, const Block& block) const {
   queries.Receive(0, &q);
   quantize_(q);
   Scores(call, block, queries.Rows(0, block.rows), queries.Scales(0), acc, scores);
-  Weights(call, block, scores, codes, totals);
+  Weights(call, block, scores, codes, steps);
 
   const Activations weights = {
-      codes, block.stride, block.rows, true, totals, nullptr, block.stride / kGroupDepth};
+      codes, block.stride, block.rows, true, nullptr, nullptr, block.stride / kGroupDepth};
   const int64_t pitch = CeilDiv(shape.keys, kUnitDepth) * kUnitCodes;
   const int64_t units = std::max<int64_t>(CeilDiv(block.keys, kUnitDepth), 1);
   const int8_t* panels = call.v_panels + block.head * call.ValuePanelBytes();
@@ -144,13 +146,9 @@ bool Attention::RunBlock(const Call& call, const Block& block) const {
     gemm_(weights, panels + n / kPanelColumns * pitch, 1, units, acc + n, wide);
   }
   if (block.keys == 0) std::memset(acc, 0, static_cast<size_t>(block.rows * wide * 4));
-  for (int64_t m = 0; m < block.rows; ++m) {
-    shares[m] = 1.0f / static_cast<float>(std::max(totals[m], 1));
-  }
   const float zero = 0.0f;
-  epilogue_({acc, wide, block.rows, shape.values, shares, call.v_scales + block.head * shape.values,
-             &zero, true, call.inputs.y + (block.head * shape.rows + block.first) * shape.values,
-             shape.values});
+  epilogue_({acc, wide, block.rows, shape.values, steps, call.ones, &zero, true,
+             call.inputs.y + (block.head * shape.rows + block.first) * shape.values, shape.values});
   return true;
 }
 
@@ -178,16 +176,18 @@ void Attention::Scores(const Call& call, const Block& block, const Activations& 
   }
 }
 
-void Attention::Weights(const Call& call, const Block& block, const float* scores, uint8_t* codes,
-                        int32_t* totals) const {
+void Attention::Weights(const Call& call, const Block& block, float* scores, uint8_t* codes,
+                        float* steps) const {
+  const float* factors = call.v_scales + block.head * call.shape.keys;
   if (!call.inputs.causal) {
-    return softmax_({scores, block.stride, block.rows, block.keys, codes, block.stride, totals});
+    return softmax_(
+        {scores, block.stride, block.rows, block.keys, factors, codes, block.stride, steps});
   }
   const int64_t before = call.shape.keys - call.shape.rows + block.first;
   for (int64_t m = 0; m < block.rows; ++m) {
     const int64_t seen = std::clamp(before + m + 1, int64_t{0}, block.keys);
-    softmax_({scores + m * block.stride, block.stride, 1, seen, codes + m * block.stride,
-              block.stride, totals + m});
+    softmax_({scores + m * block.stride, block.stride, 1, seen, factors, codes + m * block.stride,
+              block.stride, steps + m});
   }
 }
 

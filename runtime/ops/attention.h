@@ -2,10 +2,10 @@
 // softmax(q . k' * scale + mask) . v of every head on integer operands: the body of ShiftAttention,
 // without ONNX Runtime.
 //
-// Rows of q and k and columns of v become int8 with a scale each, rows of attention weights uint8
-// whose sum divides the result. Keys and values of a head are quantized once, into the panels that
-// the integer products read; then blocks of queries go through scores, softmax and values while
-// their scores are in the cache.
+// Rows of q, k and v become int8 with a scale each, rows of attention weights uint8 with the scales
+// of v in them (softmax.h), so that a result depends on the keys that its query sees alone. Keys
+// and values of a head are quantized once, into the panels that the integer products read; then
+// blocks of queries go through scores, softmax and values while their scores are in the cache.
 #pragma once
 
 #include "base/activations.h"
@@ -13,7 +13,7 @@
 #include "kernels/epilogue/epilogue.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/quantize/quantize.h"
-#include "kernels/quantize_columns/quantize_columns.h"
+#include "kernels/quantize_panels/quantize_panels.h"
 #include "kernels/softmax/softmax.h"
 
 namespace edgefold {
@@ -21,7 +21,7 @@ namespace edgefold {
 struct AttentionShape {
   int64_t heads;   // of all samples: batch times heads
   int64_t rows;    // queries
-  int64_t keys;    // at most 65536, so that sums fit int32
+  int64_t keys;    // at most 65535, so that sums fit int32
   int64_t depth;   // of a query and a key
   int64_t values;  // of a value and a result
 };
@@ -58,11 +58,11 @@ class Attention {
   bool RunBlock(const Call& call, const Block& block) const;
   void Scores(const Call& call, const Block& block, const Activations& q, const float* q_scales,
               int32_t* acc, float* scores) const;
-  void Weights(const Call& call, const Block& block, const float* scores, uint8_t* codes,
-               int32_t* totals) const;
+  void Weights(const Call& call, const Block& block, float* scores, uint8_t* codes,
+               float* steps) const;
 
   QuantizeKernel* quantize_;
-  QuantizeColumnsKernel* quantize_columns_;
+  QuantizePanelsKernel* quantize_panels_;
   GemmKernel* gemm_;
   SoftmaxKernel* softmax_;
   EpilogueKernel* epilogue_;

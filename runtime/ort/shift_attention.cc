@@ -8,8 +8,8 @@
 namespace edgefold::ort {
 namespace {
 
-// 255 * 127 * keys must fit int32.
-constexpr int64_t kMaxKeys = 65536;
+// 255 * 127 * keys and 32768 * keys must fit int32.
+constexpr int64_t kMaxKeys = 65535;
 constexpr int kAxes = 4;
 
 class ShiftAttention {

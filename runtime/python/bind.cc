@@ -26,7 +26,7 @@
 #include "kernels/l2_norm/l2_norm.h"
 #include "kernels/peak/peak.h"
 #include "kernels/quantize/quantize.h"
-#include "kernels/quantize_columns/quantize_columns.h"
+#include "kernels/quantize_panels/quantize_panels.h"
 #include "kernels/requantize/requantize.h"
 #include "kernels/softmax/softmax.h"
 #include "kernels/unpack/unpack.h"
@@ -244,7 +244,7 @@ nanobind::dict OperatorFamilies() {
   families["requantize"] = Variants(RequantizeKernels());
   families["l1_norm"] = Variants(L1NormKernels());
   families["softmax"] = Variants(SoftmaxKernels());
-  families["quantize_columns"] = Variants(QuantizeColumnsKernels());
+  families["quantize_panels"] = Variants(QuantizePanelsKernels());
   families["l2_norm"] = Variants(L2NormKernels());
   families["peak"] = Variants(PeakKernels());
   return families;
@@ -287,7 +287,7 @@ NB_MODULE(_kernels, module) {
   Bind(module, "Requantize", RequantizeKernels());
   Bind(module, "L1Norm", L1NormKernels());
   Bind(module, "Softmax", SoftmaxKernels());
-  Bind(module, "QuantizeColumns", QuantizeColumnsKernels());
+  Bind(module, "QuantizePanels", QuantizePanelsKernels());
   Bind<&Peak>(module, "Peak", PeakKernels());
   module.def("operator_families", OperatorFamilies);
   module.def("isa_error", [] {

@@ -63,9 +63,10 @@ LISTS = {
     "two": [2], "eight": [8], "four_heads": [HEADS],
 }  # fmt: skip
 ARRAYS: dict[str, np.ndarray] = {
-    "wq": graphs.weights(WIDTH, HEADS * DEPTH, seed=1) / 2,
-    "wk": graphs.weights(WIDTH, KEY_HEADS * DEPTH, seed=2) / 2,
-    "wv": graphs.weights(WIDTH, KEY_HEADS * DEPTH, seed=3),
+    # Multiples of 1 / 4: projections of multiples of 1 / 8 are exact, in whatever order a product sums them up.
+    "wq": np.rint(2 * graphs.weights(WIDTH, HEADS * DEPTH, seed=1)) / 4,
+    "wk": np.rint(2 * graphs.weights(WIDTH, KEY_HEADS * DEPTH, seed=2)) / 4,
+    "wv": np.rint(4 * graphs.weights(WIDTH, KEY_HEADS * DEPTH, seed=3)) / 4,
     "bias": graphs.weights(HEADS, 1, 1, seed=4),
     **{name: np.array(number, np.float32) for name, number in NUMBERS.items()},
     **{name: np.array(numbers) for name, numbers in LISTS.items()},

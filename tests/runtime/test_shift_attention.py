@@ -62,15 +62,17 @@ def visible(rows: int, keys: int) -> np.ndarray:
 
 def on_integers(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray, causal: bool) -> np.ndarray:
     """As the operator is worded; only exp is numpy's."""
-    (qc, qs), (kc, ks) = rows_codes(q), rows_codes(k)
-    vc, vs = rows_codes(v.swapaxes(-1, -2))
+    (qc, qs), (kc, ks), (vc, vs) = rows_codes(q), rows_codes(k), rows_codes(v)
     scores = (qc @ kc.swapaxes(-1, -2)).astype(np.float32) * (qs * (ks.swapaxes(-1, -2) * np.float32(0.25))) + mask
     scores = np.where(visible(q.shape[2], k.shape[2]) | (not causal), scores, np.float32(-np.inf))
     largest = scores.max(-1, keepdims=True)
-    largest = np.where(largest == -np.inf, np.float32(0), largest)
-    weights = np.rint(np.exp(scores - largest) * np.float32(255)).astype(np.int64)
-    share = np.float32(1) / np.maximum(weights.sum(-1, keepdims=True), 1).astype(np.float32)
-    return (weights @ vc.swapaxes(-1, -2)).astype(np.float32) * (share * vs.swapaxes(-1, -2))
+    exponentials = np.exp(scores - np.where(largest == -np.inf, np.float32(0), largest))
+    total = np.rint(exponentials * np.float32(32768)).astype(np.int64).sum(-1, keepdims=True)
+    shares = exponentials * vs.swapaxes(-1, -2)
+    top = shares.max(-1, keepdims=True)
+    weights = np.rint(shares * (np.float32(255) / np.where(top > 1e-30, top, np.float32(np.inf)))).astype(np.int64)
+    step = top * np.float32(32768 / 255) / np.maximum(total, 1).astype(np.float32)
+    return (weights @ vc).astype(np.float32) * step
 
 
 def exact(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray, causal: bool) -> np.ndarray:
@@ -120,11 +122,15 @@ def test_error_against_float_attention() -> None:
     assert np.sqrt(np.mean(error**2) / np.mean(expected**2)) < 0.02
 
 
-def test_a_cache_gives_what_the_whole_gives() -> None:
-    """The newest queries with all keys and values, against all queries at once."""
+@pytest.mark.parametrize("stock", [False, True], ids=["kernel", "function"])
+def test_a_cache_gives_what_the_whole_gives(stock: bool) -> None:
+    """Position by position, with the keys and values so far alone, against all at once: equal in every bit."""
     q, k, v = case(1, 2, 40, 40, 16, 16)
-    whole = run(q, k, v, causal=1)
-    np.testing.assert_array_equal(run(q[:, :, 37:], k, v, causal=1), whole[:, :, 37:])
+    v *= np.geomspace(0.1, 10, 40, dtype=np.float32)[:, None]  # later values are larger
+    whole = run(q, k, v, causal=1, stock=stock)
+    for end in (1, 2, 33, 40):
+        step = run(q[:, :, end - 1 : end], k[:, :, :end], v[:, :, :end], stock=stock)
+        np.testing.assert_array_equal(step, whole[:, :, end - 1 : end])
 
 
 def test_what_is_masked_does_not_count() -> None:
@@ -134,9 +140,22 @@ def test_what_is_masked_does_not_count() -> None:
     mask[0, 0, 2] = -np.inf
     y = run(q, k, v, mask)
     assert np.all(y[0, 0, 2] == 0)
-    scaled = k.copy()
-    scaled[:, :, 5:] *= 3
-    np.testing.assert_array_equal(run(q, scaled, v, mask), y)
+    other_k, other_v = k.copy(), v.copy()
+    other_k[:, :, 5:] *= 3
+    other_v[:, :, 5:] *= 100
+    np.testing.assert_array_equal(run(q, other_k, other_v, mask), y)
+
+
+def test_values_of_very_different_sizes_and_none() -> None:
+    """A key that draws the attention and has hardly a value, as the first token of many language models."""
+    q, k, v = case(1, 2, 8, 64, 16, 16)
+    k[:, :, 0] = 5 * q.mean(2)
+    v[:, :, 0] *= 1e-3
+    v[:, :, 1] = 0
+    expected = exact(q, k, v, NO_MASK, False)
+    error = run(q, k, v) - expected
+    assert np.sqrt(np.mean(error**2) / np.mean(expected**2)) < 0.02
+    assert np.all(run(q, k, np.zeros_like(v)) == 0)
 
 
 def test_threads_change_nothing_and_nothing_may_be_empty() -> None:

@@ -11,6 +11,9 @@
 namespace edgefold {
 namespace {
 
+constexpr float kToInteger = 0x1.8p23f;  // adding it rounds to an integer, in the low bits
+constexpr float kUnit = 32768.0f;        // of the exponentials that are summed: 2^15 * 65535 < 2^31
+
 // The low bytes of whole numbers.
 template <int kLanes>
 struct LowBytes {
@@ -35,50 +38,70 @@ struct SoftmaxRow {
     return value;
   }
 
-  // Fewer than kLanes scores, and the lowest behind them.
-  static Floats LoadSome(const float* x, int64_t count) {
-    Floats value = F::All(kLowest);
+  // Fewer than kLanes numbers, and others behind them.
+  static Floats LoadSome(const float* x, int64_t count, float others) {
+    Floats value = F::All(others);
     __builtin_memcpy(&value, x, static_cast<size_t>(count) * sizeof(float));
     return value;
   }
 
   static Floats Larger(Floats a, Floats b) { return a > b ? a : b; }
 
-  static float Largest(const float* x, int64_t columns) {
-    Floats most = F::All(kLowest);
-    int64_t n = 0;
-    for (; n + kLanes <= columns; n += kLanes) most = Larger(Load(x + n), most);
-    if (n < columns) most = Larger(LoadSome(x + n, columns - n), most);
+  static float Largest(Floats most) {
     float largest = most[0];
     for (int i = 1; i < kLanes; ++i) largest = most[i] > largest ? most[i] : largest;
     return largest;
   }
 
-  static Ints Codes(Floats x, float largest) {
-    constexpr float kToInteger = 0x1.8p23f;  // adding it rounds to an integer, in the low bits
-    const Floats e = F::Exp(x - largest);
-    return (Ints)((e == e ? e : Floats{}) * 255.0f + kToInteger) & 0xff;
+  static float Largest(const float* x, int64_t columns) {
+    Floats most = F::All(kLowest);
+    int64_t n = 0;
+    for (; n + kLanes <= columns; n += kLanes) most = Larger(Load(x + n), most);
+    if (n < columns) most = Larger(LoadSome(x + n, columns - n, kLowest), most);
+    return Largest(most);
   }
 
-  // Writes the codes of a row and returns their sum.
-  static int32_t Run(const float* x, int64_t columns, float largest, uint8_t* codes) {
+  // Exponentials of some scores times their factors; adds the exponentials to the total.
+  static Floats Weigh(Floats x, float largest, Floats factors, Ints* total) {
+    const Floats raw = F::Exp(x - largest);
+    const Floats e = raw == raw ? raw : Floats{};
+    *total += (Ints)(e * kUnit + kToInteger) & 0xffff;
+    const Floats u = e * factors;
+    return u == u ? u : Floats{};
+  }
+
+  // Overwrites a row of scores by weights, with the total of their exponentials, and returns the
+  // largest weight.
+  static float Weigh(float* x, const float* factors, int64_t columns, float largest,
+                     uint32_t* total) {
+    Floats most = {};
     Ints totals = {};
     int64_t n = 0;
     for (; n + kLanes <= columns; n += kLanes) {
-      const Ints code = Codes(Load(x + n), largest);
-      totals += code;
-      Narrow::Store(code, codes + n);
+      const Floats u = Weigh(Load(x + n), largest, Load(factors + n), &totals);
+      most = Larger(u, most);
+      __builtin_memcpy(x + n, &u, sizeof u);
     }
     if (n < columns) {
-      const Ints code = Codes(LoadSome(x + n, columns - n), largest);
-      totals += code;
-      uint8_t last[kLanes];
-      Narrow::Store(code, last);
-      __builtin_memcpy(codes + n, last, static_cast<size_t>(columns - n));
+      const Floats some = LoadSome(factors + n, columns - n, 0.0f);
+      const Floats u = Weigh(LoadSome(x + n, columns - n, kLowest), largest, some, &totals);
+      most = Larger(u, most);
+      __builtin_memcpy(x + n, &u, static_cast<size_t>(columns - n) * sizeof(float));
     }
-    int32_t sum = 0;
-    for (int i = 0; i < kLanes; ++i) sum += totals[i];
-    return sum;
+    *total = 0;
+    for (int i = 0; i < kLanes; ++i) *total += static_cast<uint32_t>(totals[i]);
+    return Largest(most);
+  }
+
+  static Ints Codes(Floats u, float factor) { return (Ints)(u * factor + kToInteger) & 0xff; }
+
+  static void Write(const float* u, int64_t columns, float factor, uint8_t* codes) {
+    int64_t n = 0;
+    for (; n + kLanes <= columns; n += kLanes) Narrow::Store(Codes(Load(u + n), factor), codes + n);
+    if (n == columns) return;
+    uint8_t last[kLanes];
+    Narrow::Store(Codes(LoadSome(u + n, columns - n, 0.0f), factor), last);
+    __builtin_memcpy(codes + n, last, static_cast<size_t>(columns - n));
   }
 };
 
@@ -86,13 +109,17 @@ template <int kLanes, typename Narrow = LowBytes<kLanes>>
 inline void Softmax(const SoftmaxArguments& s) {
   using Row = SoftmaxRow<kLanes, Narrow>;
   for (int64_t m = 0; m < s.rows; ++m) {
-    const float* x = s.x + m * s.x_stride;
+    float* x = s.x + m * s.x_stride;
     uint8_t* codes = s.codes + m * s.stride;
+    uint32_t total = 0;
+    float top = 0.0f;
     const float largest = Row::Largest(x, s.columns);
     // Without a finite score there is nothing to weigh.
-    const int64_t columns = largest > Row::kLowest ? s.columns : 0;
-    s.totals[m] = Row::Run(x, columns, largest, codes);
+    if (largest > Row::kLowest) top = Row::Weigh(x, s.factors, s.columns, largest, &total);
+    const int64_t columns = top > 1e-30f ? s.columns : 0;
+    if (columns > 0) Row::Write(x, columns, 255.0f / top, codes);
     __builtin_memset(codes + columns, 0, static_cast<size_t>(s.stride - columns));
+    s.steps[m] = top * (kUnit / 255.0f) / static_cast<float>(total > 1 ? total : 1);
   }
 }
 

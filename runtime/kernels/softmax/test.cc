@@ -21,6 +21,15 @@ std::vector<float> Scores(Random& random, int64_t count, int kind) {
   return x;
 }
 
+// Scales of values; some are zero, of kind 2 all.
+std::vector<float> Factors(Random& random, int64_t count, int kind) {
+  std::vector<float> factors(count);
+  for (float& factor : factors) {
+    factor = kind == 2 || random.Next() % 8 == 0 ? 0.0f : random.Uniform() + 1.0f;
+  }
+  return factors;
+}
+
 }  // namespace
 
 std::vector<Tally> TestSoftmax() {
@@ -36,23 +45,28 @@ std::vector<Tally> TestSoftmax() {
         s.columns = columns;
         s.stride = (columns + 31) / 32 * 32;
         const std::vector<float> x = Scores(random, rows * s.x_stride, kind);
-        s.x = x.data();
+        const std::vector<float> factors = Factors(random, columns, kind);
+        s.factors = factors.data();
+        std::vector<float> weights = x;
+        s.x = weights.data();
         Guarded<uint8_t> codes(rows * s.stride);
-        Guarded<int32_t> totals(rows);
+        Guarded<float> steps(rows);
         s.codes = codes.data();
-        s.totals = totals.data();
+        s.steps = steps.data();
         softmax_reference(s);
         for (size_t i = 0; i < kernels.size; ++i) {
           if (!tallies[i].supported) continue;
           Guarded<uint8_t> got_codes(rows * s.stride);
-          Guarded<int32_t> got_totals(rows);
+          Guarded<float> got_steps(rows);
+          std::vector<float> got_weights = x;
+          s.x = got_weights.data();
           s.codes = got_codes.data();
-          s.totals = got_totals.data();
+          s.steps = got_steps.data();
           kernels.rows[i].run(s);
           char where[60];
           std::snprintf(where, sizeof where, "kind %d rows %d columns %d", kind,
                         static_cast<int>(rows), static_cast<int>(columns));
-          tallies[i].Check(got_codes.Equals(codes) && got_totals.Equals(totals), where);
+          tallies[i].Check(got_codes.Equals(codes) && got_steps.Equals(steps), where);
         }
       }
     }

@@ -66,18 +66,19 @@ struct Codes {
   float scale = 0.0f;
 };
 
-// One column of the values of a head.
-Codes ColumnOf(const AttentionInputs& in, int64_t head, int64_t column) {
+// The values of a head, each position with its scale.
+std::vector<Codes> ValuesOf(const AttentionInputs& in, int64_t head) {
   const AttentionShape& shape = in.shape;
-  std::vector<float> values(shape.keys);
+  std::vector<Codes> values;
   for (int64_t n = 0; n < shape.keys; ++n) {
-    values[n] = in.v[(head * shape.keys + n) * shape.values + column];
+    values.emplace_back(in.v + (head * shape.keys + n) * shape.values, shape.values);
   }
-  return Codes(values.data(), shape.keys);  // a column is quantized as a row is
+  return values;
 }
 
-// The weights of one query over the keys that it sees, and their sum.
-std::vector<uint8_t> Weights(const AttentionInputs& in, int64_t head, int64_t row, int32_t* total) {
+// The weights of one query over the keys that it sees, and what one of them stands for.
+std::vector<uint8_t> Weights(const AttentionInputs& in, const std::vector<Codes>& values,
+                             int64_t head, int64_t row, float* step) {
   const AttentionShape& shape = in.shape;
   const int64_t before = in.causal ? shape.keys - shape.rows + row + 1 : shape.keys;
   const int64_t seen = std::clamp<int64_t>(before, 0, shape.keys);
@@ -93,24 +94,24 @@ std::vector<uint8_t> Weights(const AttentionInputs& in, int64_t head, int64_t ro
       scores[n] += in.mask[in.mask_head_offsets[head] + at];
     }
   }
+  std::vector<float> factors;
+  for (const Codes& value : values) factors.push_back(value.scale);
   std::vector<uint8_t> codes(shape.keys);
-  softmax_reference({scores.data(), seen, 1, seen, codes.data(), shape.keys, total});
+  softmax_reference({scores.data(), seen, 1, seen, factors.data(), codes.data(), shape.keys, step});
   return codes;
 }
 
 void DefinedAttention(const AttentionInputs& in, float* y) {
   const AttentionShape& shape = in.shape;
   for (int64_t head = 0; head < shape.heads; ++head) {
-    std::vector<Codes> columns;
-    for (int64_t c = 0; c < shape.values; ++c) columns.push_back(ColumnOf(in, head, c));
+    const std::vector<Codes> values = ValuesOf(in, head);
     for (int64_t row = 0; row < shape.rows; ++row) {
-      int32_t total = 0;
-      const std::vector<uint8_t> weights = Weights(in, head, row, &total);
-      const float share = 1.0f / static_cast<float>(std::max(total, 1));
-      for (const Codes& column : columns) {
+      float step = 0.0f;
+      const std::vector<uint8_t> weights = Weights(in, values, head, row, &step);
+      for (int64_t c = 0; c < shape.values; ++c) {
         int32_t sum = 0;
-        for (int64_t n = 0; n < shape.keys; ++n) sum += weights[n] * column.codes[n];
-        *y++ = static_cast<float>(sum) * (share * column.scale) + 0.0f;
+        for (int64_t n = 0; n < shape.keys; ++n) sum += weights[n] * values[n].codes[c];
+        *y++ = static_cast<float>(sum) * step + 0.0f;
       }
     }
   }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <limits>
 
-#include "kernels/quantize_columns/quantize_columns.h"
+#include "kernels/quantize_panels/quantize_panels.h"
 #include "selftest.h"
 
 namespace edgefold::selftest {
 
-std::vector<Tally> TestQuantizeColumns() {
-  const KernelTable<QuantizeColumnsKernel> kernels = QuantizeColumnsKernels();
+std::vector<Tally> TestQuantizePanels() {
+  const KernelTable<QuantizePanelsKernel> kernels = QuantizePanelsKernels();
   std::vector<Tally> tallies = Tallies(kernels);
   Random random(29);
   for (int64_t rows : {0, 1, 3, 4, 5, 33}) {
@@ -20,16 +20,16 @@ std::vector<Tally> TestQuantizeColumns() {
           if (nan) value = std::numeric_limits<float>::quiet_NaN();
         }
         const int64_t bytes = (columns + 15) / 16 * ((rows + 3) / 4) * kUnitCodes;
-        QuantizeColumnsArguments q = {x.data(), rows, columns, nullptr, nullptr};
+        QuantizePanelsArguments q = {x.data(), rows, columns, nullptr, nullptr};
         Guarded<int8_t> panels(bytes);
-        Guarded<float> scales(columns);
+        Guarded<float> scales(rows);
         q.panels = panels.data();
         q.scales = scales.data();
-        quantize_columns_reference(q);
+        quantize_panels_reference(q);
         for (size_t i = 0; i < kernels.size; ++i) {
           if (!tallies[i].supported) continue;
           Guarded<int8_t> got_panels(bytes);
-          Guarded<float> got_scales(columns);
+          Guarded<float> got_scales(rows);
           q.panels = got_panels.data();
           q.scales = got_scales.data();
           kernels.rows[i].run(q);

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/quantize_panels/lanes.h"
+
+namespace edgefold {
+
+void quantize_panels_x86_avx2(const QuantizePanelsArguments& q) { QuantizePanels<8>(q); }
+
+}  // namespace edgefold

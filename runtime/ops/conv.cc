@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kPixelsPerFill = 512;  // input pixels of one task
 constexpr int64_t kChannelsPerFill = 16;
+constexpr int64_t kGemvPixels = 3;  // up to here decoding in registers wins
 
 template <typename Element>
 void MakeChannelLast(const Element* x, int64_t channel_stride, int64_t channels, int64_t pixels,
@@ -35,11 +36,13 @@ Conv::Conv(const PackedMatrix& matrix, const float* scales, const ConvAttributes
       gemm_(GemmKernels().Choose().run),
       arrange_(ArrangeKernels().Choose().run),
       gemm_shift_(ChooseGemmShift(matrix)),
+      gemv_(GemvKernels().Choose().run),
       gemm_float_(GemmFloatKernels().Choose().run),
       quantize_(ConvQuantizeKernels().Choose().run),
       depthwise_(ConvDepthwiseKernels().Choose().run),
       epilogue_(ConvEpilogueKernels().Choose().run),
-      sum_codes_(ChooseSums()) {}
+      sum_codes_(ConvSumsKernels().Choose().run),
+      gemm_reads_sums_(ChooseSums() != nullptr) {}
 
 bool Conv::Run(const ConvInputs& inputs, const Parallel& parallel) const {
   if (inputs.batch == 0) return true;
@@ -51,14 +54,15 @@ bool Conv::Run(const ConvInputs& inputs, const Parallel& parallel) const {
                            : 1;
   const int64_t pixel_bytes = CeilDiv(attributes_.in_channels, unit) * unit * element;
   const int64_t image_bytes = inputs.shape.PaddedPixels() * pixel_bytes + kImageSlack;
-  const bool decode = !direct_ && (is_float() || gemm_shift_ == nullptr);
+  const bool few = !direct_ && !is_float() && inputs.shape.OutPixels() <= kGemvPixels;
+  const bool decode = !direct_ && !few && (is_float() || gemm_shift_ == nullptr);
   const int64_t panel_bytes = matrix_.Units() * kUnitCodes;
   const int64_t decoded = decode ? matrix_.Panels() * panel_bytes : 0;
   const int64_t taps = attributes_.Taps();
   const Scratch memory = AllocateScratch(decoded + taps * 8 + image_bytes);
   if (memory == nullptr) return false;
 
-  Call call = {inputs, parallel, element, pixel_bytes, image_bytes, nullptr, nullptr, nullptr};
+  Call call = {inputs, parallel, element, pixel_bytes, image_bytes, few, nullptr, nullptr, nullptr};
   call.panels = reinterpret_cast<int8_t*>(memory.get());
   call.offsets = reinterpret_cast<int64_t*>(memory.get() + decoded);
   call.image = reinterpret_cast<uint8_t*>(call.offsets + taps);

@@ -17,6 +17,7 @@
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm_float/gemm_float.h"
 #include "kernels/gemm_shift/gemm_shift.h"
+#include "kernels/gemv/gemv.h"
 #include "kernels/unpack/unpack.h"
 #include "ops/conv_shape.h"
 
@@ -58,7 +59,7 @@ class Conv {
   void FillImage(const Call& call, int64_t image) const;
   bool RunGemm(const Call& call, int64_t image) const;
   bool GemmBlock(const Call& call, const GemmTask& task) const;
-  int64_t ShiftBytes(int64_t pixels) const;
+  int64_t ShiftBytes(const Call& call, int64_t pixels) const;
   void GemmIntegers(const Call& call, const GemmTask& task, const uint8_t* rows,
                     uint8_t* memory) const;
   void GemmFloats(const Call& call, const GemmTask& task, const uint8_t* rows, float* memory) const;
@@ -81,11 +82,13 @@ class Conv {
   GemmKernel* gemm_;
   ArrangeKernel* arrange_;
   GemmShiftKernel* gemm_shift_;  // null where decoding to int8 is as fast
+  GemvKernel* gemv_;
   GemmFloatKernel* gemm_float_;
   ConvQuantizeKernel* quantize_;
   ConvDepthwiseKernel* depthwise_;
   ConvEpilogueKernel* epilogue_;
-  ConvSumsKernel* sum_codes_;  // null where no kernel in use reads sums
+  ConvSumsKernel* sum_codes_;
+  bool gemm_reads_sums_;
 };
 
 }  // namespace edgefold

@@ -16,6 +16,7 @@ struct Conv::Call {
   int64_t element;      // bytes of an activation: 1 (codes) or 4 (float)
   int64_t pixel_bytes;  // from one pixel of `image` to the next
   int64_t image_bytes;  // with slack
+  bool few;             // windows of an image: weights are decoded in registers, by gemv
   int8_t* panels;       // decoded weights, where the matrix product wants them
   int64_t* offsets;     // [taps] bytes from a window's start
   uint8_t* image;       // padded, channel-last

@@ -63,7 +63,7 @@ bool Conv::GemmBlock(const Call& call, const GemmTask& task) const {
   const int64_t built = in_place ? 0 : CeilDiv(task.pixels * row_bytes + kCopySlack, 64) * 64;
   const int64_t sums = task.pixels * (4 + matrix_.Groups() * 8);
   const int64_t acc = task.pixels * kPanelsPerChunk * kPanelColumns * 4;
-  const int64_t shift = ShiftBytes(task.pixels);
+  const int64_t shift = ShiftBytes(call, task.pixels);
   const Scratch memory = AllocateScratch(built + shift + acc + sums);
   if (memory == nullptr) return false;
 
@@ -93,8 +93,8 @@ bool Conv::GemmBlock(const Call& call, const GemmTask& task) const {
 }
 
 // What gemm_shift needs for this many windows: its scratch, then their codes.
-int64_t Conv::ShiftBytes(int64_t pixels) const {
-  if (gemm_shift_ == nullptr) return 0;
+int64_t Conv::ShiftBytes(const Call& call, int64_t pixels) const {
+  if (call.few || gemm_shift_ == nullptr) return 0;
   const ArrangedRows rows = GemmShiftRows(matrix_, pixels, range_.is_unsigned());
   return GemmShiftScratch(rows) + rows.Bytes();
 }
@@ -103,20 +103,20 @@ void Conv::GemmIntegers(const Call& call, const GemmTask& task, const uint8_t* r
                         uint8_t* memory) const {
   const int64_t groups = matrix_.Groups();
   const int64_t units = matrix_.Units();
-  const int64_t shift = ShiftBytes(task.pixels);
+  const int64_t shift = ShiftBytes(call, task.pixels);
   int32_t* acc = reinterpret_cast<int32_t*>(memory + shift);
   int32_t* sums = acc + task.pixels * kPanelsPerChunk * kPanelColumns;
   int16_t* pair_sums = reinterpret_cast<int16_t*>(sums + task.pixels);
   Activations a = {rows,  groups * kGroupDepth, task.pixels, range_.is_unsigned(), sums, pair_sums,
                    groups};
-  if (a.is_unsigned || sum_codes_ == nullptr) {
+  if (!a.is_unsigned && (call.few || gemm_reads_sums_)) {
+    sum_codes_(a, sums, pair_sums);
+  } else {
     a.sums = nullptr;
     a.pair_sums = nullptr;
-  } else {
-    sum_codes_(a, sums, pair_sums);
   }
   ArrangedRows arranged = GemmShiftRows(matrix_, task.pixels, range_.is_unsigned());
-  if (gemm_shift_ != nullptr) {
+  if (shift > 0) {
     arranged.blocks = memory + GemmShiftScratch(arranged);
     arrange_(a, 0, arranged);
   }
@@ -124,7 +124,9 @@ void Conv::GemmIntegers(const Call& call, const GemmTask& task, const uint8_t* r
     const int64_t panel = task.first_panel + p;
     const int64_t count = std::min(kPanelsPerChunk, task.panels - p);
     const int64_t width = count * kPanelColumns;
-    if (gemm_shift_ == nullptr) {
+    if (call.few) {
+      gemv_(matrix_, panel, count, a, acc, width);
+    } else if (gemm_shift_ == nullptr) {
       gemm_(a, call.panels + panel * units * kUnitCodes, count, units, acc, width);
     } else {
       gemm_shift_(matrix_, panel, count, arranged, memory, acc, width);

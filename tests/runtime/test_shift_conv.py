@@ -37,6 +37,9 @@ GEOMETRIES = {
     "three-dimensions-depthwise": Geometry(17, 17, (3, 3, 3), (5, 5, 6), pads=(1,) * 6, group=17),
     "three-dimensions-pointwise": Geometry(7, 9, (1, 1, 1), (3, 4, 5)),
     "one-output": Geometry(3, 1, (3, 3), (3, 3)),
+    "one-pixel": Geometry(40, 70, (1, 1), (1, 1)),
+    "three-windows-of-two-groups": Geometry(12, 64, (3, 3), (3, 5), group=2),
+    "four-windows": Geometry(40, 35, (2, 2), (3, 3)),
     "wide-kernel": Geometry(2, 5, (7, 9), (8, 9), pads=(3, 4, 3, 4)),
 }
 RANGES = {"u8": (0, 255), "s8": (-127, 127), "float": (0, 0), "u4": (0, 15), "s6": (-31, 31)}
@@ -98,7 +101,7 @@ def test_channel_shifts(name: str, low: int, high: int, rng: np.random.Generator
 
 @pytest.mark.parametrize("bits", range(2, 9))
 @pytest.mark.parametrize("method", ["rtn", "shift", "lut"])
-@pytest.mark.parametrize("name", ["resnet20-stage1", "mobilenet-depthwise", "groups-of-few-columns"])
+@pytest.mark.parametrize("name", ["resnet20-stage1", "one-pixel", "mobilenet-depthwise", "groups-of-few-columns"])
 def test_bits(name: str, method: str, bits: int, rng: np.random.Generator) -> None:
     g = GEOMETRIES[name]
     weights = random_weights(rng, g.k, g.out_channels, bits, method)

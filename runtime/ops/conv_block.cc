@@ -18,7 +18,7 @@ constexpr int64_t kBandPixels = 256;        // of the output, at least, where th
 constexpr int64_t kTasksWanted = 4;         // enough for the cores of a small machine
 
 bool NeedsGather(const ConvAttributes& a) {
-  return a.group > 1 && a.GroupOutputs() % kPanelColumns != 0;
+  return a.group > 1 && a.GroupOutputs() % kPanelColumns != 0 && !SpreadGroups::Applies(a);
 }
 
 }  // namespace
@@ -32,8 +32,9 @@ ConvBlock::ConvBlock(const ConvStage& stage)
     tap_pairs_ = TapPairs(stage.matrix);
     return;
   }
-  product_.emplace(stage.matrix, stage.x.is_unsigned());
-  reads_windows_ = product_->TakesWindows(RunTaps() * stage.attributes.GroupInputs());
+  if (SpreadGroups::Applies(stage.attributes)) spread_.emplace(stage.matrix, stage.attributes);
+  product_.emplace(spread_ ? spread_->matrix() : stage.matrix, stage.x.is_unsigned());
+  reads_windows_ = product_->TakesWindows(RunTaps() * PartInputs());
 }
 
 // Kernel positions that lie side by side in x: those of a line, where all channels belong to the
@@ -129,11 +130,11 @@ bool ConvBlock::RunBands(const Call& call, const Parallel& parallel) const {
   const ConvShape& s = call.inputs.shape;
   const int64_t rows = std::min(s.out[1], CeilDiv(kBandPixels, s.out[2]));
   const int64_t bands = CeilDiv(s.out[1], rows);
-  const int64_t group_panels = direct() ? 1 : stage_.matrix.Panels() / a.group;
-  const int64_t chunks = CeilDiv(group_panels, CodeProduct::kChunkPanels);
+  const int64_t part_panels = direct() ? 1 : PartPanels();
+  const int64_t chunks = CeilDiv(part_panels, CodeProduct::kChunkPanels);
   const int64_t share =
       CeilDiv(chunks, CeilDiv(kTasksWanted, bands)) * CodeProduct::kChunkPanels;  // of a task
-  const int64_t splits = CeilDiv(group_panels, share);
+  const int64_t splits = CeilDiv(part_panels, share);
   std::atomic<bool> enough_memory{true};
   parallel.For(bands * splits, [&](size_t index) {
     const int64_t first = static_cast<int64_t>(index) / splits * rows;
@@ -142,7 +143,7 @@ bool ConvBlock::RunBands(const Call& call, const Parallel& parallel) const {
     band.shape.padded[1] =
         (band.shape.out[1] - 1) * a.strides[1] + a.dilations[1] * (a.kernel[1] - 1) + 1;
     const int64_t codes = band.shape.PaddedPixels() * a.in_channels;
-    const Scratch memory = AllocateScratch(codes * (reads_windows_ ? 2 : 1) + kBandSlack);
+    const Scratch memory = AllocateScratch(codes * (reads_windows_ ? 2 : 1) + BandSlack());
     band.x = memory.get();
     if (band.x == nullptr) {
       enough_memory = false;
@@ -150,7 +151,7 @@ bool ConvBlock::RunBands(const Call& call, const Parallel& parallel) const {
     }
     FillBand(call, band);
     const int64_t panel = static_cast<int64_t>(index) % splits * share;
-    const Panels panels = {panel, std::min(share, group_panels - panel)};
+    const Panels panels = {panel, std::min(share, part_panels - panel)};
     const bool done = direct()         ? BandDirect(call, band)
                       : reads_windows_ ? BandWindows(call, band, panels)
                                        : BandProduct(call, band, panels);
@@ -185,7 +186,7 @@ void ConvBlock::FillBand(const Call& call, const Band& band) const {
     }
     out += left + in_row * bytes + right;
   }
-  std::memset(out, 0, kBandSlack);
+  std::memset(out, 0, static_cast<size_t>(BandSlack()));
 }
 
 }  // namespace edgefold

@@ -3,9 +3,8 @@
 //
 // Pointwise convolutions are matrix products on the pixels as they lie. Others work through bands
 // of output rows, each on a zero-padded copy of the input rows it reads: windows are the rows of a
-// matrix product where a group has a multiple of 16 output channels or there is one group, read in
-// place or copied as the product wants them; else each panel of 16 output channels is convolved
-// directly.
+// matrix product where no panel of 16 output channels reads more than two groups, read in place or
+// copied as the product wants them; else each panel is convolved directly.
 #pragma once
 
 #include <optional>
@@ -17,6 +16,7 @@
 #include "ops/code_product.h"
 #include "ops/conv_stage.h"
 #include "ops/im2col.h"
+#include "ops/spread_groups.h"
 #include "ops/stage_finish.h"
 
 namespace edgefold {
@@ -46,11 +46,22 @@ class ConvBlock {
  private:
   struct Call;    // what the tasks of one Run share
   struct Band;    // some output rows, and the zero-padded input rows that they read
-  struct Panels;  // of each group: a task's share
+  struct Panels;  // of each part: a task's share
   struct Direct;  // what the direct convolution of a band works with
 
   bool direct() const { return !product_.has_value(); }
   int64_t RunTaps() const;
+  // Independent products: groups, or panels of two groups. PartInputs channels from FirstInput on
+  // give PartPanels panels.
+  int64_t Parts() const { return spread_ ? stage_.matrix.Panels() : stage_.attributes.group; }
+  int64_t PartPanels() const { return stage_.matrix.Panels() / Parts(); }
+  int64_t PartInputs() const {
+    return spread_ ? spread_->inputs() : stage_.attributes.GroupInputs();
+  }
+  int64_t FirstInput(int64_t part) const {
+    return spread_ ? spread_->FirstInput(part) : part * stage_.attributes.GroupInputs();
+  }
+  int64_t BandSlack() const;
   StageFinish::Target Target(const Call& call, int64_t pixel) const;
   bool RunPointwise(const Call& call, const Parallel& parallel) const;
   bool PointwiseBlock(const Call& call, int64_t first_pixel, int64_t pixels, int64_t first_panel,
@@ -68,6 +79,7 @@ class ConvBlock {
   ConvStage stage_;
   CodeImage image_;
   StageFinish finish_;
+  std::optional<SpreadGroups> spread_;  // what product_ multiplies by, where groups are narrow
   std::optional<CodeProduct> product_;
   bool reads_windows_ = false;      // of a band of 16-bit codes
   std::vector<int16_t> tap_pairs_;  // where there is no product

@@ -32,7 +32,7 @@ WindowRuns ConvBlock::Runs(const ConvShape& shape, int64_t* offsets) const {
   const int64_t taps = RunTaps();
   TapOffsets(a, shape, a.in_channels, offsets);
   for (int64_t r = 0; r < a.Taps() / taps; ++r) offsets[r] = offsets[r * taps];
-  return {offsets, a.Taps() / taps, a.GroupInputs() * taps};
+  return {offsets, a.Taps() / taps, PartInputs() * taps};
 }
 
 // Some rows of windows at a time, read where they lie in the widened band.
@@ -58,10 +58,10 @@ bool ConvBlock::BandWindows(const Call& call, const Band& band, const Panels& pa
     w.height = std::min(block, s.out[1] - row);
     const int64_t pixels = w.height * width;
     const StageFinish::Target target = Target(call, (band.first_row + row) * width);
-    for (int64_t g = 0; g < a.group; ++g) {
-      w.codes = reinterpret_cast<const int16_t*>(band.x) + row * w.row_step + g * a.GroupInputs();
-      product_->Run(w, g * (stage_.matrix.Panels() / a.group) + panels.first, panels.count,
-                    memory.get(), [&](int64_t column, int64_t columns, const int32_t* of) {
+    for (int64_t part = 0; part < Parts(); ++part) {
+      w.codes = reinterpret_cast<const int16_t*>(band.x) + row * w.row_step + FirstInput(part);
+      product_->Run(w, part * PartPanels() + panels.first, panels.count, memory.get(),
+                    [&](int64_t column, int64_t columns, const int32_t* of) {
                       finish_.Run(call.constants, target, of, CodeProduct::kChunkColumns, pixels,
                                   column, columns, tile);
                     });
@@ -88,11 +88,10 @@ bool ConvBlock::BandProduct(const Call& call, const Band& band, const Panels& pa
   for (int64_t p = 0; p < band.Pixels(); p += block) {
     const int64_t pixels = std::min(block, band.Pixels() - p);
     const StageFinish::Target target = Target(call, first_pixel + p);
-    for (int64_t g = 0; g < a.group; ++g) {
-      BuildRows(a, band.shape, runs, band.x + g * a.GroupInputs(), a.in_channels, p, pixels,
-                row_bytes, rows);
-      product_->Run(rows, pixels, g * (stage_.matrix.Panels() / a.group) + panels.first,
-                    panels.count, memory.get(),
+    for (int64_t part = 0; part < Parts(); ++part) {
+      BuildRows(a, band.shape, runs, band.x + FirstInput(part), a.in_channels, p, pixels, row_bytes,
+                rows);
+      product_->Run(rows, pixels, part * PartPanels() + panels.first, panels.count, memory.get(),
                     [&](int64_t column, int64_t columns, const int32_t* sums) {
                       finish_.Run(call.constants, target, sums, CodeProduct::kChunkColumns, pixels,
                                   column, columns, tile);

@@ -7,8 +7,8 @@
 
 namespace edgefold {
 
-// Bytes that kernels and copies may read past a band.
-inline constexpr int64_t kBandSlack = 64;
+// Bytes that kernels and copies may read past a band; a last part reads on as if it were whole.
+inline int64_t ConvBlock::BandSlack() const { return 64 + 2 * (spread_ ? spread_->inputs() : 0); }
 
 struct ConvBlock::Call {
   const ConvBlockInputs& inputs;

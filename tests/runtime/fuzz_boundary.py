@@ -100,7 +100,7 @@ def _of_images() -> dict[str, Callable[[np.random.Generator], Node]]:
         return _parsed(made), {"x": rng.standard_normal((2, 8, 6, 7)).astype(np.float32)}
 
     def block(rng: np.random.Generator) -> Node:
-        form = Block((8, 8), (3, 3), pads=(1, 1, 1, 1), group=int(rng.choice([1, 8])))
+        form = Block((16, 16), (3, 3), pads=(1, 1, 1, 1), group=int(rng.choice([1, 2, 16])))
         x, y, residual = (str(rng.choice(["float", "u8", "s8"])) for _ in range(3))
         made, feeds = conv_block(form, x, y, residual if residual != "float" else None, int(residual != "float"))
         return _parsed(made), feeds

@@ -24,14 +24,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgefold.runtime import kernels
 
-# Heads, queries, keys, depth: MiniLM at two lengths, ViT-S at 224, a decoder's step at two lengths of its cache.
+# Heads, queries, keys, depth: MiniLM at two lengths, ViT-S at 224, a decoder's step at three lengths of its cache.
 SHAPES = [
     (12, 32, 32, 32),
     (12, 128, 128, 32),
     (6, 197, 197, 64),
     (12, 512, 512, 64),
     (12, 1, 128, 64),
-    (12, 1, 1024, 64),
+    (12, 1, 512, 64),
+    (12, 1, 2048, 64),
 ]
 Inputs = dict[str, np.ndarray]
 

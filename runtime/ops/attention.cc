@@ -18,19 +18,6 @@ int64_t PanelBytes(int64_t columns, int64_t depth) {
   return CeilDiv(columns, kPanelColumns) * CeilDiv(depth, kUnitDepth) * kUnitCodes;
 }
 
-// Rows of codes as panels: each row is a column of the right operand.
-void PackRows(const Activations& rows, int64_t depth, int8_t* panels) {
-  const int64_t units = CeilDiv(depth, kUnitDepth);
-  std::memset(panels, 0, static_cast<size_t>(PanelBytes(rows.rows, depth)));
-  for (int64_t m = 0; m < rows.rows; ++m) {
-    const uint8_t* codes = rows.Row(m);
-    int8_t* out = panels + m / kPanelColumns * units * kUnitCodes + m % kPanelColumns * kUnitDepth;
-    for (int64_t u = 0; u < units; ++u) {
-      std::memcpy(out + u * kUnitCodes, codes + u * kUnitDepth, kUnitDepth);
-    }
-  }
-}
-
 }  // namespace
 
 struct Attention::Call {
@@ -76,12 +63,10 @@ bool Attention::Run(const AttentionInputs& inputs, const Parallel& parallel) con
   call.ones = call.v_scales + shape.heads * shape.keys;
   std::fill_n(call.ones, shape.values, 1.0f);
 
+  parallel.For(shape.heads, [&](size_t head) { PackHead(call, static_cast<int64_t>(head)); });
   std::atomic<bool> enough_memory{true};
-  parallel.For(shape.heads, [&](size_t head) {
-    if (!PackHead(call, static_cast<int64_t>(head))) enough_memory = false;
-  });
   const int64_t blocks = CeilDiv(shape.rows, kRowsPerBlock);
-  parallel.For(enough_memory ? shape.heads * blocks : 0, [&](size_t index) {
+  parallel.For(shape.heads * blocks, [&](size_t index) {
     Block block = {};
     block.head = static_cast<int64_t>(index) / blocks;
     block.first = static_cast<int64_t>(index) % blocks * kRowsPerBlock;
@@ -94,25 +79,16 @@ bool Attention::Run(const AttentionInputs& inputs, const Parallel& parallel) con
   return enough_memory;
 }
 
-bool Attention::PackHead(const Call& call, int64_t head) const {
+void Attention::PackHead(const Call& call, int64_t head) const {
   const AttentionShape& shape = call.shape;
-  const OperandRows keys(shape.keys, shape.depth, false);
-  if (!keys.ok()) return false;
-  QuantizeArguments q = {};
-  q.x = call.inputs.k + head * shape.keys * shape.depth;
-  q.rows = shape.keys;
-  q.columns = shape.depth;
-  q.low = -127;
-  q.high = 127;
-  keys.Receive(0, &q);
-  quantize_(q);
-  PackRows(keys.Rows(0, shape.keys), shape.depth, call.k_panels + head * call.KeyPanelBytes());
+  const AttentionInputs& inputs = call.inputs;
   float* scales = call.k_scales + head * shape.keys;
-  for (int64_t n = 0; n < shape.keys; ++n) scales[n] = *keys.Scales(n) * call.inputs.scale;
-  quantize_panels_({call.inputs.v + head * shape.keys * shape.values, shape.keys, shape.values,
+  quantize_panels_({inputs.k + head * shape.keys * shape.depth, shape.keys, shape.depth, true,
+                    call.k_panels + head * call.KeyPanelBytes(), scales});
+  for (int64_t n = 0; n < shape.keys; ++n) scales[n] *= inputs.scale;
+  quantize_panels_({inputs.v + head * shape.keys * shape.values, shape.keys, shape.values, false,
                     call.v_panels + head * call.ValuePanelBytes(),
                     call.v_scales + head * shape.keys});
-  return true;
 }
 
 bool Attention::RunBlock(const Call& call, const Block& block) const {

@@ -54,7 +54,7 @@ class Attention {
   struct Call;   // what the tasks of one Run share
   struct Block;  // some queries of a head
 
-  bool PackHead(const Call& call, int64_t head) const;
+  void PackHead(const Call& call, int64_t head) const;
   bool RunBlock(const Call& call, const Block& block) const;
   void Scores(const Call& call, const Block& block, const Activations& q, const float* q_scales,
               int32_t* acc, float* scores) const;

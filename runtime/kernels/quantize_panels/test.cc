@@ -12,15 +12,19 @@ std::vector<Tally> TestQuantizePanels() {
   Random random(29);
   for (int64_t rows : {0, 1, 3, 4, 5, 33}) {
     for (int64_t columns : {1, 3, 8, 15, 16, 17, 40}) {
-      for (bool odd : {false, true}) {
+      for (int kind = 0; kind < 4; ++kind) {
+        const bool odd = kind % 2 == 1;
+        const bool transposed = kind / 2 == 1;
         std::vector<float> x(rows * columns);
         for (float& value : x) {
           value = random.Uniform() * (random.Next() % 4 == 0 ? 1e-31f : 5.0f);
           const bool nan = odd && random.Next() % 8 == 0;
           if (nan) value = std::numeric_limits<float>::quiet_NaN();
         }
-        const int64_t bytes = (columns + 15) / 16 * ((rows + 3) / 4) * kUnitCodes;
-        QuantizePanelsArguments q = {x.data(), rows, columns, nullptr, nullptr};
+        const int64_t wide = transposed ? rows : columns;
+        const int64_t deep = transposed ? columns : rows;
+        const int64_t bytes = (wide + 15) / 16 * ((deep + 3) / 4) * kUnitCodes;
+        QuantizePanelsArguments q = {x.data(), rows, columns, transposed, nullptr, nullptr};
         Guarded<int8_t> panels(bytes);
         Guarded<float> scales(rows);
         q.panels = panels.data();
@@ -34,8 +38,8 @@ std::vector<Tally> TestQuantizePanels() {
           q.scales = got_scales.data();
           kernels.rows[i].run(q);
           char where[60];
-          std::snprintf(where, sizeof where, "rows %d columns %d", static_cast<int>(rows),
-                        static_cast<int>(columns));
+          std::snprintf(where, sizeof where, "rows %d columns %d kind %d", static_cast<int>(rows),
+                        static_cast<int>(columns), kind);
           tallies[i].Check(got_panels.Equals(panels) && got_scales.Equals(scales), where);
         }
       }

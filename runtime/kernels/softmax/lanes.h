@@ -5,6 +5,7 @@
 
 #include <limits>
 
+#include "base/low_bytes.h"
 #include "kernels/activation/formulas.h"
 #include "kernels/softmax/softmax.h"
 
@@ -13,17 +14,6 @@ namespace {
 
 constexpr float kToInteger = 0x1.8p23f;  // adding it rounds to an integer, in the low bits
 constexpr float kUnit = 32768.0f;        // of the exponentials that are summed: 2^15 * 65535 < 2^31
-
-// The low bytes of whole numbers.
-template <int kLanes>
-struct LowBytes {
-  typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
-
-  static void Store(typename Formulas<kLanes>::Ints codes, uint8_t* out) {
-    const Bytes bytes = __builtin_convertvector(codes, Bytes);
-    __builtin_memcpy(out, &bytes, sizeof bytes);
-  }
-};
 
 template <int kLanes, typename Narrow>
 struct SoftmaxRow {

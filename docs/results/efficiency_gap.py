@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from edgefold.scoring.task import load_task
 
 HERE = Path(__file__).resolve().parent
 TOKENS = (1, 128)
+TURNS = 5  # the quickest of each form counts: a shared machine has slow moments
 MODELS: dict[str, dict[str, tuple[int, ...]]] = {
     "imagenet_mobilenetv2": {},
     "imagenet_squeezenet11": {"data": (1, 3, 227, 227)},
@@ -48,8 +48,8 @@ MODELS: dict[str, dict[str, tuple[int, ...]]] = {
 }
 READING = (
     "- An int8 form has a third to a half of the float form's floor, and half to nine tenths of its time: without",
-    "  VNNI, most of what eight bits could gain is still in the gap. ONNX Runtime's float convolutions are at 55 to",
-    "  83 % of the machine, its integer ones at 31 to 40 %, EdgeFold's at 28 to 30 %; of keras_mobilenetv1_vww all",
+    "  VNNI, most of what eight bits could gain is still in the gap. ONNX Runtime's float convolutions are at 66 to",
+    "  85 % of the machine, its integer ones at 31 to 41 %, EdgeFold's at 30 to 40 %; of keras_mobilenetv1_vww all",
     "  less, for its convolutions of some 15 microseconds are too short to come near a floor. At minilm's products",
     "  both integer backends reach half of the machine.",
     "- Nearly all of the gap of convolutional models lies in the convolutions themselves and not between them: in",
@@ -70,7 +70,7 @@ def main(data: Path, work: Path, names: list[str]) -> None:
     (HERE / "efficiency_gap.md").write_text(page(gap), encoding="utf-8")
 
 
-def measure(model: Path, work: Path) -> Iterator[GapRow]:
+def measure(model: Path, work: Path) -> list[GapRow]:
     """The model as it is, ONNX Runtime's int8 form, and the recipe fused."""
     name = model.parent.name
     task = load_task(model.parent / "task.yaml")
@@ -81,8 +81,11 @@ def measure(model: Path, work: Path) -> Iterator[GapRow]:
     if not fused.exists():
         compress(model, fused, "fused", task.path, seed=0)
     forms = {"ORT fp32": model, "ORT int8": int8, "EdgeFold": fused / "model.onnx"}
-    for form, path in forms.items():
-        yield gap_row(name, form, waterline(load_model(path), MODELS[name]))
+    best: dict[str, GapRow] = {}
+    for form, path in [*forms.items()] * TURNS:
+        row = gap_row(name, form, waterline(load_model(path), MODELS[name]))
+        best[form] = min(best.get(form, row), row, key=lambda one: one.time_ms)
+    return list(best.values())
 
 
 def _row(kept: dict[str, Any]) -> GapRow:
@@ -104,7 +107,7 @@ def page(gap: EfficiencyGap) -> str:
         "![The efficiency gap](efficiency_gap.svg)",
         "",
         f"{machine_line()} Command: `python docs/results/efficiency_gap.py DATA WORK`. One sample (128 tokens)",
-        f"at a time, lower quartile of each operator's runs; {gap.ceilings.to_text()}.",
+        f"at a time, lower quartile of each operator's runs, the quickest of a form's turns; {gap.ceilings.to_text()}.",
         "",
         *_markdown(HEADER, [cells(row) for row in gap.rows]),
         "",

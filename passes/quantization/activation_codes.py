@@ -21,7 +21,7 @@ from edgefold.passes.quantization.shift_nodes import FLOAT_ACTIVATION, Activatio
 _SAMPLED = 1 << 19  # elements of a layer's input by which narrow codes are chosen
 MOST_GROUPS = 8
 _UNSEEN = "no calibration data reached it"
-_FEWEST_ROWS, _MOST_ROWS = 512, 8192
+_FEWEST_ROWS, _MOST_ROWS = 4096, 8192  # a step for a channel that is rarely active needs many rows
 
 
 @dataclasses.dataclass(frozen=True)

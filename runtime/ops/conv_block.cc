@@ -105,7 +105,7 @@ bool ConvBlock::PointwiseBlock(const Call& call, int64_t first_pixel, int64_t pi
                                int64_t first_panel, int64_t panels) const {
   const int64_t channels = stage_.attributes.in_channels;
   const int64_t row_bytes = product_->RowBytes();
-  const int64_t copied = channels == row_bytes ? 0 : pixels * row_bytes;
+  const int64_t copied = channels == row_bytes ? 0 : RoundUp(pixels * row_bytes, 64);
   const int64_t product = product_->ScratchBytes(pixels);
   const Scratch memory = AllocateScratch(product + copied + finish_.ScratchBytes(pixels));
   if (memory == nullptr) return false;

@@ -108,7 +108,9 @@ inline void Softmax(const SoftmaxArguments& s) {
     if (largest > Row::kLowest) top = Row::Weigh(x, s.factors, s.columns, largest, &total);
     const int64_t columns = top > 1e-30f ? s.columns : 0;
     if (columns > 0) Row::Write(x, columns, 255.0f / top, codes);
-    __builtin_memset(codes + columns, 0, static_cast<size_t>(s.stride - columns));
+    if (columns < s.stride) {
+      __builtin_memset(codes + columns, 0, static_cast<size_t>(s.stride - columns));
+    }
     s.steps[m] = top * (kUnit / 255.0f) / static_cast<float>(total > 1 ? total : 1);
   }
 }

@@ -54,6 +54,7 @@ READING = (
     "  both integer backends reach half of the machine.",
     "- Nearly all of the gap of convolutional models lies in the convolutions themselves and not between them: in",
     "  EdgeFold `FusedConvBlock` (squeezenet) and `FusedInvertedResidual` (mobilenetv2) are what to make faster.",
+    "- The models of tokens had one turn, the others at least five.",
     "- Models of tokens lose a fifth to two thirds of it between their products, in what moves and maps elements.",
     "- The recipe `fused` leaves the experts of moe_charlm as dense as they were exported: `dispatch-experts` and",
     "  `fuse-experts` lower the floor itself ([moe_kernel.md](moe_kernel.md)).",

@@ -45,13 +45,13 @@ READING = (
     "form, which is 82 GMAC/s here. `gemm_wide` reaches 80 of them in a full tile, and ORT's kernel, which may",
     "saturate, as much. `shift` at 4 bits needs one multiplication for 32 pairs. Of MobileNetV2's time with the",
     "recipe `fused` a quarter is requantization, about 8 cycles for 16 results where the units for vectors could do",
-    "it in 6.3; depthwise products take a tenth. Tried last: windows read in place, which takes a tenth to a fifth",
-    "off 3x3 layers of 8 bits, and one requantization for each place of the residual in place of branches, which",
-    "gained nothing that could be measured.",
+    "it in 6.3; depthwise products take a tenth. Tried last: windows read in place, which takes up to a sixth off 3x3",
+    "layers of 8 bits; and one requantization for each place of the residual in place of branches, which gained",
+    "nothing that could be measured and was taken back.",
     "",
     "Networks with squeeze-and-excitation, with random weights (models/zoo), w8 and `fuse-blocks`, taking turns with",
     "fp32 alone: RegNetY-400MF 10.0 ms (fp32: 12.9), EfficientNetB0 of Keras 3.8 (4.5), MobileNetV3-Large 7.2 (8.0),",
-    "EfficientNet-B0 of torch 16.5 (16.6), whose SiLU takes about a quarter.",
+    "EfficientNet-B0 of torch 16.5 (16.6).",
 )
 SPEED = "fused"  # the recipe: `shift` at 4 bits, then fuse-blocks
 FUSED = "steps:\n  - {pass: fuse-blocks}\n"

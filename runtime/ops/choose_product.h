@@ -9,6 +9,9 @@
 
 namespace edgefold {
 
+// Up to so many rows decoding in registers, by gemv, wins.
+inline constexpr int64_t kGemvRows = 3;
+
 // Null where decoding to int8 is as fast.
 GemmShiftKernel* ChooseGemmShift(const PackedMatrix& matrix);
 

@@ -13,7 +13,6 @@ namespace {
 
 constexpr int64_t kPixelsPerFill = 512;  // input pixels of one task
 constexpr int64_t kChannelsPerFill = 16;
-constexpr int64_t kGemvPixels = 3;  // up to here decoding in registers wins
 
 template <typename Element>
 void MakeChannelLast(const Element* x, int64_t channel_stride, int64_t channels, int64_t pixels,
@@ -54,7 +53,7 @@ bool Conv::Run(const ConvInputs& inputs, const Parallel& parallel) const {
                            : 1;
   const int64_t pixel_bytes = CeilDiv(attributes_.in_channels, unit) * unit * element;
   const int64_t image_bytes = inputs.shape.PaddedPixels() * pixel_bytes + kImageSlack;
-  const bool few = !direct_ && !is_float() && inputs.shape.OutPixels() <= kGemvPixels;
+  const bool few = !direct_ && !is_float() && inputs.shape.OutPixels() <= kGemvRows;
   const bool decode = !direct_ && !few && (is_float() || gemm_shift_ == nullptr);
   const int64_t panel_bytes = matrix_.Units() * kUnitCodes;
   const int64_t decoded = decode ? matrix_.Panels() * panel_bytes : 0;

@@ -12,7 +12,6 @@ namespace {
 constexpr int64_t kPanelsPerTile = 2;  // 32 columns: one register tile of AVX-512
 constexpr int64_t kShiftPanels = 8;    // panels of one gemm_shift task, at most
 constexpr int64_t kTasksWanted = 8;    // enough for the cores of a small machine
-constexpr int64_t kGemvRows = 3;       // up to here decoding in registers wins
 constexpr int64_t kGemvPanels = 8;     // panels of one gemv task
 
 }  // namespace

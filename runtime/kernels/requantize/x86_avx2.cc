@@ -48,7 +48,7 @@ struct Bounds {
 };
 
 // Sixteen channels of any number of pixels.
-template <bool kCodes, Residual kPlace, typename Function>
+template <bool kCodes, typename Function>
 class Columns {
  public:
   inline EF_INLINE Columns(const RequantizeArguments& r, int64_t n, const Bounds& bounds,
@@ -57,6 +57,7 @@ class Columns {
         bounds_(bounds),
         y_scale_(_mm256_set1_ps(r.y_scale)),
         reciprocal_(_mm256_set1_ps(1.0f / r.y_scale)),
+        place_(r.place),
         residual_is_unsigned_(r.residual_is_unsigned),
         residual_scale_(_mm256_set1_ps(r.residual_scale)) {
     Unroll<2>([&](auto h) EF_INLINE {
@@ -70,9 +71,9 @@ class Columns {
     Unroll<2>([&](auto h) EF_INLINE {
       const __m256i sum = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(sums + 8 * h));
       v[h] = _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(sum), scale_[h]), bias_[h]);
-      if constexpr (kPlace == Residual::kBeforeActivation) v[h] = Add(v[h], residual + 8 * h);
+      if (place_ == Residual::kBeforeActivation) v[h] = Add(v[h], residual + 8 * h);
       v[h] = (__m256)activation_((Floats)v[h]);
-      if constexpr (kPlace == Residual::kAfterActivation) v[h] = Add(v[h], residual + 8 * h);
+      if (place_ == Residual::kAfterActivation) v[h] = Add(v[h], residual + 8 * h);
       v[h] = Clip(v[h], bounds_.low, bounds_.high);
     });
     if constexpr (kCodes) {
@@ -103,26 +104,27 @@ class Columns {
   Function activation_;
   Bounds bounds_;
   __m256 y_scale_, reciprocal_;
+  Residual place_;
   bool residual_is_unsigned_;
   __m256 residual_scale_;
   __m256 scale_[2], bias_[2];
 };
 
-template <bool kCodes, Residual kPlace, typename Function>
-void RunAt(const RequantizeArguments& r, const Bounds& bounds, const Function& activation) {
+template <bool kCodes, typename Function>
+void Run(const RequantizeArguments& r, const Bounds& bounds, const Function& activation) {
   constexpr int64_t kElement = kCodes ? 1 : 4;
   // Copies: a store to y might change what r points to, for all that the compiler knows.
   const int64_t pixels = r.pixels;
   const int64_t stride = r.stride;
   const int64_t y_stride = r.y_stride * kElement;
-  constexpr bool kAdds = kPlace != Residual::kNone;
-  const int64_t residual_stride = kAdds ? r.residual_stride : 0;
+  const bool adds = r.place != Residual::kNone;
+  const int64_t residual_stride = adds ? r.residual_stride : 0;
   for (int64_t first = 0; first < r.channels; first += kLanes) {
     // The last sixteen overlap those before them where they would reach beyond the channels.
     const int64_t n = r.channels < kLanes ? 0 : std::min(first, r.channels - kLanes);
-    const Columns<kCodes, kPlace, Function> columns(r, n, bounds, activation);
+    const Columns<kCodes, Function> columns(r, n, bounds, activation);
     const int32_t* sums = r.sums + n;
-    const uint8_t* residual = kAdds ? r.residual + n : nullptr;
+    const uint8_t* residual = adds ? r.residual + n : nullptr;
     uint8_t* y = static_cast<uint8_t*>(r.y) + n * kElement;
     if (n + kLanes <= r.channels) {
       for (int64_t i = 0; i < pixels; ++i, sums += stride, y += y_stride) {
@@ -136,23 +138,11 @@ void RunAt(const RequantizeArguments& r, const Bounds& bounds, const Function& a
     for (int64_t i = 0; i < pixels; ++i, sums += stride, y += y_stride) {
       uint8_t codes[kLanes] = {};
       uint8_t results[kLanes * kElement];
-      if (kAdds) std::memcpy(codes, residual, left);
+      if (adds) std::memcpy(codes, residual, left);
       columns.Pixel(sums, codes, results);
       std::memcpy(y, results, left * kElement);
       residual += residual_stride;
     }
-  }
-}
-
-template <bool kCodes, typename Function>
-void Run(const RequantizeArguments& r, const Bounds& bounds, const Function& activation) {
-  switch (r.place) {
-    case Residual::kNone:
-      return RunAt<kCodes, Residual::kNone>(r, bounds, activation);
-    case Residual::kBeforeActivation:
-      return RunAt<kCodes, Residual::kBeforeActivation>(r, bounds, activation);
-    case Residual::kAfterActivation:
-      return RunAt<kCodes, Residual::kAfterActivation>(r, bounds, activation);
   }
 }
 

@@ -18,6 +18,19 @@ struct Formulas {
   typedef float Floats __attribute__((vector_size(4 * kLanes)));
   typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
 
+  static Floats Load(const float* x) {
+    Floats value;
+    __builtin_memcpy(&value, x, sizeof value);
+    return value;
+  }
+
+  // Fewer than kLanes numbers, or none where `count` is not positive, and others behind them.
+  static Floats LoadSome(const float* x, int64_t count, float others) {
+    Floats value = All(others);
+    if (count > 0) __builtin_memcpy(&value, x, static_cast<size_t>(count) * sizeof(float));
+    return value;
+  }
+
   static Floats All(float value) { return Floats{} + value; }
   // A NaN stays: comparisons with it are false.
   static Floats AtLeast(Floats x, float low) { return x < All(low) ? All(low) : x; }

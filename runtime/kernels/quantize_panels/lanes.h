@@ -18,19 +18,6 @@ struct RowLanes {
   using Floats = typename F::Floats;
   using Ints = typename F::Ints;
 
-  static Floats Load(const float* x) {
-    Floats value;
-    __builtin_memcpy(&value, x, sizeof value);
-    return value;
-  }
-
-  // Zeros behind `count` numbers; none where that is negative.
-  static Floats LoadSome(const float* x, int64_t count) {
-    Floats value = {};
-    if (count > 0) __builtin_memcpy(&value, x, static_cast<size_t>(count) * sizeof(float));
-    return value;
-  }
-
   static Floats Larger(Floats most, Floats x) {
     const Floats magnitude = F::Magnitude(x);
     return magnitude > most ? magnitude : most;
@@ -39,8 +26,8 @@ struct RowLanes {
   static float Scale(const float* x, int64_t columns) {
     Floats most = {};
     int64_t n = 0;
-    for (; n + kLanes <= columns; n += kLanes) most = Larger(most, Load(x + n));
-    if (n < columns) most = Larger(most, LoadSome(x + n, columns - n));
+    for (; n + kLanes <= columns; n += kLanes) most = Larger(most, F::Load(x + n));
+    if (n < columns) most = Larger(most, F::LoadSome(x + n, columns - n, 0.0f));
     float largest = most[0];
     for (int i = 1; i < kLanes; ++i) largest = most[i] > largest ? most[i] : largest;
     return largest > 1e-30f ? largest / 127.0f : 0.0f;
@@ -94,10 +81,11 @@ inline void QuantizeDeep(const QuantizePanelsArguments& q) {
       return panel + u * kUnitCodes + n % kPanelColumns * kUnitDepth;
     };
     for (int64_t n = 0; n < whole; n += kLanes) {
-      unit.Write([n](const float* x) { return Row::Load(x + n); }, at(n));
+      unit.Write([n](const float* x) { return Row::F::Load(x + n); }, at(n));
     }
     for (int64_t n = whole; n < padded; n += kLanes) {
-      unit.Write([&](const float* x) { return Row::LoadSome(x + n, q.columns - n); }, at(n));
+      unit.Write([&](const float* x) { return Row::F::LoadSome(x + n, q.columns - n, 0.0f); },
+                 at(n));
     }
   }
 }
@@ -106,6 +94,7 @@ inline void QuantizeDeep(const QuantizePanelsArguments& q) {
 template <int kLanes, typename Narrow>
 inline void QuantizeTransposed(const QuantizePanelsArguments& q) {
   using Row = RowLanes<kLanes>;
+  using F = Formulas<kLanes>;
   constexpr int kPiece = kLanes < kUnitDepth ? kLanes : kUnitDepth;
   const int64_t depth = (q.columns + kUnitDepth - 1) / kUnitDepth * kUnitDepth;
   const int64_t panel_bytes = depth * kPanelColumns;
@@ -124,7 +113,7 @@ inline void QuantizeTransposed(const QuantizePanelsArguments& q) {
       const bool whole = n + kLanes <= q.columns;
       uint8_t codes[kLanes];
       Narrow::Store(
-          Row::Codes(whole ? Row::Load(x + n) : Row::LoadSome(x + n, q.columns - n), divisor),
+          Row::Codes(whole ? F::Load(x + n) : F::LoadSome(x + n, q.columns - n, 0.0f), divisor),
           codes);
       for (int i = 0; i < kLanes && n + i < depth; i += kPiece) {
         const int64_t unit = (n + i) / kUnitDepth;

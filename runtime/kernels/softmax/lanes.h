@@ -22,19 +22,6 @@ struct SoftmaxRow {
   using Ints = typename F::Ints;
   static constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
-  static Floats Load(const float* x) {
-    Floats value;
-    __builtin_memcpy(&value, x, sizeof value);
-    return value;
-  }
-
-  // Fewer than kLanes numbers, and others behind them.
-  static Floats LoadSome(const float* x, int64_t count, float others) {
-    Floats value = F::All(others);
-    __builtin_memcpy(&value, x, static_cast<size_t>(count) * sizeof(float));
-    return value;
-  }
-
   static Floats Larger(Floats a, Floats b) { return a > b ? a : b; }
 
   static float Largest(Floats most) {
@@ -46,8 +33,8 @@ struct SoftmaxRow {
   static float Largest(const float* x, int64_t columns) {
     Floats most = F::All(kLowest);
     int64_t n = 0;
-    for (; n + kLanes <= columns; n += kLanes) most = Larger(Load(x + n), most);
-    if (n < columns) most = Larger(LoadSome(x + n, columns - n, kLowest), most);
+    for (; n + kLanes <= columns; n += kLanes) most = Larger(F::Load(x + n), most);
+    if (n < columns) most = Larger(F::LoadSome(x + n, columns - n, kLowest), most);
     return Largest(most);
   }
 
@@ -68,13 +55,13 @@ struct SoftmaxRow {
     Ints totals = {};
     int64_t n = 0;
     for (; n + kLanes <= columns; n += kLanes) {
-      const Floats u = Weigh(Load(x + n), largest, Load(factors + n), &totals);
+      const Floats u = Weigh(F::Load(x + n), largest, F::Load(factors + n), &totals);
       most = Larger(u, most);
       __builtin_memcpy(x + n, &u, sizeof u);
     }
     if (n < columns) {
-      const Floats some = LoadSome(factors + n, columns - n, 0.0f);
-      const Floats u = Weigh(LoadSome(x + n, columns - n, kLowest), largest, some, &totals);
+      const Floats some = F::LoadSome(factors + n, columns - n, 0.0f);
+      const Floats u = Weigh(F::LoadSome(x + n, columns - n, kLowest), largest, some, &totals);
       most = Larger(u, most);
       __builtin_memcpy(x + n, &u, static_cast<size_t>(columns - n) * sizeof(float));
     }
@@ -87,10 +74,11 @@ struct SoftmaxRow {
 
   static void Write(const float* u, int64_t columns, float factor, uint8_t* codes) {
     int64_t n = 0;
-    for (; n + kLanes <= columns; n += kLanes) Narrow::Store(Codes(Load(u + n), factor), codes + n);
+    for (; n + kLanes <= columns; n += kLanes)
+      Narrow::Store(Codes(F::Load(u + n), factor), codes + n);
     if (n == columns) return;
     uint8_t last[kLanes];
-    Narrow::Store(Codes(LoadSome(u + n, columns - n, 0.0f), factor), last);
+    Narrow::Store(Codes(F::LoadSome(u + n, columns - n, 0.0f), factor), last);
     __builtin_memcpy(codes + n, last, static_cast<size_t>(columns - n));
   }
 };

@@ -26,7 +26,9 @@ class FoldBatchnorm(Pass, frozen=True, kw_only=True):
     When it fires: the statistics and the layer's weights and bias are constants, and nothing else reads the value
     between the two nor the weights. Into a layer after it only without padding (or with no offset), since zeros of
     the padding are not normalized. Products with and additions of one constant a channel behind a convolution, as which
-    Keras writes a normalization and Paddle a bias, are folded into it alike.
+    Keras writes a normalization and Paddle a bias, are folded into it alike; so are products behind a linear layer and
+    its bias, such as the learnt scale of a residual branch (LayerScale, arXiv 2103.17239, section 2), even where the
+    tensor is transposed between the two.
 
     When it does not: in training mode, in float16 (the folded weights would be rounded once more), where a result is
     not finite, or where there is no such layer. Each is a skip with its reason.
@@ -139,7 +141,8 @@ def _fold_into_before(
         return constants
     channels = len(affine.scale)
     weight, bias = constants.weight_array, constants.bias_array
-    if layer.op_type == "MatMul" and (weight.ndim != 2 or _rank(layer.inputs[0]) != 2):
+    in_rank_2 = weight.ndim == 2 and _rank(layer.inputs[0]) == 2
+    if layer.op_type == "MatMul" and norm.op_type == "BatchNormalization" and not in_rank_2:
         return Skip(node_label(norm), SkipReason.RANK, "channels of a MatMul are its last dimension only in rank 2")
     if bias is not None and bias.size not in (1, channels):
         return Skip(node_label(norm), SkipReason.ATTRIBUTE, "C is not a constant row")
@@ -221,14 +224,17 @@ def _replace(
         return Skip(node_label(layer), SkipReason.NOT_FINITE, "folded weights")
     label, old_output = node_label(layer), chain[-1].outputs[0]
     new_weight = store.add(f"{constants.weight.root.name}.folded", weight)
-    new_bias = store.add(f"{label}.folded_bias", bias)
-    attributes = [attr for name, attr in layer.attributes.items() if name != "beta"]
     is_matmul = layer.op_type == "MatMul"
+    new_bias = store.add(f"{label}.folded_bias", bias) if bias.any() or not is_matmul else None
+    attributes = [attr for name, attr in layer.attributes.items() if name != "beta"]
     inputs = [chain[0].inputs[0], new_weight] + ([] if is_matmul else [new_bias])
     output = ir.Value(name=f"{label}.folded_output" if is_matmul else None, type=old_output.type)
     nodes = [ir.Node("", layer.op_type, inputs, attributes, outputs=[output], name=layer.name)]
-    if is_matmul:
+    if is_matmul and new_bias is not None:
         nodes.append(ir.Node("", "Add", [output, new_bias], num_outputs=1, name=f"{label}/folded_bias"))
+    for turn in (node for node in chain if node.op_type == "Transpose"):
+        last = nodes[-1].outputs[0]
+        nodes.append(ir.Node("", "Transpose", [last], turn.attributes.values(), num_outputs=1, name=turn.name))
     source = ",".join(node_label(node) for node in chain)
     for node in nodes:
         node.metadata_props.update({"edgefold.pass": "fold-batchnorm", "edgefold.from": source})

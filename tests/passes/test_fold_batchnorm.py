@@ -189,7 +189,40 @@ def test_constants_a_channel_fold(case: str) -> None:
     np.testing.assert_allclose(run(after, x)[0], run(before, x)[0], rtol=0, atol=2e-5)
 
 
+TOKENS = "t (float[2, 3, 5, 6] x) => (float[A, B, C, D] y)"
+LAYER_SCALES = {
+    "behind a linear layer": ("[c] p = MatMul(x, w)\n q = Add(b, p)\n [n] y = Mul(q, s)", ["MatMul", "Add"]),
+    "without a bias": ("[c] p = MatMul(x, w)\n [n] y = Mul(s, p)", ["MatMul"]),
+    "behind a transposition": (
+        "[c] p = MatMul(x, w)\n q = Add(b, p)\n r = Transpose<perm = [0, 3, 1, 2]>(q)\n [n] y = Mul(r, f)",
+        ["MatMul", "Add", "Transpose"],
+    ),
+    "before a transposition": (
+        "[c] p = MatMul(x, w)\n [n] q = Mul(p, s)\n y = Transpose<perm = [0, 3, 1, 2]>(q)",
+        ["MatMul", "Transpose"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LAYER_SCALES)
+def test_the_scale_of_a_residual_branch_folds(case: str) -> None:
+    text, expected = LAYER_SCALES[case]
+    arrays = {"w": weights(6, 8), "b": weights(8, seed=5), "s": weights(8, seed=6), "f": weights(8, 1, 1, seed=7)}
+    before = graph(f"{TOKENS} {{ {text} }}", read_in(text, arrays))
+    after = before.clone()
+    notes = FoldBatchnorm().rewrite(after, Context())
+    assert [node.op_type for node in after.graph] == expected
+    assert [(edit.node, edit.what) for edit in notes.edits] == [("n", "folded into c")]
+    assert set(after.graph.initializers) == {"w.folded"} | ({"c.folded_bias"} if "Add" in expected else set())
+    x = {"x": weights(2, 3, 5, 6, seed=1)}
+    np.testing.assert_allclose(run(after, x)[0], run(before, x)[0], rtol=0, atol=2e-5)
+
+
 OTHER_CONSTANTS = {
+    "a bias that no product follows": f"{TOKENS} {{ p = MatMul(x, l)\n y = Add(p, c) }}",
+    "another axis, once transposed": f"{TOKENS} {{ p = MatMul(x, l)\n q = Transpose<perm = [0, 1, 3, 2]>(p)\n "
+    "y = Mul(q, z) }",
+    "more axes than the product has": "t (float[5, 6] x) => (float[1, 5, 8] y) { p = MatMul(x, l)\n y = Mul(p, t) }",
     "one for all": f"{IMAGE} {{ p = Conv(x, w)\n y = Mul(p, a) }}",
     "one for each column": f"{IMAGE} {{ p = Conv(x, w)\n y = Mul(p, k) }}",
     "more channels than the layer gives": f"{IMAGE} {{ p = Conv(x, e)\n y = Add(p, s) }}",
@@ -202,6 +235,7 @@ OTHER_CONSTANTS = {
 @pytest.mark.parametrize("case", OTHER_CONSTANTS)
 def test_other_constants_stay(case: str) -> None:
     arrays = {"w": weights(8, 6, 3, 3), "e": weights(1, 6, 3, 3), "a": weights(1), "k": weights(8, seed=3), **CONSTANTS}
+    arrays |= {"l": weights(6, 8), "c": weights(8), "t": weights(1, 1, 8), "z": weights(5)}
     text = OTHER_CONSTANTS[case]
     model = graph(text, read_in(text, arrays))
     before = nodes(model)

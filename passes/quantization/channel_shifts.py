@@ -14,27 +14,35 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefold.passes.quantization.coded_inputs import round_to_codes
 from edgefold.passes.quantization.shift_nodes import Activation
+from edgefold.passes.quantization.step_costs import (
+    OCTAVES,
+    PER_OCTAVE,
+    Float,
+    Form,
+    StepCosts,
+    error_of,
+    stored,
+    sum_of,
+)
 
-Float = NDArray[np.float32]
-Shifts = NDArray[np.int64]
-
-_PER_OCTAVE = 8  # candidate scales in one factor of two
-_OCTAVES = 3  # below the scale that clips nothing
 _TINY = 1e-30
 _POWERS = (0.5, 0.75, 1.0)  # how far dynamic steps follow the spread of the channels
+_FOLDS = 4
 _JUDGED = 4  # dynamic candidates of which the full covariance is taken
 
 
 def choose_static(rows: Float, gram: Float, bits: int, groups: int) -> Activation:
-    """One scale for all rows, and shifts, whose output error on the sample is least.
+    """One scale for all rows, and shifts, whose output error is least on rows that did not choose them.
 
-    For every number of groups the shifts follow from the scale: with the covariance taken as diagonal, each channel has
-    a best step of its own. The full covariance then decides between the numbers of groups; of equals the fewest.
+    With the covariance taken as diagonal, each channel has a best step of its own. A sample deceives about channels
+    that are rarely active, though: it holds few of their large values, and steps that fit those clip the next ones. So
+    cross-validation, with the full covariance, decides how far the steps of channels may differ, and whether they may
+    clip what the sample has shown; of equals the fewest steps.
 
     Args:
-        rows: float32 [R, C], inputs of the layer; codes are unsigned where none is negative.
+        rows: float32 [R, C], inputs of the layer in the order of the calibration samples, so that folds are of
+            different samples; codes are unsigned where none is negative.
         gram: float32 [C, C], sum of W W' over what the channel meets: positions of the kernel and outputs.
         bits: width of a code; shifts keep shifted codes within 8 bits.
         groups: at most so many different steps; 1 is one for all channels.
@@ -43,14 +51,19 @@ def choose_static(rows: Float, gram: Float, bits: int, groups: int) -> Activatio
     largest = float(np.abs(rows).max(initial=0))
     if largest == 0:
         return Activation(low, high, 1.0)
-    coarsest = largest / high
-    groups = min(groups, 9 - bits)
-    steps = coarsest * np.exp2(-np.arange(_PER_OCTAVE * (_OCTAVES + groups - 1) + 1) / _PER_OCTAVE)
+    groups = min(groups, 9 - bits) if len(rows) >= _FOLDS else 1
+    finer = np.arange(PER_OCTAVE * (OCTAVES + groups - 1) + 1) / PER_OCTAVE
+    plain = [Activation(low, high, float(step)) for step in largest / high * np.exp2(-finer)]
     weights = np.diagonal(gram).astype(np.float64)
-    errors = weights * np.stack([_variances(rows, Activation(low, high, float(step))) for step in steps])
-    candidates = [_best_shifts(errors, steps, shifts) for shifts in range(groups)]
-    coded = [Activation(low, high, scale, shifts) for scale, shifts in candidates]
-    return min(coded, key=lambda activation: output_error(rows, gram, activation))
+    folds = np.array_split(rows, _FOLDS)
+    costs = [StepCosts.of(fold, plain) for fold in folds]
+
+    def held_out(form: Form) -> float:
+        fits = (sum_of(costs[:fold] + costs[fold + 1 :]).fit(weights, form) for fold in range(_FOLDS))
+        return sum(len(fold) * output_error(fold, gram, fit) for fold, fit in zip(folds, fits, strict=True))
+
+    forms = [Form(0), *(Form(shift, clips) for shift in range(1, groups) for clips in (False, True))]
+    return sum_of(costs).fit(weights, min(forms, key=held_out) if len(forms) > 1 else forms[0])
 
 
 def choose_dynamic(rows: Float, gram: Float, bits: int, groups: int) -> Activation:
@@ -82,40 +95,14 @@ def code_range(rows: Float, bits: int) -> tuple[int, int]:
 
 def output_error(rows: Float, gram: Float, activation: Activation) -> float:
     """The mean squared error of the layer's output about its mean, trace(W' C W)."""
-    error = _error(rows, activation)
+    error = error_of(rows, activation)
     error -= error.mean(axis=0)
     return float(np.einsum("ij,ij->", error.T @ error, gram, dtype=np.float64)) / len(rows)
 
 
 def _variances(rows: Float, activation: Activation) -> NDArray[np.float64]:
-    variances: NDArray[np.float64] = _error(rows, activation).var(axis=0, dtype=np.float64)
+    variances: NDArray[np.float64] = error_of(rows, activation).var(axis=0, dtype=np.float64)
     return variances
-
-
-def _error(rows: Float, activation: Activation) -> Float:
-    steps = np.exp2(np.array(activation.shifts or (0,), np.float32))
-    return round_to_codes(rows, activation, steps) - rows
-
-
-def _best_shifts(errors: NDArray[np.float64], steps: NDArray[np.float64], most: int) -> tuple[float, tuple[int, ...]]:
-    """The scale whose channels have the least error together when each may be shifted by up to `most`.
-
-    Args:
-        errors: float64 [steps, C], of every channel at every step.
-        steps: float64, descending by `_PER_OCTAVE` in an octave.
-        most: the largest shift.
-    """
-    best = np.inf
-    chosen: tuple[float, tuple[int, ...]] = (float(steps[0]), ())
-    for first in range(_PER_OCTAVE * _OCTAVES + 1):
-        choices = errors[first : first + _PER_OCTAVE * most + 1 : _PER_OCTAVE]
-        finer = choices.argmin(axis=0)
-        total = float(choices.min(axis=0).sum())
-        if total < best:
-            used = int(finer.max())
-            scale = float(np.float32(steps[first + _PER_OCTAVE * used]))
-            best, chosen = total, (scale, _stored(used - finer))
-    return chosen
 
 
 def _spread_shifts(rows: Float, most: int) -> Iterator[tuple[int, ...]]:
@@ -124,9 +111,4 @@ def _spread_shifts(rows: Float, most: int) -> Iterator[tuple[int, ...]]:
     spread -= np.median(spread)
     for power in _POWERS:
         for half_steps in range(2 * most + 1):
-            yield _stored(np.clip(np.rint(power * spread + half_steps / 2), 0, most).astype(np.int64))
-
-
-def _stored(shifts: Shifts) -> tuple[int, ...]:
-    """Shifts as a node has them; none where all are alike."""
-    return tuple(int(shift) for shift in shifts) if shifts.any() else ()
+            yield stored(np.clip(np.rint(power * spread + half_steps / 2), 0, most).astype(np.int64))

@@ -97,3 +97,19 @@ def test_constant_inputs(value: float) -> None:
     chosen = choose_static(rows, np.eye(3, dtype=np.float32), 4, 5)
     assert chosen.scale > 0
     assert chosen.low == 0
+
+
+def rarely_active(samples: int, seed: int) -> Float:
+    """Rows of 256 channels, 16 of each sample; a channel is active in one sample of twenty, then more or less so."""
+    rng = np.random.default_rng(seed)
+    strength = rng.lognormal(0, 1, (samples, 1, 256)) * (rng.random((samples, 1, 256)) < 0.05)
+    return (strength * rng.uniform(0, 1, (samples, 16, 256))).reshape(-1, 256).astype(np.float32)
+
+
+@pytest.mark.parametrize("bits", [4, 6])
+def test_steps_of_rarely_active_channels_hold_for_other_samples(bits: int) -> None:
+    """A sample shows few of the large values of such a channel: steps that fit it would clip the next ones."""
+    gram = np.eye(256, dtype=np.float32)
+    shown, others = rarely_active(50, seed=0), rarely_active(50, seed=1)
+    chosen, plain = (choose_static(shown, gram, bits, groups) for groups in (8, 1))
+    assert output_error(others, gram, chosen) <= output_error(others, gram, plain)

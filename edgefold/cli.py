@@ -97,7 +97,9 @@ def compress(form: str, log_level: str, **options: Any) -> None:
 @click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), help="Default adamw.")
 @click.option("--gradient-bits", type=int, help="Integer training: of gradients of quantized layers; default float.")
 @click.option("--batch", type=int, help="Samples a step, over all processes.")
-@click.option("--augment", default="", metavar="flip,crop,mix", help="Random changes of images, shown to both models.")
+@click.option(
+    "--augment", default="", metavar="flip,crop,mix,patch", help="Random changes of images, shown to both models."
+)
 @click.option("--samples", type=int, help="Of the calibration data; default all there are.")
 @click.option("--patience", type=int, help="Epochs without a better held-out loss before it stops; 0 never.")
 @click.option("--temperature", type=float, help="Of the KL divergence between classes.")

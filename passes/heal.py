@@ -14,7 +14,7 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 LossName = Literal["output", "tail", "blockwise", "pairs", "labels"]
 Distance = Literal["error", "error+cosine", "batch-kl"]
-Augmentation = Literal["flip", "crop", "mix"]
+Augmentation = Literal["flip", "crop", "mix", "patch"]
 
 DEFAULT_EPOCHS = 10
 DEFAULT_RATE = 3e-3
@@ -69,7 +69,8 @@ class Heal(Pass, frozen=True, kw_only=True):
         temperature: of the KL divergence (Hinton et al. 2015, section 2).
         batch: samples a step, over all processes.
         augment: changes of images, made at random and shown to both models: `flip` left to right, `crop` shifts by up
-            to an eighth of the side, `mix` blends with another image of the batch (label-free losses only).
+            to an eighth of the side, `mix` blends with another image of the batch, `patch` puts a rectangle of another
+            in (both for label-free losses only; named together, each image takes one of the two).
         samples: of the calibration data, from the start; all where it is not given, also where the task names fewer.
         held_out: share of them that training never sees, for early stopping.
         patience: epochs without a better held-out loss before training stops; 0 never stops.
@@ -112,8 +113,9 @@ class Heal(Pass, frozen=True, kw_only=True):
             raise ValueError("loss pairs compares the tensors of the option pairs, which names none")
         if not self.train:
             raise ValueError("train names nothing to train; take all")
-        if "mix" in self.augment and "labels" in self.loss:
-            raise ValueError("augment mix blends images, for which there are no labels; take one of the two")
+        mixing = [name for name in ("mix", "patch") if name in self.augment]
+        if mixing and "labels" in self.loss:
+            raise ValueError(f"augment {mixing[0]} mixes images, for which there are no labels; take one of the two")
 
     def rewrite(self, model: ir.Model, context: Context) -> Notes:
         if context.heal is None:

@@ -14,6 +14,7 @@ from edgefold.errors import UsageError
 Array = np.ndarray[Any, Any]
 MAX_SHIFT = 8  # a crop shifts by up to this part of a side
 CHANNELS = (1, 3, 4)
+MIXING = frozenset(("mix", "patch"))
 
 
 def check_images(feeds: Mapping[str, Array]) -> None:
@@ -36,22 +37,27 @@ class Draw:
         shifts: [rows, 2] of the largest shift, from -1 to 1, vertical and horizontal.
         partners: [rows] position in the batch of the sample that is mixed in.
         shares: [rows] of the sample itself in the mixture, from 0 to 1.
+        patched: bool [rows], whether a patch is mixed in where both ways of mixing are wanted.
+        centres: [rows, 2] of the patch, from 0 to 1, vertical and horizontal.
     """
 
     flips: Array
     shifts: Array
     partners: Array
     shares: Array
+    patched: Array
+    centres: Array
 
     @classmethod
     def of(cls, random: np.random.Generator, rows: int) -> Draw:
         """Draw for a whole batch, of which each process then takes its part."""
         flips, shifts = random.random(rows) < 0.5, random.uniform(-1, 1, (rows, 2))
-        return cls(flips, shifts, random.permutation(rows), random.random(rows).astype(np.float32))
+        partners, shares = random.permutation(rows), random.random(rows).astype(np.float32)
+        return cls(flips, shifts, partners, shares, random.random(rows) < 0.5, random.random((rows, 2)))
 
     def take(self, positions: Array) -> Draw:
         """What was drawn for some of the batch."""
-        return Draw(self.flips[positions], self.shifts[positions], self.partners[positions], self.shares[positions])
+        return Draw(*(getattr(self, field.name)[positions] for field in dataclasses.fields(self)))
 
 
 def augmented(feeds: Mapping[str, Array], changes: Sequence[str], draw: Draw) -> dict[str, Array]:
@@ -59,8 +65,9 @@ def augmented(feeds: Mapping[str, Array], changes: Sequence[str], draw: Draw) ->
 
     Args:
         feeds: input name -> array [rows, ...]; those that are no images pass through.
-        changes: of "flip" and "crop"; others are ignored. A crop shifts by a whole number of pixels, up to an eighth of
-            the side, and what comes in from outside is mirrored, which needs no knowledge of how black is normalized.
+        changes: of "flip" and "crop"; others are for `mixed`. A crop shifts by a whole number of pixels, up to an
+            eighth of the side, and what comes in from outside is mirrored, which needs no knowledge of how black is
+            normalized.
         draw: for the same rows.
     """
     changed = dict(feeds)
@@ -77,8 +84,10 @@ def augmented(feeds: Mapping[str, Array], changes: Sequence[str], draw: Draw) ->
     return changed
 
 
-def mixed(feeds: Mapping[str, Array], partners: Mapping[str, Array], shares: Array) -> dict[str, Array]:
-    """Images blended pixel by pixel (mixup, arXiv 1710.09412); the teacher says what the blend shows.
+def mixed(
+    feeds: Mapping[str, Array], partners: Mapping[str, Array], changes: Sequence[str], draw: Draw
+) -> dict[str, Array]:
+    """Images mixed with others of the batch; the teacher says what the mixture shows.
 
     With it a few thousand images teach for much longer before the student knows them by heart (Beyer et al. 2022,
     arXiv 2106.05237, section 3).
@@ -86,13 +95,34 @@ def mixed(feeds: Mapping[str, Array], partners: Mapping[str, Array], shares: Arr
     Args:
         feeds: input name -> array [rows, ...]; those that are no images pass through.
         partners: the same inputs of the samples to mix in.
-        shares: [rows] of ``feeds`` in the mixture.
+        changes: of "mix", all pixels are blended (mixup, arXiv 1710.09412), and "patch", a rectangle is replaced
+            (CutMix, arXiv 1905.04899); of both, each image takes one.
+        draw: for the same rows.
     """
-    part = shares[:, None, None, None]
-    return {
-        name: (part * value + (1 - part) * partners[name]).astype(value.dtype) if _is_images(value) else value
-        for name, value in feeds.items()
-    }
+    result = dict(feeds)
+    for name, value in feeds.items():
+        if _is_images(value):
+            first = _first_spatial_axis(value)
+            own = np.expand_dims(_own_shares(changes, draw, value.shape[first : first + 2]), 1 if first == 2 else 3)
+            result[name] = (own * value + (1 - own) * partners[name]).astype(value.dtype)
+    return result
+
+
+def _own_shares(changes: Sequence[str], draw: Draw, size: tuple[int, ...]) -> Array:
+    """The share of the image itself in each pixel of the mixture: float32 [rows, H, W]."""
+    blended = np.broadcast_to(draw.shares[:, None, None], (len(draw.shares), *size))
+    if "patch" not in changes:
+        return blended
+    half = np.sqrt(1 - draw.shares)[:, None] / 2
+    rows, columns = (
+        np.abs((np.arange(length) + 0.5) / length - draw.centres[:, axis, None]) < half
+        for axis, length in enumerate(size)
+    )
+    pasted: Array = 1 - (rows[:, :, None] & columns[:, None, :]).astype(np.float32)
+    if "mix" not in changes:
+        return pasted
+    own: Array = np.where(draw.patched[:, None, None], pasted, blended)
+    return own
 
 
 def _is_images(value: Array) -> bool:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from edgefold.errors import UsageError
-from edgefold.heal.augmentation import Draw, augmented, mixed
+from edgefold.heal.augmentation import MIXING, Draw, augmented, mixed
 from edgefold.heal.graph_module import GraphModule
 from edgefold.heal.objective import Objective
 from edgefold.heal.optimizer import make_optimizer
@@ -127,11 +127,11 @@ class Training:
         """The feeds of some positions in the batch, augmented as drawn."""
         changes = self._options.augment
         feeds = augmented(self._samples.take(batch[positions]), changes, draw.take(positions))
-        if "mix" not in changes:
+        if not MIXING & set(changes):
             return feeds
         partners = draw.partners[positions]
         others = augmented(self._samples.take(batch[partners]), changes, draw.take(partners))
-        return mixed(feeds, others, draw.shares[positions])
+        return mixed(feeds, others, changes, draw.take(positions))
 
     def _loss(
         self, module: torch.nn.Module, rows: Array, changed: Mapping[str, Array] | None, warming: bool = False

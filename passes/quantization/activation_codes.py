@@ -15,8 +15,9 @@ from edgefold.passes._layer_inputs import Rows
 from edgefold.passes._ranges import Range
 from edgefold.passes._weighted_nodes import WeightedNode
 from edgefold.passes.base import Calibrates, Skip, SkipReason
-from edgefold.passes.quantization.channel_shifts import Float, choose_dynamic, choose_static
+from edgefold.passes.quantization.channel_shifts import choose_dynamic, choose_static
 from edgefold.passes.quantization.shift_nodes import FLOAT_ACTIVATION, Activation
+from edgefold.passes.quantization.step_costs import Float
 
 _SAMPLED = 1 << 19  # elements of a layer's input by which narrow codes are chosen
 MOST_GROUPS = 8

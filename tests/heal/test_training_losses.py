@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -90,7 +92,8 @@ def test_the_learning_rate_ends_at_nothing() -> None:
 
 def draw(flip: bool, down: float, right: float) -> Draw:
     shares = np.array([0.25, 1.0], np.float32)
-    return Draw(np.array([flip, False]), np.array([[down, right], [0.0, 0.0]]), np.array([1, 0]), shares)
+    flips, shifts = np.array([flip, False]), np.array([[down, right], [0.0, 0.0]])
+    return Draw(flips, shifts, np.array([1, 0]), shares, np.array([False, False]), np.full((2, 2), 0.5))
 
 
 def test_images_are_flipped_and_moved_by_whole_pixels() -> None:
@@ -125,17 +128,39 @@ def test_only_images_are_changed(rng: np.random.Generator) -> None:
 def test_images_are_blended_by_their_share_and_other_inputs_are_not(rng: np.random.Generator) -> None:
     feeds = {"x": rng.standard_normal((2, 3, 8, 8)).astype(np.float32), "ids": rng.integers(0, 9, (2, 4))}
     partners = {name: value[::-1] for name, value in feeds.items()}
-    blended = mixed(feeds, partners, draw(False, 0, 0).shares)
+    blended = mixed(feeds, partners, ("mix",), draw(False, 0, 0))
     np.testing.assert_allclose(blended["x"][0], 0.25 * feeds["x"][0] + 0.75 * feeds["x"][1], rtol=1e-6)
     np.testing.assert_array_equal(blended["x"][1], feeds["x"][1])
     assert blended["x"].dtype == np.float32
     assert blended["ids"] is feeds["ids"]
 
 
-def test_blends_have_no_labels() -> None:
-    with pytest.raises(ValueError, match="augment mix blends images"):
-        Heal(loss=("labels",), augment=("mix",))
-    Heal(loss=("output",), augment=("mix",))
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+def test_a_patch_comes_from_the_partner_and_the_rest_stays(last: bool, rng: np.random.Generator) -> None:
+    images = rng.standard_normal((2, 3, 8, 8)).astype(np.float32)
+    expected = images.copy()
+    expected[0, :, :4, 2:6] = images[1, :, :4, 2:6]  # half of each side
+    change = dataclasses.replace(
+        draw(False, 0, 0), shares=np.array([0.75, 1], np.float32), centres=np.array([[0.25, 0.5], [0.5, 0.5]])
+    )
+    feeds = {"x": np.moveaxis(images, 1, -1) if last else images}
+    pasted = mixed(feeds, {"x": feeds["x"][::-1]}, ("patch",), change)["x"]
+    np.testing.assert_array_equal(np.moveaxis(pasted, -1, 1) if last else pasted, expected)
+
+
+def test_of_both_ways_of_mixing_each_image_takes_one(rng: np.random.Generator) -> None:
+    feeds = {"x": rng.standard_normal((2, 3, 8, 8)).astype(np.float32)}
+    partners = {"x": feeds["x"][::-1]}
+    change = dataclasses.replace(draw(False, 0, 0), patched=np.array([True, False]))
+    both, mix, patch = (mixed(feeds, partners, ways, change)["x"] for ways in (("mix", "patch"), ("mix",), ("patch",)))
+    np.testing.assert_array_equal(both, np.stack([patch[0], mix[1]]))
+
+
+@pytest.mark.parametrize("way", ["mix", "patch"])
+def test_mixtures_have_no_labels(way: str) -> None:
+    with pytest.raises(ValueError, match=f"augment {way} mixes images"):
+        Heal(loss=("labels",), augment=(way,))
+    Heal(loss=("output",), augment=(way,))
 
 
 def test_a_process_gets_its_part_of_what_was_drawn() -> None:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgefold.passes.quantization.channel_shifts import Float, choose_dynamic, choose_static, output_error
+from edgefold.passes.quantization.channel_shifts import choose_dynamic, choose_static, output_error
 from edgefold.passes.quantization.shift_nodes import Activation
+from edgefold.passes.quantization.step_costs import Float
 
 
 def normal(rows: int, channels: int, seed: int = 0) -> Float:

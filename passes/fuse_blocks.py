@@ -72,13 +72,17 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
     residuals: Literal["codes", "float"] = "codes"
 
     def rewrite(self, model: ir.Model, context: Context) -> Notes:
-        from edgefold.ops import add_functions  # onnxscript takes a second to import
+        from onnx_ir.passes.common import RemoveUnusedNodesPass  # these take a second to import
+
+        from edgefold.ops import add_functions
 
         device = context.device(self.device) if context.device else TYPICAL
         notes = Notes(stats={"device": device.name})
         for kind, fuse in self._fusions().items():
             if not self.kinds or kind in self.kinds:
                 notes = _joined(notes, fuse(model, context, device))
+        if notes.edits:
+            RemoveUnusedNodesPass()(model)  # scales and bounds of activations that operators hold now
         add_functions(model)
         return notes
 

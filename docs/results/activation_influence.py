@@ -47,9 +47,11 @@ def measured_influence(data: Path, name: str) -> dict[str, Any]:
     original = logits(proto, images)
     sites = [one for one in map(weighted_node, model.graph) if isinstance(one, WeightedNode) and one.kind == "conv"]
     layers = []
-    for site in sites[1:-1]:
+    for number, site in enumerate(sites[1:-1], 2):
+        assert site.geometry is not None
         rows, gram = sampled_rows(site, calibration), channel_gram(site)
-        layer: dict[str, float | str] = {"layer": str(site.node.name), "channels": rows.shape[1]}
+        kind = "x".join(map(str, site.geometry.kernel)) + (" depthwise" if site.geometry.group > 1 else "")
+        layer: dict[str, Any] = {"layer": f"{number}, {kind}", "channels": rows.shape[1]}
         for form, groups in FORMS.items():
             codes = choose_static(rows, gram, BITS, groups)
             changed = logits(with_codes(proto, str(site.node.name), codes, error_of(rows, codes).mean(axis=0)), images)
@@ -96,10 +98,10 @@ def logits(model: onnx.ModelProto, images: Sequence[Feeds]) -> np.ndarray:
 def influence_section(measured: Mapping[str, Any]) -> list[str]:
     """The lines of the page: the layers whose codes cost most, and the others together."""
     layers = sorted(measured["layers"], key=lambda one: float(one["one step"]))
-    lines = ["| layer | channels | one step | shifts |", "|---|---|---|---|"]
+    lines = ["| convolution | channels | one step | shifts |", "|---|---|---|---|"]
     for one in layers[:SHOWN]:
-        lines.append(f"| `{one['layer']}` | {one['channels']} | {one['one step']:.1f} | {one['shifts']:.1f} |")
-    for title, some in ((f"the other {len(layers) - SHOWN}, together", layers[SHOWN:]), ("all, together", layers)):
+        lines.append(f"| {one['layer']} | {one['channels']} | {one['one step']:.1f} | {one['shifts']:.1f} |")
+    for title, some in ((f"the other {len(layers) - SHOWN} together", layers[SHOWN:]), ("all together", layers)):
         sums = [-10 * np.log10(sum(10 ** (-one[form] / 10) for one in some)) for form in FORMS]
         lines.append(f"| {title} | | {sums[0]:.1f} | {sums[1]:.1f} |")
     return lines

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from activation_error import measured_layers, section
+from activation_influence import influence_section, measured_influence
 from rows import compared, inputs, keep, machine_line, model_and_task
 
 import edgefold
@@ -38,6 +39,12 @@ SPREAD = (
     "are, nothing rounded before. Median over the layers between the first and the last. `spread` is the deviation of",
     "the logarithm of the channels' sizes: what steps of channels can be worth. `gain of shifts` is within the formats",
     "that ship, one step for convolutions and a step a row for matrix products: median, least, most.",
+)
+PUZZLE = "imagenet_mobilenetv2/model"
+INFLUENCE = (
+    "What the codes of one convolution's inputs, 6 bits, cost the logits of MobileNetV2: dB between the logits and",
+    "their error, everything else in float, on 50 images that chose nothing. Errors of several add up as if they were",
+    "independent.",
 )
 READING = (
     "**Where shifts win.** They are worth most where channels are unlike and bits are few. At W4A4 MiniLM, whose",
@@ -89,8 +96,9 @@ def before_quantization(method: str) -> tuple[Pass, ...]:
 
 
 def main(data: Path, work: Path, names: Sequence[str]) -> None:
-    errors = work / "activations"
-    errors.mkdir(parents=True, exist_ok=True)
+    errors, influence = work / "activations", work / "influence"
+    for folder in (errors, influence):
+        folder.mkdir(parents=True, exist_ok=True)
     for name in MODELS:
         if names and name.partition("/")[0] not in names:
             continue
@@ -100,10 +108,13 @@ def main(data: Path, work: Path, names: Sequence[str]) -> None:
                     continue
                 keep(work, f"{name} {setting} {method}", functools.partial(row, data, work, name, setting, method))
         keep(errors, name, functools.partial(measured_layers, data, name))
+        if name == PUZZLE:
+            keep(influence, name, functools.partial(measured_influence, data, name))
     rows = [json.loads(path.read_text()) for path in sorted(work.glob("*.json"))]
     layers = [json.loads(path.read_text()) for path in errors.glob("*.json")]
     spread = section(sorted(layers, key=lambda one: MODELS.index(one["model"])))
-    (HERE / "shiftquant.md").write_text(page(rows, spread), encoding="utf-8")
+    costs = [influence_section(json.loads(path.read_text())) for path in influence.glob("*.json")]
+    (HERE / "shiftquant.md").write_text(page(rows, spread, *costs), encoding="utf-8")
 
 
 def is_row(name: str, setting: str, method: str) -> bool:
@@ -136,7 +147,7 @@ def row(data: Path, work: Path, name: str, setting: str, method: str) -> dict[st
     return {"model": name, "setting": setting, "method": method, "seconds": seconds, **compared(path, out, task)}
 
 
-def page(rows: Sequence[Mapping[str, Any]], spread: Sequence[str]) -> str:
+def page(rows: Sequence[Mapping[str, Any]], spread: Sequence[str], *influence: Sequence[str]) -> str:
     lines = [
         "# ShiftQuant: activations below 8 bits",
         "",
@@ -153,7 +164,10 @@ def page(rows: Sequence[Mapping[str, Any]], spread: Sequence[str]) -> str:
     order = [(name, setting, method) for name in MODELS for setting in SETTINGS for method in METHODS]
     made = {(one["model"], one["setting"], one["method"]): one for one in rows}
     lines += [line(made[key]) for key in order if key in made]
-    return "\n".join([*lines, "", "## Why", "", *SPREAD, "", *spread, "", "## Reading", "", *READING, ""])
+    lines += ["", "## Why", "", *SPREAD, "", *spread]
+    for one in influence:
+        lines += ["", *INFLUENCE, "", *one]
+    return "\n".join([*lines, "", "## Reading", "", *READING, ""])
 
 
 def line(one: Mapping[str, Any]) -> str:

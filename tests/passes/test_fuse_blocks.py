@@ -53,6 +53,7 @@ def test_two_layers_and_their_activation_become_one_operator(name: str) -> None:
     notes = fuse(model)
     assert operators(model) == ["FusedFeedForward"]
     assert model.graph.node(0).attributes.get_int("function") == kind
+    assert all(value.uses() for value in model.graph.initializers.values()), "constants of what is gone are gone"
     assert len(notes.edits) == 1
     assert not notes.skips
     # Both are functions of the same standard operators.

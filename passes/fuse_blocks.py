@@ -10,12 +10,13 @@ from typing import ClassVar, Literal
 import onnx_ir as ir
 
 from edgefold.passes.base import Context, Effect, Notes, Pass
+from edgefold.passes.fusion.channel_last import turn_channel_last
 from edgefold.passes.fusion.conv_region import fuse_conv_regions
 from edgefold.passes.fusion.cost import TYPICAL, Device
 from edgefold.passes.fusion.feed_forward import fuse_feed_forward
 from edgefold.passes.fusion.inverted_residual import fuse_inverted_residuals
 
-Kind = Literal["feed-forward", "conv-region", "inverted-residual"]
+Kind = Literal["feed-forward", "conv-region", "inverted-residual", "channel-last"]
 Fuse = Callable[[ir.Model, Context, Device], Notes]
 
 
@@ -36,6 +37,10 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
     `inverted-residual`: of a region, the 1x1, depthwise and 1x1 convolutions of a block become FusedInvertedResidual,
     which keeps some rows of the wide tensors in a ring. It joins what `conv-region` made.
 
+    `channel-last`: float images between quantized convolutions and layers that work on pixels, as in ConvNeXt, lie
+    [batch, height, width, channels], so that the transpositions between the two are gone and `feed-forward` can take
+    the addition behind one in.
+
     When it fires: on nodes that ``quantize`` made; so it comes after it, and after everything that trains or refits.
     Activations are recognized by what they compute, whatever nodes an exporter wrote them with. Whether a feed-forward
     or inverted residual block pays is decided by the bytes that either way moves and the cache levels of the device
@@ -43,10 +48,11 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
     same ones.
 
     When it does not: where the values between two layers are read elsewhere or are outputs of the model, where the
-    fused form would move its bytes more slowly, and where convolutions have float activations or channels with steps
-    of their own. Each is a skip with its reason; so is every addition, gate and mean between convolutions that stays
-    float: an output, something float that makes or reads it, readers that want codes of several scales, no calibration
-    data for one that no convolution reads, or the user's wish.
+    fused form would move its bytes more slowly, where convolutions have float activations or channels with steps of
+    their own, and where images channel-last would mean more transpositions. Each is a skip with its reason; so is
+    every addition, gate and mean between convolutions that stays float: an output, something float that makes or reads
+    it, readers that want codes of several scales, no calibration data for one that no convolution reads, or the user's
+    wish.
 
     Numerics: lossy, in two respects: a residual between convolutions is added as its codes, of which the next
     convolution would have read the same ones, so that its sum is half a step off at most; and so are the factors of an
@@ -89,9 +95,10 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
     def _fusions(self) -> Mapping[Kind, Fuse]:
         """What can be fused, in the order in which it is looked for."""
         return {
-            "feed-forward": fuse_feed_forward,
             "conv-region": functools.partial(fuse_conv_regions, residuals=self.residuals),
             "inverted-residual": fuse_inverted_residuals,
+            "channel-last": turn_channel_last,
+            "feed-forward": fuse_feed_forward,
         }
 
 

@@ -4,7 +4,7 @@
 """The meaning of ``FusedConvBlock``, written over `ShiftConv`, `Activation` and standard ONNX operators.
 
 Between fused blocks tensors are codes that lie channel-last; where a region of them meets the rest of the graph, a
-block reads or writes a float tensor that lies channel-first.
+block reads or writes a float tensor that lies channel-first or channel-last.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def FusedConvBlock(
     ``y = clip(round_half_even(v / y_scale), y_low, y_high)``, or v itself.
 
     Inputs:
-      x: uint8 or int8 codes [B, H, W, C], or float32 [B, C, H, W].
+      x: uint8 or int8 codes [B, H, W, C], or float32 [B, C, H, W] or [B, H, W, C].
       codes, selectors, table, scales, bias, x_scale, x_shifts: as in `ShiftConv`; x_scale is positive.
       residual: uint8 or int8 codes, with the shape of y channel-last; [1, 1, 1, 1] where there is none.
       residual_scale, y_scale: float32 [1], positive.
@@ -70,18 +70,19 @@ def FusedConvBlock(
     Attributes:
       kernel_shape, strides, pads, dilations, group, k, bits, activation_low, activation_high: as in `ShiftConv`.
       x_codes: 1 where x holds codes.
-      x_perm: the axes of x that are batch, channels, height and width: [0, 3, 1, 2] for codes, else [0, 1, 2, 3].
+      x_perm: the axes of x that are batch, channels, height and width: [0, 3, 1, 2], or for floats [0, 1, 2, 3].
+        Floats that lie channel-last have an x_shifts of 0.
       function, alpha, beta: as in `Activation`.
       residual_at: 0: nothing is added; 1: before the activation; 2: after it.
       residual_dtype: 2 (uint8) or 3 (int8), what the residual is.
       y_low, y_high: the range of output codes, within [-127, 255]; y_high 0: float.
       y_dtype: 2 (uint8) or 3 (int8) for codes, else 1 (float32).
-      y_perm: [0, 2, 3, 1] for codes, else [0, 1, 2, 3].
+      y_perm: the order of y: [0, 2, 3, 1], or for floats [0, 1, 2, 3].
       narrow_bits, narrow_scales: as in `ShiftMatMul`.
       layout: version of the packed layout.
 
     Output:
-      uint8 or int8 codes [B, H', W', M], or float32 [B, M, H', W'].
+      uint8 or int8 codes [B, H', W', M], or float32 [B, M, H', W'] or [B, H', W', M].
     """
     nought = op.Constant(value_float=0.0)
     place = op.Constant(value_int=residual_at)

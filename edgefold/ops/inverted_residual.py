@@ -147,7 +147,7 @@ def FusedInvertedResidual(
     codes of x before its activation (MobileNetV2, arXiv 1801.04381, section 3).
 
     Inputs:
-      x: uint8 or int8 codes [B, H, W, C], or float32 [B, C, H, W].
+      x: uint8 or int8 codes [B, H, W, C], or float32 [B, C, H, W] or [B, H, W, C].
       expand_*, depthwise_*, project_*: codes, selectors, table, scales and bias, as in `ShiftConv`.
       x_scale, expand_scale, depthwise_scale, y_scale: float32 [1], positive: of the codes of x, between and of y.
 
@@ -162,7 +162,7 @@ def FusedInvertedResidual(
       layout: version of the packed layout.
 
     Output:
-      uint8 or int8 codes [B, H', W', M], or float32 [B, M, H', W'].
+      uint8 or int8 codes [B, H', W', M], or float32 [B, M, H', W'] or [B, H', W', M].
     """
     values = op.Cast(op.Transpose(x, perm=x_perm), to=TensorProto.FLOAT)
     low = op.Cast(op.Constant(value_int=activation_low), to=TensorProto.FLOAT)

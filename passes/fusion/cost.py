@@ -106,6 +106,5 @@ def decide(unfused: Plan, fused: Plan, device: Device) -> Decision:
 
 
 def _levels(moves: Sequence[Move], device: Device) -> str:
-    return ", ".join(
-        f"{move.what} {move.bytes / 1024:.0f} KB in {device.level(move.working_set).name}" for move in moves
-    )
+    levels = (f"{move.what} {move.bytes / 1024:.0f} KB in {device.level(move.working_set).name}" for move in moves)
+    return ", ".join(levels) or "nothing"

@@ -4,14 +4,16 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/packed_matrix.h"
 #include "base/rounding.h"
 
 namespace edgefold {
 namespace {
 
 constexpr int64_t kPixelsPerTask = 512;
-constexpr int64_t kChannelsAtOnce = 16;  // as many streams as the caches follow
-constexpr int64_t kPiece = 16;           // bytes of one instruction
+constexpr int64_t kValuesPerTask = 16384;  // a multiple of the quantizer's row padding
+constexpr int64_t kChannelsAtOnce = 16;    // as many streams as the caches follow
+constexpr int64_t kPiece = 16;             // bytes of one instruction
 
 template <typename Code>
 void WidenAll(const Code* codes, int64_t count, int16_t* out) {
@@ -20,14 +22,32 @@ void WidenAll(const Code* codes, int64_t count, int16_t* out) {
 
 }  // namespace
 
-CodeImage::CodeImage(const ActivationRange& range, int64_t channels)
-    : range_(range), channels_(channels), quantize_(ConvQuantizeKernels().Choose().run) {}
+CodeImage::CodeImage(const ActivationRange& range, int64_t channels, bool last)
+    : range_(range),
+      channels_(channels),
+      last_(last),
+      quantize_planes_(ConvQuantizeKernels().Choose().run),
+      quantize_(QuantizeKernels().Choose().run) {}
+
+int64_t CodeImage::Bytes(int64_t pixels) const {
+  return is_float() ? RoundUp(pixels * channels_, kGroupDepth) : 0;
+}
 
 const uint8_t* CodeImage::Codes(const void* x, int64_t image, int64_t pixels, float scale,
                                 uint8_t* memory, const Parallel& parallel) const {
-  const int64_t first_element = image * pixels * channels_;
-  if (!is_float()) return static_cast<const uint8_t*>(x) + first_element;
-  const float* values = static_cast<const float*>(x) + first_element;
+  const int64_t first = image * pixels * channels_;
+  if (!is_float()) return static_cast<const uint8_t*>(x) + first;
+  const float* values = static_cast<const float*>(x) + first;
+  if (last_) {
+    QuantizeInPlace(values, pixels * channels_, scale, memory, parallel);
+  } else {
+    QuantizePlanes(values, pixels, scale, memory, parallel);
+  }
+  return memory;
+}
+
+void CodeImage::QuantizePlanes(const float* image, int64_t pixels, float scale, uint8_t* codes,
+                               const Parallel& parallel) const {
   parallel.For(CeilDiv(pixels, kPixelsPerTask), [&](size_t index) {
     const int64_t first = static_cast<int64_t>(index) * kPixelsPerTask;
     ConvQuantizeArguments q = {};
@@ -38,14 +58,35 @@ const uint8_t* CodeImage::Codes(const void* x, int64_t image, int64_t pixels, fl
     q.high = range_.high;
     q.pixel_stride = channels_;
     for (int64_t c = 0; c < channels_; c += kChannelsAtOnce) {
-      q.x = values + c * pixels + first;
+      q.x = image + c * pixels + first;
       q.channels = std::min(kChannelsAtOnce, channels_ - c);
       q.steps = range_.steps.empty() ? nullptr : range_.steps.data() + c;
-      q.codes = memory + first * channels_ + c;
-      quantize_(q);
+      q.codes = codes + first * channels_ + c;
+      quantize_planes_(q);
     }
   });
-  return memory;
+}
+
+// Values that lie as their codes will: one long row.
+void CodeImage::QuantizeInPlace(const float* values, int64_t count, float scale, uint8_t* codes,
+                                const Parallel& parallel) const {
+  parallel.For(CeilDiv(count, kValuesPerTask), [&](size_t index) {
+    const int64_t first = static_cast<int64_t>(index) * kValuesPerTask;
+    float row_scale = 0.0f;
+    int32_t sum = 0;
+    QuantizeArguments q = {};
+    q.x = values + first;
+    q.rows = 1;
+    q.columns = std::min(kValuesPerTask, count - first);
+    q.static_scale = scale;
+    q.low = range_.low;
+    q.high = range_.high;
+    q.codes = codes + first;
+    q.stride = RoundUp(q.columns, kGroupDepth);
+    q.row_scales = &row_scale;
+    q.sums = &sum;
+    quantize_(q);
+  });
 }
 
 void Widen(const uint8_t* codes, int64_t count, bool is_unsigned, int16_t* out) {

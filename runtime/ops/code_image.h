@@ -5,25 +5,34 @@
 #include "base/activation_range.h"
 #include "base/parallel.h"
 #include "kernels/conv_quantize/conv_quantize.h"
+#include "kernels/quantize/quantize.h"
 
 namespace edgefold {
 
 // Read-only once made.
 class CodeImage {
  public:
-  CodeImage(const ActivationRange& range, int64_t channels);
+  // `last`: float images lie channel-last; the range then has no steps.
+  CodeImage(const ActivationRange& range, int64_t channels, bool last);
 
   bool is_float() const { return !range_.x_codes; }
   // Bytes that Codes writes for an image of so many pixels; 0 where images are codes already.
-  int64_t Bytes(int64_t pixels) const { return is_float() ? pixels * channels_ : 0; }
+  int64_t Bytes(int64_t pixels) const;
   // Image `image` of x, channel-last: made in `memory`, or where it lies.
   const uint8_t* Codes(const void* x, int64_t image, int64_t pixels, float scale, uint8_t* memory,
                        const Parallel& parallel) const;
 
  private:
+  void QuantizePlanes(const float* image, int64_t pixels, float scale, uint8_t* codes,
+                      const Parallel& parallel) const;
+  void QuantizeInPlace(const float* values, int64_t count, float scale, uint8_t* codes,
+                       const Parallel& parallel) const;
+
   ActivationRange range_;
   int64_t channels_;
-  ConvQuantizeKernel* quantize_;
+  bool last_;
+  ConvQuantizeKernel* quantize_planes_;
+  QuantizeKernel* quantize_;
 };
 
 // Codes as 16-bit numbers.

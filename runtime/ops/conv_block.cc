@@ -25,7 +25,7 @@ bool NeedsGather(const ConvAttributes& a) {
 
 ConvBlock::ConvBlock(const ConvStage& stage)
     : stage_(stage),
-      image_(stage.x, stage.attributes.in_channels),
+      image_(stage.x, stage.attributes.in_channels, stage.x_last),
       finish_(stage),
       depthwise_(ConvDepthwiseKernels().Choose().run) {
   if (NeedsGather(stage.attributes)) {
@@ -65,12 +65,15 @@ bool ConvBlock::Run(const ConvBlockInputs& inputs, const Parallel& parallel) con
 StageFinish::Target ConvBlock::Target(const Call& call, int64_t pixel) const {
   const int64_t channels = stage_.attributes.out_channels;
   const int64_t pixels = call.inputs.shape.OutPixels();
-  const int64_t first = (call.image * pixels + pixel) * channels;  // of channel-last codes
+  const int64_t first = (call.image * pixels + pixel) * channels;  // channel-last
   StageFinish::Target target = {};
   if (stage_.residual != Residual::kNone) {
     target.residual = static_cast<const uint8_t*>(call.inputs.residual) + first;
   }
-  if (stage_.y.is_float()) {
+  if (stage_.y.is_float() && stage_.y_last) {
+    target.y = static_cast<float*>(call.inputs.y) + first;
+    target.y_stride = channels;
+  } else if (stage_.y.is_float()) {
     target.y = static_cast<float*>(call.inputs.y) + call.image * pixels * channels + pixel;
     target.y_stride = pixels;
   } else {

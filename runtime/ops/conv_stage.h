@@ -10,8 +10,8 @@
 // in float32, each operation rounded once (no fused multiply-add); the sum is exact.
 //
 // Codes have zero point 0 and lie channel-last, [batch][height][width][channels] bytes without
-// gaps. Float images lie channel-first, as everywhere else in a graph: those are a region's
-// borders.
+// gaps. Float images, a region's borders, lie either way: channel-first, as in most of a graph, or
+// channel-last beside layers that work on pixels.
 #pragma once
 
 #include <cstdint>
@@ -29,10 +29,12 @@ struct ConvStage {
   const float* scales;        // [out_channels]
   ConvAttributes attributes;  // one or two spatial dimensions: sizes of dimension 0 are 1
   ActivationRange x;          // of codes; x_codes false: x is a float image, made codes first
+  bool x_last;                // a float x lies channel-last; its range then has no steps
   Activation activation;      // kClip from -infinity to infinity: none
   Residual residual;
   bool residual_is_unsigned;
   CodeRange y;
+  bool y_last;  // a float y lies channel-last
 };
 
 struct StageInputs {

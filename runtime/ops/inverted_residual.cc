@@ -70,7 +70,8 @@ struct InvertedResidual::Work {
 
 InvertedResidual::InvertedResidual(const InvertedResidualStages& stages)
     : stages_(stages),
-      image_(FirstStage(stages).x, FirstStage(stages).attributes.in_channels),
+      image_(FirstStage(stages).x, FirstStage(stages).attributes.in_channels,
+             FirstStage(stages).x_last),
       project_(stages.project.matrix, stages.project.x.is_unsigned()),
       finish_expand_(stages.expand),
       finish_depthwise_(stages.depthwise),
@@ -271,7 +272,10 @@ void InvertedResidual::ProjectRows(const Call& call, const Work& work, int64_t p
   const int64_t out_pixels = call.inputs.shape.OutPixels();
   const int64_t first = (call.image * out_pixels + pixel) * channels;
   StageFinish::Target target = {};
-  if (stages_.project.y.is_float()) {
+  if (stages_.project.y.is_float() && stages_.project.y_last) {
+    target.y = static_cast<float*>(call.inputs.y) + first;
+    target.y_stride = channels;
+  } else if (stages_.project.y.is_float()) {
     target.y = static_cast<float*>(call.inputs.y) + call.image * out_pixels * channels + pixel;
     target.y_stride = out_pixels;
   } else {

@@ -60,6 +60,7 @@ StageFinish::StageFinish(const ConvStage& stage)
       place_(stage.residual),
       residual_is_unsigned_(stage.residual_is_unsigned),
       range_(stage.y),
+      in_planes_(stage.y.is_float() && !stage.y_last),
       scales_(stage.scales),
       channels_(stage.attributes.out_channels),
       padded_channels_(RoundUp(channels_, kLanes)),
@@ -78,7 +79,7 @@ StageFinish::Constants StageFinish::Prepare(const StageInputs& inputs, float x_s
 }
 
 int64_t StageFinish::ScratchBytes(int64_t pixels) const {
-  return range_.is_float() ? std::min(kTilePixels, pixels) * kMaxColumns * 4 : 0;
+  return in_planes_ ? std::min(kTilePixels, pixels) * kMaxColumns * 4 : 0;
 }
 
 void StageFinish::Run(const Constants& constants, const Target& target, const int32_t* sums,
@@ -99,8 +100,9 @@ void StageFinish::Run(const Constants& constants, const Target& target, const in
   r.residual_scale = constants.residual_scale;
   r.range = range_;
   r.y_scale = constants.y_scale;
-  if (!range_.is_float()) {
-    r.y = static_cast<uint8_t*>(target.y) + channel;
+  if (!in_planes_) {
+    const int64_t bytes = range_.is_float() ? sizeof(float) : 1;
+    r.y = static_cast<uint8_t*>(target.y) + channel * bytes;
     r.y_stride = target.y_stride;
     return requantize_(r);
   }

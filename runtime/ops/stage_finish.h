@@ -22,8 +22,8 @@ class StageFinish {
   Constants Prepare(const StageInputs& inputs, float x_scale, float residual_scale,
                     float* memory) const;
 
-  // Where a run of pixels goes, and what is added to it. Codes lie y_stride bytes apart; of a float
-  // image, y is the first pixel's place in plane 0, and planes lie y_stride floats apart.
+  // Where a run of pixels goes, and what is added to it. Channel-last pixels lie y_stride elements
+  // apart; else y is the first pixel's place in plane 0, and planes lie y_stride floats apart.
   struct Target {
     void* y;
     int64_t y_stride;
@@ -43,6 +43,7 @@ class StageFinish {
   Residual place_;
   bool residual_is_unsigned_;
   CodeRange range_;
+  bool in_planes_;
   const float* scales_;
   int64_t channels_;
   int64_t padded_channels_;

@@ -52,7 +52,8 @@ class AttributeLists {
   int64_t values_[2 * kSpatialDims];
 };
 
-// A list attribute of `count` numbers from `low` to kMaxConvAttribute; false where it is not that.
+}  // namespace
+
 bool InferredInts(const Api& api, OrtShapeInferContext* context, const char* name, int64_t low,
                   int count, int64_t* out) {
   constexpr int kInts = 2;  // OrtOpAttrType
@@ -72,8 +73,6 @@ bool InferredInts(const Api& api, OrtShapeInferContext* context, const char* nam
   }
   return true;
 }
-
-}  // namespace
 
 ConvAttributes ReadConvAttributes(const Node& node, const PackedMatrix& matrix, int* rank) {
   ConvAttributes a = {};

@@ -22,6 +22,10 @@ struct SizeNames {
   char text[kSpatialDims][160];
 };
 
+// A list attribute of `count` numbers from `low` to kMaxConvAttribute; false where it is not that.
+bool InferredInts(const Api& api, OrtShapeInferContext* context, const char* name, int64_t low,
+                  int count, int64_t* out);
+
 // Turns the shape [batch, channels, spatial] of x into that of y, whose channels are those of the
 // input `scales`, as far as sizes are known; false where they are not.
 bool InferConvShape(const Api& api, OrtShapeInferContext* context, size_t scales,

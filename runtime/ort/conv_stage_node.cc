@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ort/conv_stage_node.h"
 
+#include <algorithm>
+
 namespace edgefold::ort {
 namespace {
 
@@ -9,8 +11,15 @@ constexpr int kImageRank = 4;
 // Where batch, channels, height and width stand.
 constexpr int kChannelFirst[kImageRank] = {0, 1, 2, 3};
 constexpr int kChannelLast[kImageRank] = {0, 3, 1, 2};
+constexpr int kBackToLast[kImageRank] = {0, 2, 3, 1};  // from channel-first
 
-const int* Axes(bool is_codes) { return is_codes ? kChannelLast : kChannelFirst; }
+const int* Axes(bool is_last) { return is_last ? kChannelLast : kChannelFirst; }
+
+// What is malformed is refused when the kernel is created.
+bool InferredLast(const Api& api, OrtShapeInferContext* context, const char* name) {
+  int64_t order[kImageRank];
+  return InferredInts(api, context, name, 0, kImageRank, order) && order[1] != kChannelFirst[1];
+}
 
 }  // namespace
 
@@ -31,17 +40,16 @@ ActivationRange AsActivations(const CodeRange& codes) {
   return range;
 }
 
-void CheckPermutation(const Node& node, const char* name, bool is_codes) {
+bool ReadOrder(const Node& node, const char* name, bool is_codes) {
   int64_t order[kImageRank] = {};
   const int size = node.Ints(name, order, kImageRank);
-  const bool to_first = name[0] == 'x';
-  constexpr int kBack[kImageRank] = {0, 2, 3, 1};
-  const int* wanted = is_codes && !to_first ? kBack : Axes(is_codes);
-  bool right = size == kImageRank;
-  for (int d = 0; right && d < kImageRank; ++d) right = order[d] == wanted[d];
-  if (right) return;
-  node.error()->Set("%s: attribute '%s' must be [%d, %d, %d, %d] here", node.op(), name, wanted[0],
-                    wanted[1], wanted[2], wanted[3]);
+  const int* last = name[0] == 'x' ? kChannelLast : kBackToLast;
+  const bool complete = size == kImageRank;
+  if (complete && std::equal(order, order + kImageRank, last)) return true;
+  if (complete && std::equal(order, order + kImageRank, kChannelFirst) && !is_codes) return false;
+  node.error()->Set("%s: attribute '%s' must be [%d, %d, %d, %d]%s", node.op(), name, last[0],
+                    last[1], last[2], last[3], is_codes ? " here" : " or [0, 1, 2, 3]");
+  return false;
 }
 
 float ReadCodeScale(const char* op, const Context& context, size_t index, const char* role,
@@ -53,17 +61,17 @@ float ReadCodeScale(const char* op, const Context& context, size_t index, const 
   return scale;
 }
 
-bool ReadImageShape(const ConvAttributes& attributes, const Shape& x, bool is_codes, int64_t* batch,
+bool ReadImageShape(const ConvAttributes& attributes, const Shape& x, bool is_last, int64_t* batch,
                     ConvShape* shape) {
-  const int* axes = Axes(is_codes);
+  const int* axes = Axes(is_last);
   if (x.rank != kImageRank || x.dims[axes[1]] != attributes.in_channels) return false;
   const int64_t spatial[kSpatialDims] = {1, x.dims[axes[2]], x.dims[axes[3]]};
   *batch = x.dims[axes[0]];
   return MakeConvShape(attributes, spatial, shape);
 }
 
-Shape ImageShape(int64_t batch, int64_t channels, const ConvShape& shape, bool is_codes) {
-  const int* axes = Axes(is_codes);
+Shape ImageShape(int64_t batch, int64_t channels, const ConvShape& shape, bool is_last) {
+  const int* axes = Axes(is_last);
   Shape image;
   image.rank = kImageRank;
   image.dims[axes[0]] = batch;
@@ -75,8 +83,8 @@ Shape ImageShape(int64_t batch, int64_t channels, const ConvShape& shape, bool i
 
 void InferImage(const Api& api, OrtShapeInferContext* context, size_t scales, int y_type,
                 Error* error) {
-  const int* from = Axes(InferredInt(api, context, "x_codes") == 1);
-  const int* to = Axes(y_type != kFloat);
+  const int* from = Axes(InferredLast(api, context, "x_perm"));
+  const int* to = Axes(InferredLast(api, context, "y_perm"));
   SymbolicShape x;
   SymbolicShape image;
   SizeNames names;

@@ -13,22 +13,22 @@ CodeRange ReadCodeRange(const Node& layer);
 // A fused node's activations between its stages, as the next stage takes them.
 ActivationRange AsActivations(const CodeRange& codes);
 
-// Refuses a `name` that does not say how images of this kind lie: "x_perm" from their own order to
-// channel-first, "y_perm" back.
-void CheckPermutation(const Node& node, const char* name, bool is_codes);
+// Whether images lie channel-last, as `name` says: "x_perm" from their own order to channel-first,
+// "y_perm" back. Refuses what is neither order, and codes that do not lie channel-last.
+bool ReadOrder(const Node& node, const char* name, bool is_codes);
 
 // Input `index` of a y that is codes (1 where it is float): one number that a code may stand for.
 float ReadCodeScale(const char* op, const Context& context, size_t index, const char* role,
                     Error* error);
 
-// Shapes and sizes of an image of two spatial dimensions, [batch, channels, height, width] or, as
-// codes, [batch, height, width, channels]. False where `x` is not one that the convolution fits.
-bool ReadImageShape(const ConvAttributes& attributes, const Shape& x, bool is_codes, int64_t* batch,
+// Shapes and sizes of an image of two spatial dimensions, [batch, channels, height, width] or,
+// channel-last, [batch, height, width, channels]. False where `x` is not one that the convolution
+// fits.
+bool ReadImageShape(const ConvAttributes& attributes, const Shape& x, bool is_last, int64_t* batch,
                     ConvShape* shape);
-Shape ImageShape(int64_t batch, int64_t channels, const ConvShape& shape, bool is_codes);
+Shape ImageShape(int64_t batch, int64_t channels, const ConvShape& shape, bool is_last);
 
-// Declares y of a fused node: from input 0, the attributes of its convolution, and what x and y
-// are.
+// Declares y of a fused node: from input 0, the attributes of its convolution, and how x and y lie.
 void InferImage(const Api& api, OrtShapeInferContext* context, size_t scales, int y_type,
                 Error* error);
 

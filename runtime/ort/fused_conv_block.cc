@@ -49,8 +49,11 @@ class FusedConvBlock {
     const int residual_type = static_cast<int>(node.Int("residual_dtype", kUint8, kInt8));
     stage.residual_is_unsigned = residual_type == kUint8;
     stage.y = ReadCodeRange(node.Layer("y_"));
-    CheckPermutation(node, "x_perm", stage.x.x_codes);
-    CheckPermutation(node, "y_perm", !stage.y.is_float());
+    stage.x_last = ReadOrder(node, "x_perm", stage.x.x_codes);
+    stage.y_last = ReadOrder(node, "y_perm", !stage.y.is_float());
+    if (stage.x_last && !stage.x.x_codes && !stage.x.steps.empty()) {
+      error->Set("%s: x_shifts must be 0 where a float x lies channel-last", kName);
+    }
     if (!error->failed() &&
         (rank != 2 || stage.x.is_float() || weights.matrix.k > kMaxIntegerDepth)) {
       error->Set(
@@ -72,7 +75,7 @@ class FusedConvBlock {
     inputs.x_scale = ReadScale(kName, context, kXScale, "x_scale", error);
     inputs.stage.y_scale = ReadCodeScale(kName, context, kYScale, "y_scale", error);
     if (error->failed()) return;
-    if (!ReadImageShape(stage.attributes, x.shape, stage.x.x_codes, &inputs.batch, &inputs.shape)) {
+    if (!ReadImageShape(stage.attributes, x.shape, stage.x_last, &inputs.batch, &inputs.shape)) {
       char text[100];
       return error->Set(
           "%s: x has shape %s; expected an image of %lld channels that the kernel fits", kName,
@@ -81,8 +84,8 @@ class FusedConvBlock {
     }
     inputs.x = x.data;
     ReadResidual(context, &inputs, error);
-    const bool is_codes = kYType != kFloat;
-    inputs.y = context.Output(ImageShape(inputs.batch, channels, inputs.shape, is_codes), error);
+    inputs.y =
+        context.Output(ImageShape(inputs.batch, channels, inputs.shape, stage.y_last), error);
     if (error->failed()) return;
     if (!block_.Run(inputs, context.Threads())) error->Set("%s: out of memory", kName);
   }

@@ -66,8 +66,8 @@ class FusedInvertedResidual {
     node.Int("x_dtype", x_type, x_type);
     if (adds) s.project.residual = Residual::kBeforeActivation;
     s.project.residual_is_unsigned = s.expand.x.is_unsigned();
-    CheckPermutation(node, "x_perm", s.expand.x.x_codes);
-    CheckPermutation(node, "y_perm", !s.project.y.is_float());
+    s.expand.x_last = ReadOrder(node, "x_perm", s.expand.x.x_codes);
+    s.project.y_last = ReadOrder(node, "y_perm", !s.project.y.is_float());
     if (!error->failed()) CheckFit(s, rank, error);
     if (error->failed()) return nullptr;
     return new FusedInvertedResidual(std::move(layers), s);
@@ -86,17 +86,17 @@ class FusedInvertedResidual {
     if (error->failed()) return;
     // The expansion changes no size but the number of channels.
     Shape expanded = x.shape;
-    const int channels = s.expand.x.x_codes ? 3 : 1;
+    const int channels = s.expand.x_last ? 3 : 1;
     const bool fits = expanded.rank == 4 && x.shape.dims[channels] == s.expand.matrix.k;
     expanded.dims[channels] = s.expand.matrix.n;
-    if (!fits || !ReadImageShape(s.depthwise.attributes, expanded, s.expand.x.x_codes,
-                                 &inputs.batch, &inputs.shape)) {
+    if (!fits || !ReadImageShape(s.depthwise.attributes, expanded, s.expand.x_last, &inputs.batch,
+                                 &inputs.shape)) {
       char text[100];
       return error->Set(
           "%s: x has shape %s; expected an image of %lld channels that the kernel fits", kName,
           ShapeText(x.shape, text, sizeof text), static_cast<long long>(s.expand.matrix.k));
     }
-    const Shape y = ImageShape(inputs.batch, s.project.matrix.n, inputs.shape, kYType != kFloat);
+    const Shape y = ImageShape(inputs.batch, s.project.matrix.n, inputs.shape, s.project.y_last);
     if (s.project.residual != Residual::kNone && !SameImage(inputs.shape)) {
       return error->Set("%s: x is added to a y of another size", kName);
     }

@@ -16,14 +16,19 @@ from edgefold.ops import function_protos
 from edgefold.runtime import ops_library
 
 DOMAIN = "ai.edgefold"
-TYPES = {"float": (0, 0, TensorProto.FLOAT), "u8": (0, 255, TensorProto.UINT8), "s8": (-127, 127, TensorProto.INT8)}
+TYPES = {
+    "float": (0, 0, TensorProto.FLOAT),
+    "float last": (0, 0, TensorProto.FLOAT),
+    "u8": (0, 255, TensorProto.UINT8),
+    "s8": (-127, 127, TensorProto.INT8),
+}
 FIRST, LAST, BACK = [0, 1, 2, 3], [0, 3, 1, 2], [0, 2, 3, 1]
 NOTHING = {"function": 0, "alpha": -math.inf, "beta": math.inf}
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A random FusedConvBlock: sizes, and what it reads and gives ("float", "u8" or "s8")."""
+    """A random FusedConvBlock: sizes, and what it reads and gives: codes "u8" or "s8", "float", or "float last"."""
 
     channels: tuple[int, int]
     kernel: tuple[int, int] = (1, 1)
@@ -53,10 +58,12 @@ class Block:
 
 
 def image(rng: np.random.Generator, kind: str, channels: int, size: tuple[int, int], batch: int = 2) -> np.ndarray:
-    """Codes [B, H, W, C], or floats [B, C, H, W] that reach beyond the codes' range of scale 1 / 64."""
+    """Codes, or floats that reach beyond the codes' range of scale 1 / 64; only "float" lies channel-first."""
     low, high, _ = TYPES[kind]
     if kind == "float":
         return rng.uniform(-3, 5, (batch, channels, *size)).astype(np.float32)
+    if kind == "float last":
+        return rng.uniform(-3, 5, (batch, *size, channels)).astype(np.float32)
     return rng.integers(low, high + 1, (batch, *size, channels)).astype(np.uint8 if low == 0 else np.int8)
 
 
@@ -68,10 +75,16 @@ def weights_and_scale(rng: np.random.Generator, k: int, n: int, bits: int) -> tu
 
 
 def conv_block(
-    block: Block, x: str, y: str, residual: str | None = None, place: int = 0, seed: int = 0, **more: Any
+    block: Block,
+    x: str,
+    y: str,
+    residual: str | None = None,
+    place: int = 0,
+    shifts: np.ndarray = NO_SHIFTS,
+    **more: Any,
 ) -> tuple[bytes, dict[str, np.ndarray]]:
     """A serialized model of one FusedConvBlock and inputs for it."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     weights, bias = weights_and_scale(rng, block.k, block.channels[1], block.bits)
     scale = np.array([1 / 64], np.float32)
     feeds = {"x": image(rng, x, block.channels[0], block.size)}
@@ -79,7 +92,7 @@ def conv_block(
         **packed(weights),
         "bias": bias,
         "x_scale": scale,
-        "x_shifts": NO_SHIFTS,
+        "x_shifts": shifts,
         "residual_scale": scale * 3,
         "y_scale": scale * np.float32(1.37),
     }
@@ -88,7 +101,7 @@ def conv_block(
     else:
         feeds["residual"] = image(rng, residual, block.channels[1], (block.out(0), block.out(1)))
     # A float image becomes signed codes.
-    low, high, _ = TYPES["s8" if x == "float" else x]
+    low, high, _ = TYPES["s8" if x.startswith("float") else x]
     attributes = {
         **block.geometry(),
         **NOTHING,
@@ -96,7 +109,7 @@ def conv_block(
         "bits": block.bits,
         "activation_low": low,
         "activation_high": high,
-        "x_codes": int(x != "float"),
+        "x_codes": int(not x.startswith("float")),
         "x_perm": FIRST if x == "float" else LAST,
         "residual_at": place,
         "residual_dtype": TYPES[residual or "u8"][2],

@@ -101,8 +101,9 @@ def _of_images() -> dict[str, Callable[[np.random.Generator], Node]]:
 
     def block(rng: np.random.Generator) -> Node:
         form = Block((16, 16), (3, 3), pads=(1, 1, 1, 1), group=int(rng.choice([1, 2, 16])))
-        x, y, residual = (str(rng.choice(["float", "u8", "s8"])) for _ in range(3))
-        made, feeds = conv_block(form, x, y, residual if residual != "float" else None, int(residual != "float"))
+        x, y, residual = (str(rng.choice(["float", "float last", "u8", "s8"])) for _ in range(3))
+        adds = not residual.startswith("float")
+        made, feeds = conv_block(form, x, y, residual if adds else None, int(adds))
         return _parsed(made), feeds
 
     def residual_block(rng: np.random.Generator) -> Node:

@@ -23,7 +23,13 @@ RELU6 = {"function": 0, "alpha": 0.0, "beta": 6.0}
 @pytest.mark.parametrize("name", BLOCKS)
 @pytest.mark.parametrize(
     ("x", "y", "residual", "place"),
-    [("float", "u8", None, 0), ("u8", "s8", "u8", 1), ("s8", "float", "s8", 2), ("u8", "u8", "s8", 2)],
+    [
+        ("float", "u8", None, 0),
+        ("u8", "s8", "u8", 1),
+        ("s8", "float", "s8", 2),
+        ("u8", "u8", "s8", 2),
+        ("float last", "float last", "u8", 1),
+    ],
 )
 def test_kernel_equals_function(name: str, x: str, y: str, residual: str | None, place: int) -> None:
     function = RELU6 if y == "u8" else NOTHING
@@ -45,6 +51,23 @@ def test_other_functions_differ_by_a_code_at_a_tie_only(kind: int) -> None:
     assert (got != expected).mean() < 1e-3
 
 
+@pytest.mark.parametrize("name", BLOCKS)
+def test_channel_last_floats_are_the_channel_first_ones_turned(name: str) -> None:
+    proto, feeds = conv_block(BLOCKS[name], "float", "float")
+    first = run(proto, feeds, library=True)
+    turned, _ = conv_block(BLOCKS[name], "float last", "float last")
+    last = run(turned, {"x": feeds["x"].transpose(0, 2, 3, 1).copy()}, library=True, threads=2)
+    np.testing.assert_array_equal(last, first.transpose(0, 2, 3, 1))
+
+
+def test_floats_that_lie_channel_last_take_no_shifts() -> None:
+    shifts = np.arange(24, dtype=np.uint8) % 2
+    halved = {"activation_low": -63, "activation_high": 63}
+    proto, feeds = conv_block(BLOCKS["pointwise"], "float last", "u8", shifts=shifts, **halved)
+    with pytest.raises(Exception, match="x_shifts must be 0"):
+        run(proto, feeds, library=True)
+
+
 def test_residual_before_and_after_the_activation_differ() -> None:
     block = BLOCKS["pointwise"]
     outputs = [run(*conv_block(block, "u8", "float", "u8", place, **RELU6), library=True) for place in (0, 1, 2)]
@@ -59,6 +82,7 @@ def test_residual_before_and_after_the_activation_differ() -> None:
     [
         ({"x_perm": [0, 1, 2, 3]}, "x_perm"),
         ({"y_perm": [0, 1, 2, 3]}, "y_perm"),
+        ({"y_perm": [0, 3, 1, 2]}, "y_perm"),
         ({"y_high": 256}, "high"),
         ({"y_high": 0}, "dtype"),
         ({"function": 8}, "function"),

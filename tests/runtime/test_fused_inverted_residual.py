@@ -41,7 +41,7 @@ def inverted_residual(
     scale = np.array([1 / 64], np.float32)
     constants |= {"x_scale": scale, "expand_scale": scale * 2, "depthwise_scale": scale * 3, "y_scale": scale * 5}
     names += ["x_scale", "expand_scale", "depthwise_scale", "y_scale"]
-    low, high, dtype = TYPES["s8" if x == "float" else x]
+    low, high, dtype = TYPES["s8" if x.startswith("float") else x]
     attributes |= {
         "kernel_shape": [kernel] * 2,
         "strides": [stride] * 2,
@@ -50,7 +50,7 @@ def inverted_residual(
         "group": 72,
         "activation_low": low,
         "activation_high": high,
-        "x_codes": int(x != "float"),
+        "x_codes": int(not x.startswith("float")),
         "x_dtype": dtype,
         "x_perm": FIRST if x == "float" else LAST,
         "residual": int(residual),
@@ -65,7 +65,13 @@ def inverted_residual(
 
 @pytest.mark.parametrize(
     ("x", "y", "kernel", "stride", "residual"),
-    [("s8", "s8", 3, 1, True), ("s8", "s8", 5, 2, False), ("u8", "float", 3, 1, True), ("float", "s8", 3, 1, True)],
+    [
+        ("s8", "s8", 3, 1, True),
+        ("s8", "s8", 5, 2, False),
+        ("u8", "float", 3, 1, True),
+        ("float", "s8", 3, 1, True),
+        ("float last", "float last", 3, 1, True),
+    ],
 )
 def test_kernel_equals_function(x: str, y: str, kernel: int, stride: int, residual: bool) -> None:
     proto, feeds = inverted_residual(x, y, kernel=kernel, stride=stride, residual=residual)

@@ -15,6 +15,7 @@ from torch import Tensor
 from edgefold.errors import UsageError
 from edgefold.heal import losses
 from edgefold.heal.hidden import Pair, paired_hidden
+from edgefold.heal.samples import padding_mask
 
 if TYPE_CHECKING:
     from edgefold.interface import ModelInterface
@@ -128,14 +129,6 @@ def make_objective(
         bool(outputs) or "labels" in options.loss,
         hidden["blockwise"][1][0] if options.warm_up else None,
     )
-
-
-def padding_mask(feeds: Mapping[str, np.ndarray[Any, Any]]) -> str | None:
-    """The input that says which positions are padding, as exporters of transformers name it; None without one."""
-    for name, value in feeds.items():
-        if name.endswith("mask") and value.ndim == 2 and np.isin(value, (0, 1)).all():
-            return name
-    return None
 
 
 def _without_padding(tensors: Tensors, mask: Tensor) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +19,20 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 MAX_BYTES = 8 << 30  # inputs held in memory
+POOL = 16  # batches whose samples are put in order of length
+
+
+@dataclasses.dataclass(frozen=True)
+class Padding:
+    """What was added behind shorter samples, which a batch of them need not be computed with.
+
+    Attributes:
+        lengths: of each row without it, [rows].
+        names: the inputs [rows, positions, ...] that have it.
+    """
+
+    lengths: Array
+    names: frozenset[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +45,7 @@ class Samples:
         training: row numbers to train on.
         held_out: row numbers that training never sees.
         chunk: rows that the model takes at once where its batch is fixed, or None.
+        padding: of the inputs, where the model takes any length.
     """
 
     feeds: dict[str, Array]
@@ -37,6 +53,7 @@ class Samples:
     training: Array
     held_out: Array
     chunk: int | None
+    padding: Padding | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.feeds.values())))
@@ -47,14 +64,39 @@ class Samples:
         return len(self.training), len(self.held_out)
 
     def take(self, rows: Array) -> dict[str, Array]:
-        """The feeds of some rows."""
-        return {name: value[rows] for name, value in self.feeds.items()}
+        """The feeds of some rows, as long as the longest of them."""
+        if self.padding is None:
+            return {name: value[rows] for name, value in self.feeds.items()}
+        names, longest = self.padding.names, self.padding.lengths[rows].max()
+        return {name: value[rows, :longest] if name in names else value[rows] for name, value in self.feeds.items()}
 
     def batches(self, size: int, seed: int, epoch: int) -> Array:
-        """Row numbers of an epoch's batches [batches, size], shuffled; a remainder smaller than a batch sits out."""
-        order = np.random.default_rng([seed, epoch]).permutation(self.training)
+        """Row numbers of an epoch's batches [batches, size], shuffled; a remainder smaller than a batch sits out.
+
+        Padded samples meet others of about their length: those of `POOL` batches are sorted before they are dealt out.
+        """
+        random = np.random.default_rng([seed, epoch])
+        order = random.permutation(self.training)
         count = len(order) // size
-        return order[: count * size].reshape(count, size)
+        order = order[: count * size]
+        if self.padding is not None:
+            pools = np.split(order, np.arange(POOL * size, len(order), POOL * size))
+            order = np.concatenate([by_length(pool, self.padding) for pool in pools])
+            return random.permutation(order.reshape(count, size))
+        return order.reshape(count, size)
+
+
+def by_length(rows: Array, padding: Padding | None) -> Array:
+    """The rows, shortest first where they have lengths."""
+    return rows if padding is None else rows[np.argsort(padding.lengths[rows], kind="stable")]
+
+
+def padding_mask(feeds: Mapping[str, Array]) -> str | None:
+    """The input that says which positions are padding, as exporters of transformers name it; None without one."""
+    for name, value in feeds.items():
+        if name.endswith("mask") and value.ndim == 2 and np.isin(value, (0, 1)).all():
+            return name
+    return None
 
 
 def read_samples(task: Task, interface: ModelInterface, options: Heal, seed: int) -> Samples:
@@ -83,7 +125,24 @@ def read_samples(task: Task, interface: ModelInterface, options: Heal, seed: int
     feeds = {name: np.concatenate(values) for name, values in parts.items()}
     training, held_out = _split(len(next(iter(feeds.values()))), options.held_out, chunk or 1, seed, task)
     target = np.concatenate(labels) if "labels" in options.loss else None
-    return Samples(feeds, target, training, held_out, chunk)
+    padding = _padding(feeds, interface)
+    return Samples(feeds, target, training, by_length(held_out, padding), chunk, padding)
+
+
+def _padding(feeds: Mapping[str, Array], interface: ModelInterface) -> Padding | None:
+    """The padding at the end that a mask tells of; None where the number of positions is fixed or on other axes too."""
+    mask = padding_mask(feeds)
+    shapes = {port.name: port.shape for port in interface.inputs}
+    positions = shapes[mask][1] if mask is not None else None
+    if mask is None or not isinstance(positions, str):
+        return None
+    if any(positions in (*shape[:1], *shape[2:]) for shape in shapes.values()):
+        return None
+    real = np.not_equal(feeds[mask], 0)
+    if real[:, -1].all():
+        return None
+    lengths = real.shape[1] - real[:, ::-1].argmax(axis=1)
+    return Padding(lengths, frozenset(name for name, shape in shapes.items() if positions in shape))
 
 
 def _all_of(task: Task, samples: int | None) -> Task:

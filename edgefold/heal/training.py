@@ -81,7 +81,7 @@ class Training:
         """Train, and leave the best weights in the student."""
         self._resume()
         module = self._processes.wrapped(self._student)
-        if not self._options.augment:
+        if not self._options.augment and self._samples.padding is None:
             self._teacher.remember(self._samples, self._samples.chunk or self._batch)
         if not self.progress.history:
             self._judge(None)

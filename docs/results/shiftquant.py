@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from activation_error import measured_layers, section
 from activation_influence import influence_section, measured_influence
 from rows import compared, inputs, keep, machine_line, model_and_task
@@ -24,10 +26,13 @@ from rows import compared, inputs, keep, machine_line, model_and_task
 import edgefold
 from edgefold.files.loading import load_model
 from edgefold.files.saving import save_model
+from edgefold.interface import ModelInterface
 from edgefold.passes import EqualizeChannels, FoldBatchnorm, L1Normalization, Quantize, Simplify
 from edgefold.passes.base import Pass
 from edgefold.passes.quantization.activation_codes import MOST_GROUPS
 from edgefold.pipeline import raise_to_minimum_opset, run_recipe
+from edgefold.scoring.task import Task
+from edgefold.session import make_session
 
 HERE = Path(__file__).resolve().parent
 MODELS = (
@@ -40,6 +45,7 @@ SPREAD = (
     "the logarithm of the channels' sizes: what steps of channels can be worth. `gain of shifts` is within the formats",
     "that ship, one step for convolutions and a step a row for matrix products: median, least, most.",
 )
+JUDGED = 400  # samples
 PUZZLE = "imagenet_mobilenetv2/model"
 INFLUENCE = (
     "What the codes of one convolution's inputs, 6 bits, cost the logits of MobileNetV2: dB between the logits and",
@@ -144,7 +150,24 @@ def row(data: Path, work: Path, name: str, setting: str, method: str) -> dict[st
     out = work / "model.onnx"
     save_model(run_recipe(model, steps, given), out)
     seconds = time.process_time() - started
-    return {"model": name, "setting": setting, "method": method, "seconds": seconds, **compared(path, out, task)}
+    scored = compared(path, out, task)
+    ratio = output_ratio(path, out, task)
+    return {"model": name, "setting": setting, "method": method, "seconds": seconds, **scored, "db": ratio}
+
+
+def output_ratio(path: Path, out: Path, task: Task) -> float:
+    """How far the output that the metric reads is above its error on samples of the evaluation split, in dB."""
+    before, after = make_session(path, threads=1), make_session(out, threads=1)
+    interface = ModelInterface.of(before)
+    name = interface.output(task.metric.output, f"{task.path}: metric").name
+    signal = error = 0.0
+    for batch in task.batches(interface, "eval", JUDGED):
+        wanted, got = (session.run([name], batch.feeds)[0].astype(np.float64) for session in (before, after))
+        if task.metric.name == "perplexity":  # softmax does not see what all logits have in common
+            wanted, got = (logits - logits.mean(axis=-1, keepdims=True) for logits in (wanted, got))
+        signal += float(np.square(wanted).sum())
+        error += float(np.square(got - wanted).sum())
+    return 10 * math.log10(signal / error)
 
 
 def page(rows: Sequence[Mapping[str, Any]], spread: Sequence[str], *influence: Sequence[str]) -> str:
@@ -153,13 +176,14 @@ def page(rows: Sequence[Mapping[str, Any]], spread: Sequence[str], *influence: S
         "",
         "`W4A6`: weights of 4 bits (`shift-lut`), activations of 6 (one scale a tensor for convolutions, one a row for",
         "matrix products); first and last layer 8 bits; GPTQ rounding on calibration inputs, biases corrected, nothing",
-        "trained. `change` is against fp32 with its paired 95 % interval over the evaluation set.",
+        "trained. `change` is against fp32 with its paired 95 % interval over the evaluation set. `output` tells in dB",
+        f"by how much the output that the metric reads exceeds its error on {JUDGED} samples, where that was measured.",
         "",
         f"{machine_line()} Seed 0.",
         "Command: `python docs/results/shiftquant.py DATA WORK`.",
         "",
-        "| model | setting | method | metric | fp32 | value | change | 95 % interval |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | setting | method | metric | fp32 | value | change | 95 % interval | output |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     order = [(name, setting, method) for name in MODELS for setting in SETTINGS for method in METHODS]
     made = {(one["model"], one["setting"], one["method"]): one for one in rows}
@@ -172,9 +196,10 @@ def page(rows: Sequence[Mapping[str, Any]], spread: Sequence[str], *influence: S
 
 def line(one: Mapping[str, Any]) -> str:
     low, high = one["interval"]
+    ratio = f"{one['db']:.2f}" if "db" in one else ""
     return (
         f"| {one['model']} | {one['setting']} | {one['method']} | {one['metric']} | {one['fp32']:.4f} "
-        f"| {one['value']:.4f} | {one['change']:+.4f} | {low:+.4f} to {high:+.4f} |"
+        f"| {one['value']:.4f} | {one['change']:+.4f} | {low:+.4f} to {high:+.4f} | {ratio} |"
     )
 
 

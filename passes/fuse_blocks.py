@@ -35,7 +35,9 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
     floats.
 
     `inverted-residual`: of a region, the 1x1, depthwise and 1x1 convolutions of a block become FusedInvertedResidual,
-    which keeps some rows of the wide tensors in a ring. It joins what `conv-region` made.
+    which keeps some rows of the wide tensors in a ring. It joins what `conv-region` made. Bottlenecks and ConvFirst
+    blocks stay three nodes, since rows that stream through them were measured to gain nothing; the report's table says
+    what they move.
 
     `channel-last`: float images between quantized convolutions and layers that work on pixels, as in ConvNeXt, lie
     [batch, height, width, channels], so that the transpositions between the two are gone and `feed-forward` can take

@@ -7,7 +7,6 @@ It joins the FusedConvBlocks that the kind ``conv-region`` has made, so that eve
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,12 +14,24 @@ import onnx_ir as ir
 
 from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Context, Edit, Notes, Skip, SkipReason
+from edgefold.passes.fusion.block_chains import (
+    Y_SCALE,
+    adds_only,
+    channels,
+    is_block,
+    is_depthwise,
+    is_pointwise,
+    residual_at,
+    sole_reader,
+    weight_bytes,
+)
 from edgefold.passes.fusion.cost import Decision, Device, Move, Plan, decide
+from edgefold.passes.fusion.separate_blocks import separate_blocks
 from edgefold.passes.fusion.shapes import Shapes, run_shapes
 
 KIND = "inverted-residual"
 _WEIGHTS = slice(1, 6)  # codes, selectors, table, scales, bias
-_X_SCALE, _RESIDUAL, _RESIDUAL_SCALE, _Y_SCALE = 6, 8, 9, 10
+_X_SCALE = 6
 _GEOMETRY = ("kernel_shape", "strides", "pads", "dilations", "group")
 _CODES = ("low", "high", "dtype")
 _PIXELS_AT_ONCE = 64
@@ -58,7 +69,7 @@ def fuse_inverted_residuals(model: ir.Model, context: Context, device: Device) -
     skips: list[Skip] = []
     table: list[Mapping[str, Any]] = []
     candidates = list(_candidates(model.graph))
-    shapes = run_shapes(model, context) if candidates else {}
+    shapes = run_shapes(model, context) if any(map(is_block, model.graph)) else {}
     taken: set[ir.Node] = set()
     for found in candidates:
         if taken.intersection(found.nodes):
@@ -76,66 +87,22 @@ def fuse_inverted_residuals(model: ir.Model, context: Context, device: Device) -
             taken.update(found.nodes)
         else:
             skips.append(Skip(found.label, SkipReason.NOTHING_TO_GAIN, decision.why))
-    return Notes(tuple(edits), tuple(skips), {f"{KIND}.blocks": len(edits)}, tuple(table))
+    left = separate_blocks(model.graph, shapes, device)
+    notes = tuple(edits), (*skips, *left.skips), {f"{KIND}.blocks": len(edits)}, (*table, *left.table)
+    return Notes(*notes)
 
 
 def _candidates(graph: ir.Graph) -> Iterator[InvertedResidual]:
     for expand in graph:
-        if not _is_pointwise(expand) or _residual_at(expand):
+        if not is_pointwise(expand) or residual_at(expand):
             continue
-        depthwise = _sole_reader(expand)
-        if depthwise is None or not _is_depthwise(depthwise) or _residual_at(depthwise):
+        depthwise = sole_reader(expand)
+        if depthwise is None or not is_depthwise(depthwise) or residual_at(depthwise):
             continue
-        project = _sole_reader(depthwise)
-        if project is None or not _is_pointwise(project) or not _adds_only(project, expand):
+        project = sole_reader(depthwise)
+        if project is None or not is_pointwise(project) or not adds_only(project, expand):
             continue
-        yield InvertedResidual(expand, depthwise, project, bool(_residual_at(project)))
-
-
-def _is_block(node: ir.Node) -> bool:
-    return node.domain == "ai.edgefold" and node.op_type == "FusedConvBlock"
-
-
-def _is_pointwise(node: ir.Node) -> bool:
-    if not _is_block(node) or node.attributes.get_int("group", 1) != 1:
-        return False
-    places = (*node.attributes.get_ints("kernel_shape", ()), *node.attributes.get_ints("strides", ()))
-    return all(size == 1 for size in places) and not any(node.attributes.get_ints("pads", ()))
-
-
-def _is_depthwise(node: ir.Node) -> bool:
-    taps = math.prod(node.attributes.get_ints("kernel_shape", ()))
-    return (
-        _is_block(node)
-        and node.attributes.get_int("k", 0) == taps
-        and node.attributes.get_int("group", 0) == _channels(node)
-    )
-
-
-def _channels(node: ir.Node) -> int:
-    scales = node.inputs[4]
-    assert scales is not None
-    assert scales.shape is not None
-    return int(scales.shape.numpy()[0])
-
-
-def _residual_at(node: ir.Node) -> int:
-    return node.attributes.get_int("residual_at", 0)
-
-
-def _sole_reader(node: ir.Node) -> ir.Node | None:
-    """The block that alone reads, as its x, what another one gives."""
-    value = node.outputs[0]
-    uses = list(value.uses())
-    if len(uses) != 1 or uses[0].idx != 0 or value.is_graph_output() or not _is_block(uses[0].node):
-        return None
-    return uses[0].node
-
-
-def _adds_only(project: ir.Node, expand: ir.Node) -> bool:
-    """Whether the last block adds nothing, or, before its activation, the codes that the first one reads."""
-    place = _residual_at(project)
-    return place == 0 or (place == 1 and project.inputs[_RESIDUAL] is expand.inputs[0])
+        yield InvertedResidual(expand, depthwise, project, bool(residual_at(project)))
 
 
 def _decision(block: InvertedResidual, shapes: Shapes, device: Device) -> Decision | None:
@@ -151,11 +118,11 @@ def _decision(block: InvertedResidual, shapes: Shapes, device: Device) -> Decisi
     height, width = x[1:3] if block.expand.attributes.get_int("x_codes", 0) else x[2:]
     strides = block.depthwise.attributes.get_ints("strides", (1, 1))
     kernel = block.depthwise.attributes.get_ints("kernel_shape", ())
-    wide = _channels(block.expand)
+    wide = channels(block.expand)
     expanded = height * width * wide
     filtered = -(-height // strides[0]) * -(-width // strides[1]) * wide
     ring, rows = kernel[0] * width * wide, max(_PIXELS_AT_ONCE, -(-width // strides[1])) * wide
-    weights = _weight_bytes(block.expand) + _weight_bytes(block.project)
+    weights = weight_bytes(block.expand) + weight_bytes(block.project)
     turns = max(filtered // rows, 1)
     unfused = (Move("expanded", 2 * expanded, expanded), Move("filtered", 2 * filtered, filtered))
     fused = (
@@ -164,11 +131,6 @@ def _decision(block: InvertedResidual, shapes: Shapes, device: Device) -> Decisi
         Move("weights", (turns - 1) * weights, ring + rows + weights),
     )
     return decide(Plan(3, unfused), Plan(1, fused), device)
-
-
-def _weight_bytes(node: ir.Node) -> int:
-    codes = node.inputs[1]
-    return codes.const_value.nbytes if codes is not None and codes.const_value is not None else 0
 
 
 def _replace(graph: ir.Graph, block: InvertedResidual) -> Edit:
@@ -186,7 +148,7 @@ def _replace(graph: ir.Graph, block: InvertedResidual) -> Edit:
     x_dtype = ir.DataType.UINT8 if expand.attributes.get_int("activation_low", 0) == 0 else ir.DataType.INT8
     attributes += ir.convenience.convert_attributes({"residual": int(block.adds), "x_dtype": int(x_dtype)})
     inputs = [expand.inputs[0], *expand.inputs[_WEIGHTS], *depthwise.inputs[_WEIGHTS], *project.inputs[_WEIGHTS]]
-    inputs += [expand.inputs[_X_SCALE], *(node.inputs[_Y_SCALE] for node in block.nodes)]
+    inputs += [expand.inputs[_X_SCALE], *(node.inputs[Y_SCALE] for node in block.nodes)]
     old = project.outputs[0]
     output = ir.Value(name=f"{old.name}.fused", type=old.type, shape=old.shape)
     node = ir.Node("ai.edgefold", "FusedInvertedResidual", inputs, attributes, outputs=[output], name=block.label)

@@ -2,11 +2,11 @@
 #include "ops/inverted_residual.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
 
 #include "base/rounding.h"
-#include "base/scratch.h"
 #include "ops/tap_pairs.h"
 
 namespace edgefold {
@@ -22,7 +22,8 @@ int64_t Align(int64_t bytes) { return CeilDiv(bytes, 64) * 64; }
 // Input rows that an output row reads.
 int64_t Reach(const ConvAttributes& a) { return a.dilations[1] * (a.kernel[1] - 1) + 1; }
 
-// Bands each compute the rows at their borders anew, so there are few.
+// A band computes the rows at its upper border anew unless it goes on with the ring of the band
+// before, so there are few.
 int64_t BandsOf(const ConvAttributes& a, const ConvShape& s) {
   const int64_t halo = std::max<int64_t>(1, Reach(a) - a.strides[1]);
   return std::clamp<int64_t>(s.in[1] / kHaloShare / halo, 1, std::min(kMostBands, s.out[1]));
@@ -135,29 +136,38 @@ bool InvertedResidual::Run(const InvertedResidualInputs& inputs, const Parallel&
   std::atomic<bool> enough_memory{true};
   for (call.image = 0; call.image < inputs.batch; ++call.image) {
     call.x = image_.Codes(inputs.x, call.image, in_pixels, inputs.x_scale, memory.get(), parallel);
+    // rings[i] is what band i - 1 has left, where it is done: a thread that runs one after the
+    // other computes no row twice.
+    std::array<std::atomic<uint8_t*>, kMostBands + 1> rings = {};
     parallel.For(CeilDiv(out_rows, share), [&](size_t index) {
       const int64_t first = static_cast<int64_t>(index) * share;
-      if (!RunBand(call, first, std::min(share, out_rows - first))) enough_memory = false;
+      Scratch ring(rings[index].exchange(nullptr));
+      if (!RunBand(call, first, std::min(share, out_rows - first), &ring)) enough_memory = false;
+      rings[index + 1] = ring.release();
     });
+    for (std::atomic<uint8_t*>& left : rings) FreeMemory()(left);
   }
   return enough_memory;
 }
 
-bool InvertedResidual::RunBand(const Call& call, int64_t first_row, int64_t rows) const {
+// `memory` is null, or that of the band before with the rows that it has filled.
+bool InvertedResidual::RunBand(const Call& call, int64_t first_row, int64_t rows,
+                               Scratch* memory) const {
   const Plan& plan = call.plan;
   const ConvAttributes& a = stages_.depthwise.attributes;
-  const Scratch memory = AllocateScratch(plan.Bytes());
-  if (memory == nullptr) return false;
+  const bool goes_on = *memory != nullptr;
+  if (!goes_on) *memory = AllocateScratch(plan.Bytes());
+  if (*memory == nullptr) return false;
   Work work = {};
-  work.ring = memory.get();
+  work.ring = memory->get();
   work.rows = work.ring + plan.ring;
   work.product = work.rows + plan.rows;
   work.tile = work.product + plan.product;
   work.offsets = reinterpret_cast<int64_t*>(work.tile + plan.tile);
-  std::memset(work.ring, 0, static_cast<size_t>(plan.ring));
+  if (!goes_on) std::memset(work.ring, 0, static_cast<size_t>(plan.ring));
 
   const int64_t width = call.inputs.shape.out[2];
-  int64_t filled = first_row * a.strides[1];
+  int64_t filled = goes_on ? (first_row - 1) * a.strides[1] + Reach(a) : first_row * a.strides[1];
   for (int64_t row = first_row; row < first_row + rows; row += plan.group_rows) {
     const int64_t last = std::min(first_row + rows, row + plan.group_rows);
     const int64_t needed = (last - 1) * a.strides[1] + Reach(a);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/parallel.h"
+#include "base/scratch.h"
 #include "kernels/conv_depthwise/conv_depthwise.h"
 #include "ops/code_image.h"
 #include "ops/code_product.h"
@@ -58,7 +59,7 @@ class InvertedResidual {
   struct Work;  // the memory of a task
 
   Plan MakePlan(const ConvShape& shape) const;
-  bool RunBand(const Call& call, int64_t first_row, int64_t rows) const;
+  bool RunBand(const Call& call, int64_t first_row, int64_t rows, Scratch* memory) const;
   void FillRing(const Call& call, const Work& work, int64_t first, int64_t last) const;
   void ExpandRows(const Call& call, const Work& work, int64_t first, int64_t rows) const;
   void ConvolveRun(const Call& call, const Work& work, int64_t pixel, int64_t pixels,

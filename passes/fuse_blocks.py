@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import ClassVar, Literal
 
 import onnx_ir as ir
@@ -88,7 +88,9 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
         notes = Notes(stats={"device": device.name})
         for kind, fuse in self._fusions().items():
             if not self.kinds or kind in self.kinds:
-                notes = _joined(notes, fuse(model, context, device))
+                before = _taken(model.graph)
+                later = fuse(model, context, device)
+                notes = _joined(notes, later, _taken(model.graph) - before)
         if notes.edits:
             RemoveUnusedNodesPass()(model)  # scales and bounds of activations that operators hold now
         add_functions(model)
@@ -104,10 +106,17 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
         }
 
 
-def _joined(first: Notes, second: Notes) -> Notes:
+def _taken(graph: ir.Graph) -> set[str]:
+    """The nodes that fused ones stand for."""
+    fused = (node.metadata_props for node in graph if node.metadata_props.get("edgefold.pass") == "fuse-blocks")
+    return {name for properties in fused for name in properties.get("edgefold.from", "").split(",")}
+
+
+def _joined(first: Notes, second: Notes, taken: Collection[str]) -> Notes:
+    """Both, without what the first left alone and the second took."""
     return Notes(
         first.edits + second.edits,
-        first.skips + second.skips,
+        tuple(skip for skip in first.skips if skip.node not in taken) + second.skips,
         {**first.stats, **second.stats},
         first.table + second.table,
     )

@@ -218,7 +218,9 @@ class _Writer:
 
     def _rename(self, value: ir.Value, firsts: Collection[tuple[ir.Node, int]]) -> None:
         """A name belongs to one order: whoever still wants the old one reads a transposition of that name."""
-        name, sizes = value.name, value.shape
+        node, name, sizes = value.producer(), value.name, value.shape
+        if node is not None:
+            node.name = node_label(node)  # which may have been the name of the value
         value.name = f"{name}.last"
         value.shape = None if sizes is None else ir.Shape([sizes[axis] for axis in TO_LAST])
         if not firsts and not value.is_graph_output():

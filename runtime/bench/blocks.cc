@@ -2,106 +2,30 @@
 // Speed of inverted residual blocks, one thread: each convolution alone, the three in turn, and the
 // fused block: `build/bench_blocks`. Prints the best of many calls, and GOP/s (two operations a
 // multiply-add).
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
 
+#include "bench/block_cases.h"
 #include "ops/conv_block.h"
 #include "ops/inverted_residual.h"
 
-namespace edgefold {
+namespace edgefold::bench {
 namespace {
 
 struct Shape {
   int64_t size, in, expanded, out, kernel, stride;
 };
 
-struct Weights {
-  std::vector<uint8_t> codes, selectors;
-  std::vector<int8_t> table;
-  std::vector<float> scales, bias;
-  PackedMatrix matrix = {};
-
-  // Of method `shift` where bits < 8.
-  Weights(int64_t k, int64_t n, int bits) {
-    matrix.k = k;
-    matrix.n = n;
-    matrix.bits = bits;
-    matrix.tables = 9 - bits;
-    codes.resize(matrix.Panels() * matrix.Units() * matrix.UnitBytes());
-    for (uint8_t& byte : codes) byte = static_cast<uint8_t>(std::rand());
-    selectors.resize(matrix.Panels() * matrix.Groups() * 8);
-    for (uint8_t& byte : selectors) {
-      byte = static_cast<uint8_t>(std::rand() % matrix.tables | std::rand() % matrix.tables << 4);
-    }
-    const int half = 1 << (bits - 1);
-    for (int t = 0; t < matrix.tables; ++t) {
-      for (int c = 0; c < 2 * half; ++c) {
-        table.push_back(static_cast<int8_t>(((c == 0 ? 1 : c) - half) * (1 << t)));
-      }
-    }
-    matrix.codes = codes.data();
-    matrix.selectors = selectors.data();
-    matrix.table = table.data();
-    DetectStructure(&matrix);
-    scales.assign(n, 0.001f);
-    bias.assign(n, 0.1f);
-  }
-};
-
-ConvStage StageOf(const Weights& weights, int64_t in_channels, int64_t kernel, int64_t stride,
-                  CodeRange x, Activation activation, CodeRange y) {
-  const int64_t n = weights.matrix.n;
-  const int64_t pad = kernel / 2;
-  ConvStage stage = {};
-  stage.matrix = weights.matrix;
-  stage.scales = weights.scales.data();
-  stage.attributes = {{1, kernel, kernel}, {1, stride, stride}, {0, pad, pad}, {0, pad, pad},
-                      {1, 1, 1},           kernel > 1 ? n : 1,  in_channels,   n};
-  stage.x = {x.low, x.high, true, {}};
-  stage.activation = activation;
-  stage.residual_is_unsigned = false;
-  stage.y = y;
-  return stage;
-}
-
-// Seconds of the best calls, taken in turn so that a slow moment of the machine hits all alike.
-template <typename... Bodies>
-void BestOf(double* best, const Bodies&... bodies) {
-  using Clock = std::chrono::steady_clock;
-  for (size_t i = 0; i < sizeof...(bodies); ++i) best[i] = 1e9;
-  const auto begin = Clock::now();
-  do {
-    double* out = best;
-    const auto time = [&](const auto& body) {
-      const auto start = Clock::now();
-      body();
-      const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-      if (seconds < *out) *out = seconds;
-      ++out;
-    };
-    (time(bodies), ...);
-  } while (std::chrono::duration<double>(Clock::now() - begin).count() < 0.4);
-}
-
-constexpr Parallel kOneThread = {[](void*, void (*task)(void*, size_t), size_t total, void* user) {
-                                   for (size_t i = 0; i < total; ++i) task(user, i);
-                                 },
-                                 nullptr};
-
 void Run(const Shape& s, int bits, Activation activation, const char* name) {
-  constexpr CodeRange kSigned = {-127, 127};
-  constexpr CodeRange kUnsigned = {0, 255};
-  constexpr Activation kNone = {ActivationKind::kClip, -1e30f, 1e30f};
   const CodeRange inner = activation.kind == ActivationKind::kClip ? kUnsigned : kSigned;
   const Weights expand(s.in, s.expanded, bits);
   const Weights depthwise(s.kernel * s.kernel, s.expanded, 8);
   const Weights project(s.expanded, s.out, bits);
   InvertedResidualStages stages = {
-      true, StageOf(expand, s.in, 1, 1, kSigned, activation, inner),
-      StageOf(depthwise, s.expanded, s.kernel, s.stride, inner, activation, inner),
-      StageOf(project, s.expanded, 1, 1, inner, kNone, kSigned)};
+      true, StageOf(expand, s.in, 1, 1, 1, kSigned, activation, inner),
+      StageOf(depthwise, s.expanded, s.kernel, s.stride, s.expanded, inner, activation, inner),
+      StageOf(project, s.expanded, 1, 1, 1, inner, kNoActivation, kSigned)};
   if (s.in == s.out && s.stride == 1) stages.project.residual = Residual::kAfterActivation;
   const ConvBlock blocks[] = {ConvBlock(stages.expand), ConvBlock(stages.depthwise),
                               ConvBlock(stages.project)};
@@ -151,22 +75,22 @@ void Run(const Shape& s, int bits, Activation activation, const char* name) {
 }
 
 }  // namespace
-}  // namespace edgefold
+}  // namespace edgefold::bench
 
 int main(int argc, char**) {
   using edgefold::ActivationKind;
   constexpr edgefold::Activation kRelu6 = {ActivationKind::kClip, 0.0f, 6.0f};
   constexpr edgefold::Activation kHardSwish = {ActivationKind::kHardSwish, 1.0f / 6, 0.5f};
   constexpr edgefold::Activation kSilu = {ActivationKind::kSwish, 1.0f, 0.0f};
-  constexpr edgefold::Shape kShapes[] = {{56, 32, 192, 32, 3, 1},  {28, 64, 384, 64, 3, 1},
-                                         {14, 96, 576, 96, 3, 1},  {7, 160, 960, 160, 3, 1},
-                                         {112, 16, 96, 24, 3, 2},  {28, 40, 240, 40, 5, 1},
-                                         {128, 32, 192, 32, 3, 1}, {256, 32, 192, 32, 3, 1}};
-  for (const edgefold::Shape& shape : kShapes) {
+  constexpr edgefold::bench::Shape kShapes[] = {{56, 32, 192, 32, 3, 1},  {28, 64, 384, 64, 3, 1},
+                                                {14, 96, 576, 96, 3, 1},  {7, 160, 960, 160, 3, 1},
+                                                {112, 16, 96, 24, 3, 2},  {28, 40, 240, 40, 5, 1},
+                                                {128, 32, 192, 32, 3, 1}, {256, 32, 192, 32, 3, 1}};
+  for (const edgefold::bench::Shape& shape : kShapes) {
     if (argc > 1 && &shape != kShapes) break;
-    for (int bits : {8, 4}) edgefold::Run(shape, bits, kRelu6, "relu6");
-    edgefold::Run(shape, 4, kHardSwish, "hard-swish");
-    edgefold::Run(shape, 4, kSilu, "silu");
+    for (int bits : {8, 4}) edgefold::bench::Run(shape, bits, kRelu6, "relu6");
+    edgefold::bench::Run(shape, 4, kHardSwish, "hard-swish");
+    edgefold::bench::Run(shape, 4, kSilu, "silu");
   }
   return 0;
 }

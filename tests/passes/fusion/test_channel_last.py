@@ -88,10 +88,12 @@ def test_a_block_of_convnext_with_its_linear_layers_becomes_two_nodes_and_a_norm
     FoldBatchnorm().rewrite(before, context)
     Quantize(weights=4, method="shift").rewrite(before, context)
     after = before.clone()
-    FuseBlocks().rewrite(after, context)
+    notes = FuseBlocks().rewrite(after, context)
     blocks = {"FusedConvBlock": 2, "LayerNormalization": 1, "FusedFeedForward": 1, "Transpose": 1}
     assert operators(after) == {**blocks, "GlobalAveragePool": 1}
     assert operators(before)["Mul"] == 0
+    assert not notes.skips
+    assert [node.name for node in after.graph if node.op_type == "FusedConvBlock"] == ["p", "a"]
     np.testing.assert_array_equal(outputs(after)[0], outputs(before)[0])
 
 

@@ -137,7 +137,7 @@ bool InvertedResidual::Run(const InvertedResidualInputs& inputs, const Parallel&
   for (call.image = 0; call.image < inputs.batch; ++call.image) {
     call.x = image_.Codes(inputs.x, call.image, in_pixels, inputs.x_scale, memory.get(), parallel);
     // rings[i] is what band i - 1 has left, where it is done: a thread that runs one after the
-    // other computes no row twice.
+    // other computes no row twice. What comes too late for its band waits for the image's end.
     std::array<std::atomic<uint8_t*>, kMostBands + 1> rings = {};
     parallel.For(CeilDiv(out_rows, share), [&](size_t index) {
       const int64_t first = static_cast<int64_t>(index) * share;

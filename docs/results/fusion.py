@@ -52,7 +52,7 @@ READING = (
 HERE = Path(__file__).resolve().parent
 TOKENS = ("input_ids", "attention_mask", "token_type_ids")
 MODELS: dict[str, dict[str, tuple[int, ...]]] = {
-    "imagenet_mobilenetv2": {"input": (1, 3, 224, 224)},
+    "imagenet_mobilenetv2": {},
     "minilm, 128 tokens": dict.fromkeys(TOKENS, (1, 128)),
     "minilm, 16 tokens": dict.fromkeys(TOKENS, (1, 16)),
     "vit_mnist": {"image": (1, 1, 28, 28)},

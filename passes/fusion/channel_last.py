@@ -148,13 +148,13 @@ def _connected(graph: ir.Graph, shapes: Shapes, apart: frozenset[ir.Node]) -> It
 
 
 def _is_join(node: ir.Node, shapes: Shapes) -> bool:
-    """Whether a node gives each element from those at the same place."""
+    """Whether a node gives each element from those at the same place, or, of one pixel or one channel, beside it."""
     if node.op_type not in _ELEMENTWISE or node.domain not in ("", "ai.onnx"):
         return False
     if any(value is None or trace_constant(value) for value in node.inputs):
         return False
-    sizes = {known_shape(value, shapes) for value in (*node.inputs, *node.outputs) if value is not None}
-    return None not in sizes and len(sizes) == 1 and len(sizes.pop() or ()) == 4
+    sizes = [known_shape(value, shapes) for value in (*node.inputs, *node.outputs) if value is not None]
+    return all(one is not None and len(one) == 4 for one in sizes)
 
 
 def _decision(images: Images, shapes: Shapes, device: Device) -> Decision | None:

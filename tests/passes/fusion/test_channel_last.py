@@ -105,6 +105,7 @@ def test_a_name_keeps_its_order() -> None:
         np.testing.assert_array_equal(got, wanted)
     known = {str(value.name): value for node in after.graph for value in node.outputs}
     assert known["s"].producer().op_type == "Transpose"  # type: ignore[union-attr]
+    assert [known[name].shape for name in ("s", "s.last")] == [(1, 8, 14, 12), (1, 14, 12, 8)]
     assert "b" not in known
     assert "b.last" in known
 
@@ -135,11 +136,16 @@ def test_where_more_would_be_transposed_it_says_so() -> None:
     assert (row["kind"], row["fuse"]) == ("channel-last", False)
 
 
-def test_sum_of_images_of_different_sizes_stays() -> None:
-    body = f"a = Conv(x, 8, 8) b = {LAST}(a) c = LayerNormalization(b, g) d = {FIRST}(c) e = GlobalAveragePool(d) "
-    before, after, _ = turned(f"{body} f = Add(d, e) y = Conv(f, 8, 4, {SIGNED})")
-    assert operators(after)["Add"] == 1
-    np.testing.assert_array_equal(outputs(after)[0], outputs(before)[0])
+@pytest.mark.parametrize(("beside", "left"), [("Relu(e)", 0), ("Squeeze(e, o)", 1)])
+def test_what_is_added_to_every_pixel_is_turned_too_where_it_has_four_axes(beside: str, left: int) -> None:
+    body = f"""p = GlobalAveragePool(x) e = Conv(p, 8, 8, {SIGNED}) o = Constant<value_ints = [0]>() q = {beside}
+        a = Conv(x, 8, 8) b = {LAST}(a) c = LayerNormalization(b, g) d = {FIRST}(c) f = Add(d, q)
+        y = Conv(f, 8, 4, {SIGNED})"""
+    before, after, _ = turned(body)
+    assert operators(after)["Transpose"] == left
+    for library in (True, False):
+        got, wanted = (outputs(model, library=library)[0] for model in (after, before))
+        np.testing.assert_array_equal(got, wanted)
 
 
 def test_excluded_convolution_stays_and_unknown_sizes_are_told() -> None:

@@ -23,7 +23,7 @@ struct ConvBlock::Direct {
   int64_t pixel_bytes;  // of x
   int64_t panel_bytes;  // from a panel's x to the next one's
   int64_t* offsets;     // [K]: bytes from a window's start
-  int32_t* sums;        // [kDirectPixels][16]
+  int32_t* sums;        // [kDirectPixels][StageFinish::kMaxColumns]
   uint8_t* tile;        // scratch of the finish
 };
 
@@ -107,7 +107,7 @@ bool ConvBlock::BandDirect(const Call& call, const Band& band) const {
   const int64_t per_group = a.GroupInputs();
   const bool gather = !a.Depthwise();
   const int64_t plane_bytes = band.shape.PaddedPixels() * kPanelColumns;
-  const int64_t sums = kDirectPixels * kPanelColumns * 4;
+  const int64_t sums = kDirectPixels * StageFinish::kMaxColumns * 4;
   const int64_t tile = finish_.ScratchBytes(kDirectPixels);
   const int64_t panels = stage_.matrix.Panels();
   const int64_t planes = gather ? panels * per_group * plane_bytes : 0;
@@ -153,13 +153,17 @@ void ConvBlock::DirectPixels(const Call& call, const Band& band, const Direct& d
   d.taps = k;
   d.weights = tap_pairs_.data();
   d.pixels = pixels;
-  d.acc = direct.sums;
-  for (int64_t channel = 0; channel < stage_.matrix.n; channel += kPanelColumns) {
-    depthwise_(d);
-    finish_.Run(call.constants, target, direct.sums, kPanelColumns, pixels, channel,
-                std::min<int64_t>(kPanelColumns, stage_.matrix.n - channel), direct.tile);
-    d.x += direct.panel_bytes;
-    d.weights += TapPairValues(k);
+  d.acc_stride = StageFinish::kMaxColumns;
+  for (int64_t first = 0; first < stage_.matrix.n; first += StageFinish::kMaxColumns) {
+    const int64_t channels = std::min(StageFinish::kMaxColumns, stage_.matrix.n - first);
+    for (int64_t c = 0; c < channels; c += kPanelColumns) {
+      d.acc = direct.sums + c;
+      depthwise_(d);
+      d.x += direct.panel_bytes;
+      d.weights += TapPairValues(k);
+    }
+    finish_.Run(call.constants, target, direct.sums, d.acc_stride, pixels, first, channels,
+                direct.tile);
   }
 }
 

@@ -41,7 +41,7 @@ void Block(const ConvDepthwiseArguments& d, int64_t first) {
     }
   }
   for (int i = 0; i < kPixels; ++i) {
-    for (int q = 0; q < 4; ++q) vst1q_s32(d.acc + (first + i) * 16 + 4 * q, sums[i][q]);
+    for (int q = 0; q < 4; ++q) vst1q_s32(d.acc + (first + i) * d.acc_stride + 4 * q, sums[i][q]);
   }
 }
 

@@ -22,7 +22,8 @@ struct ConvDepthwiseArguments {
   int64_t taps;            // >= 1
   const int16_t* weights;  // [ceil(taps / 2)][16][2]
   int64_t pixels;
-  int32_t* acc;  // [pixels][16]
+  int32_t* acc;        // [pixels][acc_stride]
+  int64_t acc_stride;  // >= 16
 };
 
 using ConvDepthwiseKernel = void(const ConvDepthwiseArguments& arguments);

@@ -12,7 +12,7 @@ void conv_depthwise_reference(const ConvDepthwiseArguments& d) {
         const int32_t value = d.is_unsigned ? code : static_cast<int8_t>(code);
         sum += value * d.weights[t / 2 * 32 + c * 2 + t % 2];
       }
-      d.acc[i * 16 + c] = sum;
+      d.acc[i * d.acc_stride + c] = sum;
     }
   }
 }

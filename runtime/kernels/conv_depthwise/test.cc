@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <cmath>
 
 #include "kernels/conv_depthwise/conv_depthwise.h"
 #include "selftest.h"
@@ -8,15 +9,18 @@ namespace edgefold::selftest {
 namespace {
 
 // All codes and weights at the end of their range where `extreme`.
-// `slides`: nine taps, three columns one pixel apart in each of three rows.
-void Case(Random& random, int64_t taps, int64_t pixels, bool is_unsigned, bool extreme, bool slides,
+// `stride` > 0: rows as long as columns, and a column of every row one pixel or, with stride 2,
+// half of one away from the next; 0: taps lie anywhere.
+void Case(Random& random, int64_t taps, int64_t pixels, bool is_unsigned, bool extreme, int stride,
           std::vector<Tally>& tallies) {
   const KernelTable<ConvDepthwiseKernel> kernels = ConvDepthwiseKernels();
-  const int64_t step = 16 + random.Range(0, 40);
+  const int64_t column = 16 + random.Range(0, 40);
+  const int64_t step = column * std::max(stride, 1);
   std::vector<int64_t> offsets(taps);
   for (int64_t& offset : offsets) offset = random.Range(0, 500);
-  if (slides) {
-    for (int64_t t = 0; t < taps; ++t) offsets[t] = offsets[t / 3 * 3] % 300 + t % 3 * step;
+  const int64_t size = std::llround(std::sqrt(static_cast<double>(taps)));
+  if (stride > 0) {
+    for (int64_t t = 0; t < taps; ++t) offsets[t] = offsets[t / size * size] + t % size * column;
   }
   const int64_t most = *std::max_element(offsets.begin(), offsets.end());
   // Exactly as many bytes as the contract lets a kernel read, for the sanitizer.
@@ -30,18 +34,20 @@ void Case(Random& random, int64_t taps, int64_t pixels, bool is_unsigned, bool e
     const bool beyond = taps % 2 != 0 && i / 32 == weights.size() / 32 - 1 && i % 2 != 0;
     weights[i] = static_cast<int16_t>(beyond ? 0 : extreme ? -127 : random.Range(-127, 127));
   }
-  Guarded<int32_t> expected(pixels * 16);
-  ConvDepthwiseArguments d = {x.data(), is_unsigned,    step,   offsets.data(),
-                              taps,     weights.data(), pixels, expected.data()};
+  const int64_t acc_stride = 16 + random.Range(0, 3);
+  Guarded<int32_t> expected(pixels * acc_stride);
+  ConvDepthwiseArguments d = {x.data(),  is_unsigned,    step,   offsets.data(),
+                              taps,      weights.data(), pixels, expected.data(),
+                              acc_stride};
   conv_depthwise_reference(d);
   for (size_t i = 0; i < kernels.size; ++i) {
     if (!tallies[i].supported) continue;
-    Guarded<int32_t> got(pixels * 16);
+    Guarded<int32_t> got(pixels * acc_stride);
     d.acc = got.data();
     kernels.rows[i].run(d);
     char where[100];
-    std::snprintf(where, sizeof where, "taps %d pixels %d unsigned %d extreme %d slides %d",
-                  static_cast<int>(taps), static_cast<int>(pixels), is_unsigned, extreme, slides);
+    std::snprintf(where, sizeof where, "taps %d pixels %d unsigned %d extreme %d stride %d",
+                  static_cast<int>(taps), static_cast<int>(pixels), is_unsigned, extreme, stride);
     tallies[i].Check(got.Equals(expected), where);
   }
 }
@@ -54,9 +60,12 @@ std::vector<Tally> TestConvDepthwise() {
   for (bool is_unsigned : {false, true}) {
     for (bool extreme : {false, true}) {
       for (int64_t taps : {1, 2, 3, 9, 25, 49}) {
-        for (int64_t pixels : {0, 1, 3, 4, 5, 17}) {
-          Case(random, taps, pixels, is_unsigned, extreme, false, tallies);
-          if (taps == 9) Case(random, taps, pixels, is_unsigned, extreme, true, tallies);
+        for (int64_t pixels : {0, 1, 2, 3, 4, 5, 6, 7, 17}) {
+          Case(random, taps, pixels, is_unsigned, extreme, 0, tallies);
+          if (taps < 9) continue;
+          for (int stride : {1, 2, 3}) {
+            Case(random, taps, pixels, is_unsigned, extreme, stride, tallies);
+          }
         }
       }
     }

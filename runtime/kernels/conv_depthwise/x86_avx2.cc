@@ -40,7 +40,7 @@ void Block(const ConvDepthwiseArguments& d, int64_t first) {
     }
   }
   for (int i = 0; i < kPixels; ++i) {
-    __m256i* acc = reinterpret_cast<__m256i*>(d.acc + (first + i) * 16);
+    __m256i* acc = reinterpret_cast<__m256i*>(d.acc + (first + i) * d.acc_stride);
     _mm256_storeu_si256(acc, low[i]);
     _mm256_storeu_si256(acc + 1, high[i]);
   }
@@ -74,6 +74,7 @@ void Slide(const ConvDepthwiseArguments& d, int half) {
   const uint8_t* x = d.x + 8 * half;
   const uint8_t* rows[3] = {x + d.offsets[0], x + d.offsets[3], x + d.offsets[6]};
   const int64_t step = d.step;
+  const int64_t acc_stride = d.acc_stride;
   const auto load = [&](int row, int64_t column) {
     return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(rows[row] + column * step));
   };
@@ -97,7 +98,7 @@ void Slide(const ConvDepthwiseArguments& d, int half) {
       const __m256i right =
           _mm256_add_epi32(_mm256_madd_epi16(columns[(i + 2) % 3], taps25), upper);
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(acc), _mm256_add_epi32(right, lower));
-      acc += 16;
+      acc += acc_stride;
     });
   }
 }

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+// Up to 64 channels of a pixel at a time: four registers of sums, one store of codes. What bounds
+// codes from below is left to the last steps, where 64 of them fill a register.
+#include <immintrin.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "base/unroll.h"
+#include "kernels/activation/formulas.h"
+#include "kernels/requantize/requantize.h"
+
+namespace edgefold {
+namespace {
+
+constexpr int kLanes = 16;
+constexpr int kMostVectors = 4;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+using Floats = Formulas<kLanes>::Floats;
+
+// max gives `low` for NaN.
+inline EF_INLINE __m512 Clip(__m512 value, __m512 low, __m512 high) {
+  return _mm512_min_ps(_mm512_max_ps(value, low), high);
+}
+
+inline float Clip(float value, float low, float high) {
+  return std::min(std::max(value, low), high);
+}
+
+// A quotient that rounds to the same integer as value / y_scale: a product with the reciprocal in
+// two parts, which hold 48 bits of it. True of all y_scale and all values near a tie, as a program
+// has tried.
+class Divider {
+ public:
+  explicit Divider(float y_scale) {
+    const float high = 1.0f / y_scale;
+    high_ = _mm512_set1_ps(high);
+    const __m512 scale = _mm512_set1_ps(y_scale);
+    low_ = _mm512_div_ps(_mm512_fnmadd_ps(high_, scale, _mm512_set1_ps(1.0f)), scale);
+  }
+  inline EF_INLINE __m512i Round(__m512 value) const {
+    return _mm512_cvtps_epi32(_mm512_fmadd_ps(value, high_, _mm512_mul_ps(value, low_)));
+  }
+
+ private:
+  __m512 high_, low_;
+};
+
+// Dwords of four registers, packed lane by lane, in the order of their channels.
+inline EF_INLINE __m512i InOrder(__m512i packed) {
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_permutexvar_epi32(order, packed);
+}
+
+// Channels first ... of a pixel, as many as fill kVectors registers but for the last.
+template <bool kCodes, int kVectors, typename Function>
+class Columns {
+ public:
+  inline EF_INLINE Columns(const RequantizeArguments& r, int64_t first, float clip_low,
+                           float clip_high, const Function& activation)
+      : activation_(activation),
+        divider_(r.y_scale),
+        scales_(r.scales + first),
+        bias_(r.bias + first),
+        place_(r.place),
+        residual_is_unsigned_(r.residual_is_unsigned),
+        is_unsigned_(r.range.is_unsigned()),
+        residual_scale_(_mm512_set1_ps(r.residual_scale)),
+        low_(_mm512_set1_ps(clip_low)) {
+    const int64_t count = std::min<int64_t>(r.channels - first, kVectors * kLanes);
+    bytes_ = count == 64 ? ~0ull : (1ull << count) - 1;
+    if constexpr (kCodes) {
+      // From here on quotients round to the lowest and the highest code.
+      const float lowest = static_cast<float>(r.range.low) * r.y_scale;
+      const float highest = static_cast<float>(r.range.high) * r.y_scale;
+      const __m512i code = divider_.Round(_mm512_set1_ps(Clip(clip_low, lowest, highest)));
+      lowest_ = _mm512_set1_epi8(static_cast<char>(_mm512_cvtsi512_si32(code)));
+      clip_high = Clip(clip_high, lowest, highest);
+    }
+    high_ = _mm512_set1_ps(clip_high);
+  }
+
+  inline EF_INLINE void Pixel(const int32_t* sums, const uint8_t* residual, uint8_t* y) const {
+    __m512 v[kVectors];
+    Unroll<kVectors>([&](auto h) EF_INLINE {
+      const __m512 sum = _mm512_cvtepi32_ps(_mm512_loadu_si512(sums + kLanes * h));
+      v[h] = _mm512_mul_ps(sum, _mm512_loadu_ps(scales_ + kLanes * h));
+      v[h] = _mm512_add_ps(v[h], _mm512_loadu_ps(bias_ + kLanes * h));
+      if (place_ == Residual::kBeforeActivation) v[h] = Add<h>(v[h], residual);
+      v[h] = (__m512)activation_((Floats)v[h]);
+      if (place_ == Residual::kAfterActivation) v[h] = Add<h>(v[h], residual);
+    });
+    if constexpr (kCodes) {
+      StoreCodes(v, y);
+    } else {
+      Unroll<kVectors>([&](auto h) EF_INLINE {
+        _mm512_mask_storeu_ps(y + 4 * kLanes * h, Mask<h>(), Clip(v[h], low_, high_));
+      });
+    }
+  }
+
+ private:
+  template <int kVector>
+  __mmask16 Mask() const {
+    return static_cast<__mmask16>(bytes_ >> kVector * kLanes);
+  }
+
+  template <int kVector>
+  inline EF_INLINE __m512 Add(__m512 value, const uint8_t* residual) const {
+    const __m128i bytes = _mm_maskz_loadu_epi8(Mask<kVector>(), residual + kLanes * kVector);
+    const __m512i codes =
+        residual_is_unsigned_ ? _mm512_cvtepu8_epi32(bytes) : _mm512_cvtepi8_epi32(bytes);
+    return _mm512_add_ps(value, _mm512_mul_ps(_mm512_cvtepi32_ps(codes), residual_scale_));
+  }
+
+  // The smaller operand where both are numbers, and NaN for a NaN: converted, it becomes the least
+  // integer, as does what is too low; packing with saturation keeps it below every code.
+  inline EF_INLINE void StoreCodes(const __m512 (&v)[kVectors], uint8_t* y) const {
+    __m512i codes[kMostVectors];
+    Unroll<kMostVectors>([&](auto h) EF_INLINE {
+      constexpr int kFrom = h < kVectors ? int{h} : 0;
+      codes[h] = h < kVectors ? divider_.Round(_mm512_min_ps(high_, v[kFrom])) : codes[0];
+    });
+    const __m512i low = _mm512_packs_epi32(codes[0], codes[1]);
+    const __m512i high = kVectors > 2 ? _mm512_packs_epi32(codes[2], codes[3]) : low;
+    __m512i bytes;
+    if (is_unsigned_) {
+      bytes = _mm512_max_epu8(_mm512_packus_epi16(low, high), lowest_);
+    } else {
+      bytes = _mm512_max_epi8(_mm512_packs_epi16(low, high), lowest_);
+    }
+    bytes = InOrder(bytes);
+    if constexpr (kVectors == 1) {
+      _mm_mask_storeu_epi8(y, Mask<0>(), _mm512_castsi512_si128(bytes));
+    } else if constexpr (kVectors == 2) {
+      const __mmask32 mask = static_cast<__mmask32>(bytes_);
+      _mm256_mask_storeu_epi8(y, mask, _mm512_castsi512_si256(bytes));
+    } else {
+      _mm512_mask_storeu_epi8(y, bytes_, bytes);
+    }
+  }
+
+  Function activation_;
+  Divider divider_;
+  const float* scales_;
+  const float* bias_;
+  Residual place_;
+  bool residual_is_unsigned_;
+  bool is_unsigned_;
+  __m512 residual_scale_;
+  __m512 low_, high_;
+  __m512i lowest_;
+  __mmask64 bytes_;  // of channels that there are
+};
+
+template <bool kCodes, int kVectors, typename Function>
+void RunColumns(const RequantizeArguments& r, int64_t first, float low, float high,
+                const Function& activation) {
+  constexpr int64_t kElement = kCodes ? 1 : 4;
+  // Copies: a store to y might change what r points to, for all that the compiler knows.
+  const int64_t pixels = r.pixels;
+  const int64_t stride = r.stride;
+  const int64_t y_stride = r.y_stride * kElement;
+  const bool adds = r.place != Residual::kNone;
+  const int64_t residual_stride = adds ? r.residual_stride : 0;
+  const Columns<kCodes, kVectors, Function> columns(r, first, low, high, activation);
+  const int32_t* sums = r.sums + first;
+  const uint8_t* residual = adds ? r.residual + first : nullptr;
+  uint8_t* y = static_cast<uint8_t*>(r.y) + first * kElement;
+  for (int64_t i = 0; i < pixels; ++i, sums += stride, y += y_stride) {
+    columns.Pixel(sums, residual, y);
+    residual += residual_stride;
+  }
+}
+
+template <bool kCodes, typename Function>
+void Run(const RequantizeArguments& r, float low, float high, const Function& activation) {
+  for (int64_t n = 0; n < r.channels; n += kMostVectors * kLanes) {
+    const int64_t vectors = (r.channels - n + kLanes - 1) / kLanes;
+    if (vectors >= 4) {
+      RunColumns<kCodes, 4>(r, n, low, high, activation);
+    } else if (vectors == 3) {
+      RunColumns<kCodes, 3>(r, n, low, high, activation);
+    } else if (vectors == 2) {
+      RunColumns<kCodes, 2>(r, n, low, high, activation);
+    } else {
+      RunColumns<kCodes, 1>(r, n, low, high, activation);
+    }
+  }
+}
+
+template <bool kCodes>
+void RunActivation(const RequantizeArguments& r) {
+  if (r.activation.kind != ActivationKind::kClip) {
+    return WithFunction<kLanes>(r.activation,
+                                [&](const auto& f) { Run<kCodes>(r, -kInfinity, kInfinity, f); });
+  }
+  const float alpha = r.activation.alpha;
+  const float beta = r.activation.beta;
+  if (r.place != Residual::kAfterActivation) {
+    return Run<kCodes>(r, alpha, beta, [](Floats x) { return x; });
+  }
+  Run<kCodes>(r, -kInfinity, kInfinity, [=](Floats x) {
+    return (Floats)Clip((__m512)x, _mm512_set1_ps(alpha), _mm512_set1_ps(beta));
+  });
+}
+
+}  // namespace
+
+void requantize_x86_vnni(const RequantizeArguments& r) {
+  r.range.is_float() ? RunActivation<false>(r) : RunActivation<true>(r);
+}
+
+}  // namespace edgefold

@@ -12,6 +12,7 @@
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm_shift/gemm_shift.h"
 #include "kernels/gemm_wide/gemm_wide.h"
+#include "kernels/gemm_windows/gemm_windows.h"
 #include "kernels/gemv/gemv.h"
 #include "kernels/l1_norm/l1_norm.h"
 #include "kernels/l2_norm/l2_norm.h"
@@ -107,6 +108,19 @@ void Run(int64_t k, int64_t n) {
       const GemmWideArguments g = {codes.data(),     k, rows, &start, 1, k / 2, weights.data(), 1,
                                    table.acc.data(), 16};
       Report(kernel.name, rows, panel, Best([&] { kernel.run(g); }));
+    }
+    for (const auto& kernel : GemmWindowsKernels()) {
+      if (!kernel.Supported() || kernel.isa == Isa::kReference) continue;
+      const std::vector<int8_t> weights(4 * k * 16);
+      const std::vector<int32_t> totals(4 * 16);
+      std::vector<int32_t> sums(rows * 64);
+      const int64_t start = 0;
+      for (bool is_unsigned : {false, true}) {
+        const GemmWindowsArguments g = {
+            table.activations.data(), is_unsigned,   k, rows,        &start, 1, k / 4,
+            weights.data(),           totals.data(), 4, sums.data(), 64};
+        Report(kernel.name, rows, panel * 4, Best([&] { kernel.run(g); }));
+      }
     }
     for (const auto& kernel : GemmShiftKernels()) {
       if (!kernel.Supported() || kernel.isa == Isa::kReference) continue;

@@ -22,6 +22,8 @@ GemmShiftKernel* ChooseGemmShift(const PackedMatrix& matrix) {
 
 GemmWideKernel* ChooseGemmWide() { return ChooseBeside(GemmKernels(), GemmWideKernels()); }
 
+GemmWindowsKernel* ChooseGemmWindows() { return ChooseBeside(GemmKernels(), GemmWindowsKernels()); }
+
 ConvSumsKernel* ChooseSums() {
   const bool read = GemmKernels().Choose().isa == Isa::kVnni;
   return read ? ConvSumsKernels().Choose().run : nullptr;

@@ -6,6 +6,7 @@
 #include "kernels/conv_sums/conv_sums.h"
 #include "kernels/gemm_shift/gemm_shift.h"
 #include "kernels/gemm_wide/gemm_wide.h"
+#include "kernels/gemm_windows/gemm_windows.h"
 
 namespace edgefold {
 
@@ -17,6 +18,9 @@ GemmShiftKernel* ChooseGemmShift(const PackedMatrix& matrix);
 
 // Null where bytes multiply as fast as 16-bit numbers.
 GemmWideKernel* ChooseGemmWide();
+
+// Null where products of bytes in place need another kernel than gemm.
+GemmWindowsKernel* ChooseGemmWindows();
 
 // Null where the gemm kernel in use does not read sums of rows: those do that add 128 to the
 // weights of int8 rows.

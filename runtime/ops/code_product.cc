@@ -16,17 +16,20 @@ constexpr int64_t kRowStart = 0;
 
 }  // namespace
 
-CodeProduct::CodeProduct(const PackedMatrix& matrix, bool is_unsigned)
+CodeProduct::CodeProduct(const PackedMatrix& matrix, bool is_unsigned, int64_t lines)
     : matrix_(matrix),
       is_unsigned_(is_unsigned),
+      lines_(lines),
       gemm_(GemmKernels().Choose().run),
       arrange_(ArrangeKernels().Choose().run),
       gemm_shift_(ChooseGemmShift(matrix)),
+      gemm_windows_(ChooseGemmWindows()),
       gemm_wide_(ChooseGemmWide()),
       sum_codes_(is_unsigned ? nullptr : ChooseSums()) {
   // Of less than a group, gemm_shift would multiply the padding too.
   if (gemm_wide_ != nullptr && matrix.k < kGroupDepth) gemm_shift_ = nullptr;
   if (gemm_shift_ != nullptr) {
+    gemm_windows_ = nullptr;
     gemm_wide_ = nullptr;
     return;
   }
@@ -34,11 +37,39 @@ CodeProduct::CodeProduct(const PackedMatrix& matrix, bool is_unsigned)
     wide_panels_ = TapPairs(matrix);
     return;
   }
+  if (gemm_windows_ != nullptr) {
+    DecodeLines();
+    return;
+  }
   const int64_t bytes = matrix.Units() * kUnitCodes;
   UnpackKernel* unpack = UnpackKernels().Choose().run;
   panels_.resize(matrix.Panels() * bytes);
   for (int64_t p = 0; p < matrix.Panels(); ++p) {
     unpack(matrix, p, 0, matrix.Units(), panels_.data() + p * bytes);
+  }
+}
+
+// Panels whose lines begin with a unit, and the sums of their columns.
+void CodeProduct::DecodeLines() {
+  sum_codes_ = nullptr;
+  const int64_t line = matrix_.k / lines_;
+  const int64_t line_units = CeilDiv(line, kUnitDepth);
+  const int64_t bytes = lines_ * line_units * kUnitCodes;
+  panels_.resize(matrix_.Panels() * bytes);
+  totals_.resize(matrix_.Panels() * kPanelColumns);
+  std::vector<int8_t> units(matrix_.Units() * kUnitCodes);
+  UnpackKernel* unpack = UnpackKernels().Choose().run;
+  for (int64_t p = 0; p < matrix_.Panels(); ++p) {
+    unpack(matrix_, p, 0, matrix_.Units(), units.data());
+    for (int64_t k = 0; k < matrix_.k; ++k) {
+      const int64_t unit = k / line * line_units + k % line / kUnitDepth;
+      int8_t* to = panels_.data() + p * bytes + unit * kUnitCodes + k % line % kUnitDepth;
+      const int8_t* from = units.data() + k / kUnitDepth * kUnitCodes + k % kUnitDepth;
+      for (int c = 0; c < kPanelColumns; ++c) {
+        to[c * kUnitDepth] = from[c * kUnitDepth];
+        totals_[p * kPanelColumns + c] += from[c * kUnitDepth];
+      }
+    }
   }
 }
 
@@ -66,10 +97,12 @@ CodeProduct::Operands CodeProduct::Prepare(const uint8_t* codes, int64_t rows,
     o.shift_scratch = scratch;
     o.arranged.blocks = scratch + Align(GemmShiftScratch(o.arranged));
     arrange_(o.a, 0, o.arranged);
+  } else if (gemm_windows_ != nullptr) {
+    o.windows = {codes, rows, 1, RowBytes(), 0, &kRowStart, 1, RowBytes()};
   } else if (gemm_wide_ != nullptr) {
     int16_t* wide = reinterpret_cast<int16_t*>(scratch);
     Widen(codes, rows * RowBytes(), is_unsigned_, wide);
-    o.wide = {wide, rows, 1, RowBytes(), 0, &kRowStart, 1, RowBytes()};
+    o.windows = {wide, rows, 1, RowBytes(), 0, &kRowStart, 1, RowBytes()};
   } else if (sum_codes_ != nullptr) {
     int32_t* sums = reinterpret_cast<int32_t*>(scratch);
     int16_t* pair_sums = reinterpret_cast<int16_t*>(sums + rows);
@@ -83,6 +116,8 @@ CodeProduct::Operands CodeProduct::Prepare(const uint8_t* codes, int64_t rows,
 void CodeProduct::Chunk(const Operands& o, int64_t first_panel, int64_t panels) const {
   if (gemm_shift_ != nullptr) {
     gemm_shift_(matrix_, first_panel, panels, o.arranged, o.shift_scratch, o.sums, kChunkColumns);
+  } else if (gemm_windows_ != nullptr) {
+    WindowsChunk(o, first_panel, panels);
   } else if (gemm_wide_ != nullptr) {
     WideChunk(o, first_panel, panels);
   } else {
@@ -93,14 +128,28 @@ void CodeProduct::Chunk(const Operands& o, int64_t first_panel, int64_t panels) 
 
 // Panel by panel: one stays in the first-level cache while all windows meet it.
 void CodeProduct::WideChunk(const Operands& o, int64_t first_panel, int64_t panels) const {
-  const WideWindows& w = o.wide;
+  const CodeWindows& w = o.windows;
+  const int16_t* codes = static_cast<const int16_t*>(w.codes);
   for (int64_t p = 0; p < panels; ++p) {
     const int16_t* weights = wide_panels_.data() + (first_panel + p) * TapPairValues(matrix_.k);
     for (int64_t row = 0; row < w.height; ++row) {
       int32_t* sums = o.sums + row * w.width * kChunkColumns + p * kPanelColumns;
-      gemm_wide_({w.codes + row * w.row_step, w.step, w.width, w.offsets, w.lines, w.line_codes / 2,
+      gemm_wide_({codes + row * w.row_step, w.step, w.width, w.offsets, w.lines, w.line_codes / 2,
                   weights, 1, sums, kChunkColumns});
     }
+  }
+}
+
+void CodeProduct::WindowsChunk(const Operands& o, int64_t first_panel, int64_t panels) const {
+  const CodeWindows& w = o.windows;
+  const int64_t units = CeilDiv(w.line_codes, kUnitDepth);
+  const int8_t* weights = panels_.data() + first_panel * w.lines * units * kUnitCodes;
+  const int32_t* totals = totals_.data() + first_panel * kPanelColumns;
+  for (int64_t row = 0; row < w.height; ++row) {
+    const uint8_t* codes = static_cast<const uint8_t*>(w.codes) + row * w.row_step;
+    int32_t* sums = o.sums + row * w.width * kChunkColumns;
+    gemm_windows_({codes, is_unsigned_, w.step, w.width, w.offsets, w.lines, units, weights, totals,
+                   panels, sums, kChunkColumns});
   }
 }
 

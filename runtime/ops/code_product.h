@@ -13,19 +13,20 @@
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm_shift/gemm_shift.h"
 #include "kernels/gemm_wide/gemm_wide.h"
+#include "kernels/gemm_windows/gemm_windows.h"
 
 namespace edgefold {
 
-// Windows of a widened image: rows of codes that may overlap, in place of copies.
-struct WideWindows {
-  const int16_t* codes;    // of the first window
+// Windows of an image: rows of codes that may overlap, in place of copies.
+struct CodeWindows {
+  const void* codes;       // of the first window, CodeProduct::WindowCodeBytes() bytes each
   int64_t width;           // windows of a row of them
   int64_t height;          // rows of windows
   int64_t step;            // codes from a window to the next one
   int64_t row_step;        // codes from a row of windows to the next one
   const int64_t* offsets;  // [lines]: codes from a window's start
-  int64_t lines;
-  int64_t line_codes;  // even
+  int64_t lines;           // those of the product, or 1
+  int64_t line_codes;
 };
 
 // Read-only once made.
@@ -34,12 +35,14 @@ class CodeProduct {
   static constexpr int64_t kChunkPanels = 4;
   static constexpr int64_t kChunkColumns = kChunkPanels * kPanelColumns;
 
-  // The memory of `matrix` must outlive this object.
-  CodeProduct(const PackedMatrix& matrix, bool is_unsigned);
+  // The memory of `matrix` must outlive this object. `lines`: of the windows that Run is given; 1
+  // where it is given rows.
+  CodeProduct(const PackedMatrix& matrix, bool is_unsigned, int64_t lines = 1);
 
   const PackedMatrix& matrix() const { return matrix_; }
   // Bytes from one row of codes to the next; those from K on are zero.
   int64_t RowBytes() const {
+    if (gemm_windows_ != nullptr) return RoundUp(matrix_.k, kUnitDepth);
     return gemm_wide_ != nullptr ? RoundUp(matrix_.k, 2) : matrix_.Groups() * kGroupDepth;
   }
   // Bytes of scratch, 64-byte aligned, for so many rows; a multiple of 64.
@@ -55,16 +58,20 @@ class CodeProduct {
     Chunks(Prepare(codes, rows, scratch), first_panel, panels, finish);
   }
 
-  // Whether Run takes windows with so many codes in a line.
+  // Whether Run takes windows with so many codes in a line. Up to kWindowSlack bytes behind a line
+  // are read.
+  static constexpr int64_t kWindowSlack = kUnitDepth - 1;
   bool TakesWindows(int64_t line_codes) const {
-    return gemm_wide_ != nullptr && line_codes % 2 == 0;
+    return gemm_windows_ != nullptr || gemm_wide_ != nullptr && line_codes % 2 == 0;
   }
+  // Codes of windows are as they are, or widened to 16 bits.
+  int64_t WindowCodeBytes() const { return gemm_wide_ != nullptr ? 2 : 1; }
   // The same for windows, one row of them after the other.
   template <typename Finish>
-  void Run(const WideWindows& windows, int64_t first_panel, int64_t panels, uint8_t* scratch,
+  void Run(const CodeWindows& windows, int64_t first_panel, int64_t panels, uint8_t* scratch,
            const Finish& finish) const {
     Operands operands = {};
-    operands.wide = windows;
+    operands.windows = windows;
     operands.sums = reinterpret_cast<int32_t*>(scratch);
     Chunks(operands, first_panel, panels, finish);
   }
@@ -74,7 +81,7 @@ class CodeProduct {
     Activations a;
     ArrangedRows arranged;
     void* shift_scratch;
-    WideWindows wide;
+    CodeWindows windows;
     int32_t* sums;  // [rows][kChunkColumns]
   };
 
@@ -93,16 +100,21 @@ class CodeProduct {
   Operands Prepare(const uint8_t* codes, int64_t rows, uint8_t* scratch) const;
   void Chunk(const Operands& operands, int64_t first_panel, int64_t panels) const;
   void WideChunk(const Operands& operands, int64_t first_panel, int64_t panels) const;
+  void WindowsChunk(const Operands& operands, int64_t first_panel, int64_t panels) const;
+  void DecodeLines();
 
   PackedMatrix matrix_;
   bool is_unsigned_;
+  int64_t lines_;
   GemmKernel* gemm_;
   ArrangeKernel* arrange_;
   GemmShiftKernel* gemm_shift_;       // null where decoding to int8 is as fast
-  GemmWideKernel* gemm_wide_;         // null where gemm_shift_ or gemm_ multiplies
+  GemmWindowsKernel* gemm_windows_;   // null where one of the others multiplies
+  GemmWideKernel* gemm_wide_;         // the same
   ConvSumsKernel* sum_codes_;         // null where no kernel in use reads sums
   std::vector<int16_t> wide_panels_;  // decoded, for gemm_wide_
-  std::vector<int8_t> panels_;        // decoded, for gemm_
+  std::vector<int8_t> panels_;        // decoded, for gemm_ and gemm_windows_
+  std::vector<int32_t> totals_;       // of the columns of panels_, for gemm_windows_
 };
 
 }  // namespace edgefold

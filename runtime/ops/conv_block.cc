@@ -33,7 +33,8 @@ ConvBlock::ConvBlock(const ConvStage& stage)
     return;
   }
   if (SpreadGroups::Applies(stage.attributes)) spread_.emplace(stage.matrix, stage.attributes);
-  product_.emplace(spread_ ? spread_->matrix() : stage.matrix, stage.x.is_unsigned());
+  const int64_t lines = stage.attributes.Taps() / RunTaps();
+  product_.emplace(spread_ ? spread_->matrix() : stage.matrix, stage.x.is_unsigned(), lines);
   reads_windows_ = product_->TakesWindows(RunTaps() * PartInputs());
 }
 
@@ -146,7 +147,7 @@ bool ConvBlock::RunBands(const Call& call, const Parallel& parallel) const {
     band.shape.padded[1] =
         (band.shape.out[1] - 1) * a.strides[1] + a.dilations[1] * (a.kernel[1] - 1) + 1;
     const int64_t codes = band.shape.PaddedPixels() * a.in_channels;
-    const Scratch memory = AllocateScratch(codes * (reads_windows_ ? 2 : 1) + BandSlack());
+    const Scratch memory = AllocateScratch(codes * CodeBytes() + BandSlack());
     band.x = memory.get();
     if (band.x == nullptr) {
       enough_memory = false;
@@ -167,7 +168,7 @@ bool ConvBlock::RunBands(const Call& call, const Parallel& parallel) const {
 // the image is zero.
 void ConvBlock::FillBand(const Call& call, const Band& band) const {
   const ConvAttributes& a = stage_.attributes;
-  const int64_t bytes = reads_windows_ ? 2 : 1;  // of a code
+  const int64_t bytes = CodeBytes();
   const int64_t in_row = call.inputs.shape.in[2] * a.in_channels;
   const int64_t left = a.pads_begin[2] * a.in_channels * bytes;
   const int64_t right = a.pads_end[2] * a.in_channels * bytes;
@@ -179,7 +180,7 @@ void ConvBlock::FillBand(const Call& call, const Band& band) const {
     } else {
       const uint8_t* codes = call.x + row * in_row;
       std::memset(out, 0, static_cast<size_t>(left));
-      if (reads_windows_) {
+      if (bytes == 2) {
         int16_t* wide = reinterpret_cast<int16_t*>(out + left);
         Widen(codes, in_row, stage_.x.is_unsigned(), wide);
       } else {

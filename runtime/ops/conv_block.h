@@ -62,6 +62,8 @@ class ConvBlock {
     return spread_ ? spread_->FirstInput(part) : part * stage_.attributes.GroupInputs();
   }
   int64_t BandSlack() const;
+  // Of a code of a band: wider where the product reads windows of such.
+  int64_t CodeBytes() const { return reads_windows_ ? product_->WindowCodeBytes() : 1; }
   StageFinish::Target Target(const Call& call, int64_t pixel) const;
   bool RunPointwise(const Call& call, const Parallel& parallel) const;
   bool PointwiseBlock(const Call& call, int64_t first_pixel, int64_t pixels, int64_t first_panel,
@@ -81,7 +83,7 @@ class ConvBlock {
   StageFinish finish_;
   std::optional<SpreadGroups> spread_;  // what product_ multiplies by, where groups are narrow
   std::optional<CodeProduct> product_;
-  bool reads_windows_ = false;      // of a band of 16-bit codes
+  bool reads_windows_ = false;      // of a band
   std::vector<int16_t> tap_pairs_;  // where there is no product
   ConvDepthwiseKernel* depthwise_;
 };

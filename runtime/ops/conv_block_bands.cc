@@ -35,7 +35,7 @@ WindowRuns ConvBlock::Runs(const ConvShape& shape, int64_t* offsets) const {
   return {offsets, a.Taps() / taps, PartInputs() * taps};
 }
 
-// Some rows of windows at a time, read where they lie in the widened band.
+// Some rows of windows at a time, read where they lie in the band.
 bool ConvBlock::BandWindows(const Call& call, const Band& band, const Panels& panels) const {
   const ConvAttributes& a = stage_.attributes;
   const ConvShape& s = band.shape;
@@ -47,7 +47,7 @@ bool ConvBlock::BandWindows(const Call& call, const Band& band, const Panels& pa
   int64_t* offsets = reinterpret_cast<int64_t*>(memory.get() + sums);
   uint8_t* tile = reinterpret_cast<uint8_t*>(offsets + a.Taps());
   const WindowRuns runs = Runs(s, offsets);
-  WideWindows w = {};
+  CodeWindows w = {};
   w.width = width;
   w.step = a.strides[2] * a.in_channels;
   w.row_step = a.strides[1] * s.padded[2] * a.in_channels;
@@ -59,7 +59,7 @@ bool ConvBlock::BandWindows(const Call& call, const Band& band, const Panels& pa
     const int64_t pixels = w.height * width;
     const StageFinish::Target target = Target(call, (band.first_row + row) * width);
     for (int64_t part = 0; part < Parts(); ++part) {
-      w.codes = reinterpret_cast<const int16_t*>(band.x) + row * w.row_step + FirstInput(part);
+      w.codes = band.x + (row * w.row_step + FirstInput(part)) * CodeBytes();
       product_->Run(w, part * PartPanels() + panels.first, panels.count, memory.get(),
                     [&](int64_t column, int64_t columns, const int32_t* of) {
                       finish_.Run(call.constants, target, of, CodeProduct::kChunkColumns, pixels,

@@ -21,6 +21,7 @@
 #include "kernels/gemm_float/gemm_float.h"
 #include "kernels/gemm_shift/gemm_shift.h"
 #include "kernels/gemm_wide/gemm_wide.h"
+#include "kernels/gemm_windows/gemm_windows.h"
 #include "kernels/gemv/gemv.h"
 #include "kernels/l1_norm/l1_norm.h"
 #include "kernels/l2_norm/l2_norm.h"
@@ -240,6 +241,7 @@ nanobind::dict OperatorFamilies() {
   families["conv_depthwise"] = Variants(ConvDepthwiseKernels());
   families["conv_sums"] = Variants(ConvSumsKernels());
   families["gemm_wide"] = Variants(GemmWideKernels());
+  families["gemm_windows"] = Variants(GemmWindowsKernels());
   families["conv_epilogue"] = Variants(ConvEpilogueKernels());
   families["requantize"] = Variants(RequantizeKernels());
   families["l1_norm"] = Variants(L1NormKernels());
@@ -283,6 +285,7 @@ NB_MODULE(_kernels, module) {
   Bind(module, "ConvDepthwise", ConvDepthwiseKernels());
   Bind(module, "ConvSums", ConvSumsKernels());
   Bind(module, "GemmWide", GemmWideKernels());
+  Bind(module, "GemmWindows", GemmWindowsKernels());
   Bind(module, "ConvEpilogue", ConvEpilogueKernels());
   Bind(module, "Requantize", RequantizeKernels());
   Bind(module, "L1Norm", L1NormKernels());

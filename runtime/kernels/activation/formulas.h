@@ -8,6 +8,10 @@
 // erf(x / sqrt(2)) / x in x^2 on |x| <= 5.4 (2e-8 of erf), from where on erf is 1 in float32.
 #pragma once
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include "kernels/activation/activation.h"
 
 namespace edgefold {
@@ -33,8 +37,19 @@ struct Formulas {
 
   static Floats All(float value) { return Floats{} + value; }
   // A NaN stays: comparisons with it are false.
-  static Floats AtLeast(Floats x, float low) { return x < All(low) ? All(low) : x; }
-  static Floats AtMost(Floats x, float high) { return x > All(high) ? All(high) : x; }
+  static Floats AtLeast(Floats x, float low) {
+#if defined(__AVX512F__)
+    // One instruction of the same meaning, where the compiler makes two.
+    if constexpr (kLanes == 16) return (Floats)_mm512_max_ps((__m512)All(low), (__m512)x);
+#endif
+    return x < All(low) ? All(low) : x;
+  }
+  static Floats AtMost(Floats x, float high) {
+#if defined(__AVX512F__)
+    if constexpr (kLanes == 16) return (Floats)_mm512_min_ps((__m512)All(high), (__m512)x);
+#endif
+    return x > All(high) ? All(high) : x;
+  }
   static Floats Clip(Floats x, float low, float high) { return AtMost(AtLeast(x, low), high); }
   static Floats Magnitude(Floats x) { return (Floats)((Ints)x & 0x7fffffff); }
 

@@ -106,11 +106,12 @@ void Slide(const ConvDepthwiseArguments& d) {
 }
 
 // Whether Slide<., kSize, kStride> is right.
-bool Slides(const ConvDepthwiseArguments& d, int64_t size, int64_t stride) {
+inline bool Slides(const ConvDepthwiseArguments& d, int64_t size, int64_t stride) {
   if (d.taps != size * size) return false;
-  for (int64_t t = 0; t < d.taps; ++t) {
-    const int64_t column = d.offsets[t] - d.offsets[t - t % size];
-    if (column * stride != t % size * d.step) return false;
+  for (const int64_t* row = d.offsets; row < d.offsets + d.taps; row += size) {
+    for (int64_t column = 1; column < size; ++column) {
+      if ((row[column] - row[0]) * stride != column * d.step) return false;
+    }
   }
   return true;
 }

@@ -61,8 +61,6 @@ class Columns {
                            float clip_high, const Function& activation)
       : activation_(activation),
         divider_(r.y_scale),
-        scales_(r.scales + first),
-        bias_(r.bias + first),
         place_(r.place),
         residual_is_unsigned_(r.residual_is_unsigned),
         is_unsigned_(r.range.is_unsigned()),
@@ -79,14 +77,17 @@ class Columns {
       clip_high = Clip(clip_high, lowest, highest);
     }
     high_ = _mm512_set1_ps(clip_high);
+    Unroll<kVectors>([&](auto h) EF_INLINE {
+      scale_[h] = _mm512_loadu_ps(r.scales + first + kLanes * h);
+      bias_[h] = _mm512_loadu_ps(r.bias + first + kLanes * h);
+    });
   }
 
   inline EF_INLINE void Pixel(const int32_t* sums, const uint8_t* residual, uint8_t* y) const {
     __m512 v[kVectors];
     Unroll<kVectors>([&](auto h) EF_INLINE {
       const __m512 sum = _mm512_cvtepi32_ps(_mm512_loadu_si512(sums + kLanes * h));
-      v[h] = _mm512_mul_ps(sum, _mm512_loadu_ps(scales_ + kLanes * h));
-      v[h] = _mm512_add_ps(v[h], _mm512_loadu_ps(bias_ + kLanes * h));
+      v[h] = _mm512_add_ps(_mm512_mul_ps(sum, scale_[h]), bias_[h]);
       if (place_ == Residual::kBeforeActivation) v[h] = Add<h>(v[h], residual);
       v[h] = (__m512)activation_((Floats)v[h]);
       if (place_ == Residual::kAfterActivation) v[h] = Add<h>(v[h], residual);
@@ -143,8 +144,7 @@ class Columns {
 
   Function activation_;
   Divider divider_;
-  const float* scales_;
-  const float* bias_;
+  __m512 scale_[kVectors], bias_[kVectors];
   Residual place_;
   bool residual_is_unsigned_;
   bool is_unsigned_;

@@ -5,9 +5,10 @@
     python docs/results/depth.py DATA_FOLDER WORK_FOLDER latency
 
 A row is kept as a JSON file and a model in WORK_FOLDER, so that an interrupted run goes on where it stopped, and a row
-that fails does not keep the others from being made. Patterns choose rows by name, such as ``"minilm *seed0"``, and what
-they start from; processes may work on different models at a time. The second form is for a quiet moment: it times all
-methods of a model that were made so far in one interleaved run.
+that fails does not keep the others from being made. The page is made of the rows in depth.jsonl beside it, where each
+takes the place of an older one. Patterns choose rows by name, such as ``"minilm *seed0"``, and what they start from;
+without any, what depth.jsonl lacks is made. Processes may work on different models at a time. The second form is for a
+quiet moment: it times all methods of a model whose files are in WORK_FOLDER in one interleaved run.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from typing import Any
 
 from depth_measure import latencies, measured, model_file
 from depth_methods import SEEDS, SUBJECTS, Row, rows
-from rows import keep, machine_line, made_from, mean
+from rows import commit_rows, keep, kept_rows, made_from, made_now, makers, mean
 
-HERE = Path(__file__).resolve().parent
+PAGE = Path(__file__).with_name("depth.md")
+KEPT = PAGE.with_suffix(".jsonl")
+LATENCIES = PAGE.with_name("depth_latencies.jsonl")
+NOT_COMMITTED = ("notes", "model")
 Result = Mapping[str, Any]
 INTRODUCTION = (
     "Methods on the same models, from the same calibration data, healed for the same number of steps without labels.",
@@ -57,7 +61,18 @@ READING = (
     "MiniLM's rows were made when removal refitted only the layers that write to the stream. As it is now, with all",
     "layers behind the cut, `third removed` is 0.8524 (-1.70 %).",
 )
-BY_BYTES = ("method", "block bytes", "file", "MACs", "latency", "value", "change", "interval", "processor seconds")
+BY_BYTES = (
+    "method",
+    "block bytes",
+    "file",
+    "MACs",
+    "latency",
+    "value",
+    "change",
+    "interval",
+    "processor seconds",
+    "made",
+)
 BY_LATENCY = ("method", "latency", "change", "interval")
 FASTER = 0.95
 
@@ -65,18 +80,30 @@ FASTER = 0.95
 def main(data: Path, work: Path, patterns: Sequence[str]) -> None:
     work.mkdir(parents=True, exist_ok=True)
     if list(patterns) == ["latency"]:
-        for subject, results in by_subject(work).items():
-            (work / f"{subject}.latency").write_text(json.dumps(latencies(data, work, subject, results), indent=1))
+        time_all(data, work)
         patterns = ["page only"]
     listed = {(row.subject, row.method): row for row in rows()}
-    wanted = [(seed, row) for seed in SEEDS for row in listed.values() if seed in row.seeds]
-    for seed, row in wanted:
-        if not patterns or any(fnmatch.fnmatchcase(row.name(seed), pattern) for pattern in patterns):
+    there = {_key(one) for one in all_rows(work)}
+    for seed, row in [(seed, row) for seed in SEEDS for row in listed.values() if seed in row.seeds]:
+        chosen = any(fnmatch.fnmatchcase(row.name(seed), pattern) for pattern in patterns)
+        if chosen or (not patterns and (row.subject, row.method, seed) not in there):
             try:
                 _make(data, work, row, seed, listed)
             except Exception:  # noqa: BLE001 - hours of other rows wait behind this one
                 traceback.print_exc()
-    (HERE / "depth.md").write_text(page(work), encoding="utf-8")
+    found = all_rows(work)
+    commit_rows(KEPT, found)
+    PAGE.write_text(page(found, kept_rows(LATENCIES)), encoding="utf-8")
+
+
+def time_all(data: Path, work: Path) -> None:
+    """Time what lies in the work folder; of other methods what was measured before stays."""
+    kept = {(one["subject"], one["method"]): one for one in kept_rows(LATENCIES)}
+    for subject in SUBJECTS:
+        made = [one for one in work_rows(work) if one["subject"] == subject]
+        for method, share in (latencies(data, work, subject, made) if made else {}).items():
+            kept[subject, method] = {"subject": subject, "method": method, "share": share, **made_now()}
+    commit_rows(LATENCIES, list(kept.values()))
 
 
 def _make(data: Path, work: Path, row: Row, seed: int, listed: Mapping[tuple[str, str], Row]) -> Path:
@@ -89,22 +116,36 @@ def _make(data: Path, work: Path, row: Row, seed: int, listed: Mapping[tuple[str
     return model_file(work, row, seed)
 
 
-def by_subject(work: Path) -> dict[str, list[Result]]:
-    """All results, by model, in the order of the methods and seeds."""
+def work_rows(work: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in work.glob("*.json")]
+
+
+def all_rows(work: Path) -> list[dict[str, Any]]:
+    """The committed rows and those of the work folder, by model, in the order of the methods and seeds."""
     order = {row.method: number for number, row in enumerate(rows())}
-    found = [json.loads(path.read_text()) for path in work.glob("*.json")]
-    found.sort(key=lambda one: (order.get(one["method"], len(order)), one["seed"]))
-    return {name: mine for name in SUBJECTS if (mine := [one for one in found if one["subject"] == name])}
+    found = {_key(one): one for one in kept_rows(KEPT)}
+    for one in work_rows(work):
+        found[_key(one)] = {name: value for name, value in one.items() if name not in NOT_COMMITTED}
+    subjects = list(SUBJECTS)
+    return sorted(
+        found.values(),
+        key=lambda one: (subjects.index(one["subject"]), order.get(one["method"], len(order)), one["seed"]),
+    )
 
 
-def page(work: Path) -> str:
-    found = by_subject(work)
-    lines = ["# Folding depth", "", *INTRODUCTION, "", f"{machine_line()} {COMMAND}"]
-    for subject, results in found.items():
-        path = work / f"{subject}.latency"
-        lines += ["", *section(subject, results, json.loads(path.read_text()) if path.exists() else {})]
-    made = made_from([one for of in found.values() for one in of])
-    return "\n".join([*lines, "", "## Reading", "", *READING, "", "## The recipes", "", *made, ""])
+def _key(row: Result) -> tuple[str, str, int]:
+    return row["subject"], row["method"], row["seed"]
+
+
+def page(found: Sequence[Result], timed: Sequence[Result]) -> str:
+    lines = ["# Folding depth", "", *INTRODUCTION, "", COMMAND, "", *(f"- {made}" for made in makers(found))]
+    if timed:
+        lines += [f"- Latencies: {made}" for made in makers(timed)]
+    for subject in SUBJECTS:
+        mine = [one for one in found if one["subject"] == subject]
+        latency = {one["method"]: one["share"] for one in timed if one["subject"] == subject}
+        lines += ["", *section(subject, mine, latency)] if mine else []
+    return "\n".join([*lines, "", "## Reading", "", *READING, "", "## The recipes", "", *made_from(found), ""])
 
 
 def section(subject: str, results: Sequence[Result], latency: Mapping[str, float]) -> list[str]:
@@ -114,6 +155,13 @@ def section(subject: str, results: Sequence[Result], latency: Mapping[str, float
         methods.setdefault(one["method"], []).append(one)
     stored = sorted(methods.values(), key=lambda of: -mean(of, "block_share"))
     faster = sorted((share, method) for method, share in latency.items() if share < FASTER and method in methods)
+    by_latency = [
+        "",
+        "By latency:",
+        "",
+        table(BY_LATENCY),
+        *(f"| {method} | {share:.2f} | {shown_change(methods[method])} |" for share, method in faster),
+    ]
     return [
         f"## {subject}: {results[0]['metric']} {results[0]['fp32']:.4f} in float32",
         "",
@@ -121,11 +169,7 @@ def section(subject: str, results: Sequence[Result], latency: Mapping[str, float
         "",
         table(BY_BYTES),
         *(by_bytes(of, latency.get(of[0]["method"])) for of in stored),
-        "",
-        "By latency:",
-        "",
-        table(BY_LATENCY),
-        *(f"| {method} | {share:.2f} | {shown_change(methods[method])} |" for share, method in faster),
+        *(by_latency if faster else []),
     ]
 
 
@@ -140,6 +184,7 @@ def by_bytes(of: Sequence[Result], latency: float | None) -> str:
         f"{mean(of, 'value'):.4f}",
         shown_change(of),
         f"{mean(of, 'seconds'):.0f}",
+        max(one["date"] for one in of),
     )
     return f"| {' | '.join(cells)} |"
 

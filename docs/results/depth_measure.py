@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx_ir as ir
 from depth_methods import SUBJECTS, Row
-from rows import inputs, model_and_task, score
+from rows import inputs, made_now, model_and_task, score
 
 import edgefold
 from edgefold.files.loading import load_model
@@ -68,6 +68,7 @@ def measured(data: Path, work: Path, row: Row, seed: int, base: Path | None) -> 
         "bytes": load_model(out).bytes,
         "macs_share": done / full if done and full and not row.values else None,
         "seconds": seconds,
+        **made_now(),
         "notes": json.loads(json.dumps(notes, default=str)),
     }
 

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the pages of results share: rows that survive an interruption, and models scored against their originals."""
+"""What the pages of results share: rows that survive an interruption, and models scored against their originals.
+
+A page whose rows take hours has them committed beside it, a line of JSON each: the page is made of these, and a row
+that is made anew takes the place of the old one. Models lie in the work folder alone.
+"""
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import json
 import statistics
@@ -31,6 +36,31 @@ def keep(work: Path, name: str, make: Callable[[], dict[str, Any]]) -> None:
     if not record.exists():
         print(name, flush=True)
         record.write_text(json.dumps(make(), indent=1))
+
+
+def kept_rows(path: Path) -> list[dict[str, Any]]:
+    """The committed rows."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def commit_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the rows beside the page."""
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+
+
+def made_now() -> dict[str, str]:
+    """When and where a row is made."""
+    return {"date": dt.datetime.now(dt.UTC).date().isoformat(), "on": machine_line()}
+
+
+def makers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The machines that made the rows, the latest first, each with how many and when."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        found.setdefault(row["on"], []).append(row["date"])
+    dates = {on: sorted(set(of)) for on, of in found.items()}
+    order = sorted(found, key=lambda on: dates[on][-1], reverse=True)
+    return [f"{len(found[on])} rows of {' and '.join(dates[on])}. {on}" for on in order]
 
 
 def inputs(path: Path, task: Task) -> Inputs:
@@ -78,7 +108,9 @@ def macs(path: Path, task: Task) -> int:
 def machine_line() -> str:
     """Where the rows were made, and with what."""
     built_with = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return f"Machine: {this_machine().cpu}; {built_with}."
+    machine = this_machine()
+    features = " ".join(name for name in ("avx2", "avx512f", "avx512_vnni") if name in machine.features)
+    return f"Machine: {machine.cpu}{f' ({features})' if features else ''}; {built_with}."
 
 
 def mean(of: Sequence[Mapping[str, Any]], key: str) -> float:

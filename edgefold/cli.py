@@ -96,9 +96,13 @@ def compress(form: str, log_level: str, **options: Any) -> None:
 @click.option("--learning-rate", type=float, help="At its highest, relative to each tensor; default by the model.")
 @click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), help="Default adamw.")
 @click.option("--gradient-bits", type=int, help="Integer training: of gradients of quantized layers; default float.")
+@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Of products in training; float32.")
 @click.option("--batch", type=int, help="Samples a step, over all processes.")
 @click.option(
-    "--augment", default="", metavar="flip,crop,mix,patch", help="Random changes of images, shown to both models."
+    "--augment",
+    default="",
+    metavar="flip,crop,warp,colour,mix,patch,splice",
+    help="Random changes of images, or of sequences (splice), shown to both models.",
 )
 @click.option("--samples", type=int, help="Of the calibration data; default all there are.")
 @click.option("--patience", type=int, help="Epochs without a better held-out loss before it stops; 0 never.")

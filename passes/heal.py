@@ -14,7 +14,7 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 LossName = Literal["output", "tail", "blockwise", "pairs", "labels"]
 Distance = Literal["error", "error+cosine", "batch-kl"]
-Augmentation = Literal["flip", "crop", "mix", "patch"]
+Augmentation = Literal["flip", "crop", "warp", "colour", "mix", "patch", "splice"]
 
 DEFAULT_EPOCHS = 10
 DEFAULT_RATE = 3e-3
@@ -65,12 +65,17 @@ class Heal(Pass, frozen=True, kw_only=True):
         gradient_bits: integer training (arXiv 2411.10948): the backward products of quantized layers multiply integers
             too, with gradients rounded stochastically to codes of so many bits (8 in layers of 8-bit weights); float
             where it is not given.
+        precision: of the products where the model learns; with `bfloat16` a step takes less time on processors that
+            have instructions for it. It is judged in float32 either way. Not for quantized layers.
         clip: largest norm of the gradient.
         temperature: of the KL divergence (Hinton et al. 2015, section 2).
         batch: samples a step, over all processes.
-        augment: changes of images, made at random and shown to both models: `flip` left to right, `crop` shifts by up
-            to an eighth of the side, `mix` blends with another image of the batch, `patch` puts a rectangle of another
-            in (both for label-free losses only; named together, each image takes one of the two).
+        augment: changes made at random and shown to both models. Of images: `flip` left to right, `crop` shifts by up
+            to an eighth of the side, `warp` magnifies by up to 1.4 either way and turns by up to 15 degrees, `colour`
+            changes brightness, contrast and saturation, `mix` blends with another image of the batch, `patch` puts a
+            rectangle of another in (named together, each image takes one of the two). Of sequences of tokens:
+            `splice`, every second one goes on as another of the batch from some position. Two samples in one have no
+            label, so mix, patch and splice are for label-free losses only.
         samples: of the calibration data, from the start; all where it is not given, also where the task names fewer.
         held_out: share of them that training never sees, for early stopping.
         patience: epochs without a better held-out loss before training stops; 0 never stops.
@@ -93,6 +98,7 @@ class Heal(Pass, frozen=True, kw_only=True):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     gradient_bits: Annotated[int, msgspec.Meta(ge=2, le=8)] | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
     clip: Positive = 1.0
     temperature: Positive = 2.0
     batch: Count = 64
@@ -113,9 +119,9 @@ class Heal(Pass, frozen=True, kw_only=True):
             raise ValueError("loss pairs compares the tensors of the option pairs, which names none")
         if not self.train:
             raise ValueError("train names nothing to train; take all")
-        mixing = [name for name in ("mix", "patch") if name in self.augment]
+        mixing = [name for name in ("mix", "patch", "splice") if name in self.augment]
         if mixing and "labels" in self.loss:
-            raise ValueError(f"augment {mixing[0]} mixes images, for which there are no labels; take one of the two")
+            raise ValueError(f"augment {mixing[0]} mixes samples, for which there are no labels; take one of the two")
 
     def rewrite(self, model: ir.Model, context: Context) -> Notes:
         if context.heal is None:

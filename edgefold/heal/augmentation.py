@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random changes of images that leave what they show the same; the teacher sees the changed image too."""
+"""Random changes of inputs that give a teacher more to say: it labels whatever it is shown, and sees the change too.
+
+What single images become is in `image_changes`; here is what is drawn, which inputs it is for, and what is made of two
+samples: blends and patches of images, and sequences that go on as another.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +14,29 @@ from typing import Any
 import numpy as np
 
 from edgefold.errors import UsageError
+from edgefold.heal.image_changes import coloured, is_images, moved, spatial_axis, warped
+from edgefold.heal.samples import padding_mask
 
 Array = np.ndarray[Any, Any]
-MAX_SHIFT = 8  # a crop shifts by up to this part of a side
-CHANNELS = (1, 3, 4)
-MIXING = frozenset(("mix", "patch"))
+BLENDING = frozenset(("mix", "patch"))
+MIXING = BLENDING | {"splice"}
+"""Changes that make one sample of two."""
+SPLICED = 0.5  # of the sequences; the others stay whole, as they will be asked later
 
 
-def check_images(feeds: Mapping[str, Array]) -> None:
+def check_inputs(feeds: Mapping[str, Array], changes: Sequence[str]) -> None:
     """Refuse an augmentation that no input can take.
 
     Raises:
-        UsageError: no input holds images; lists the shapes.
+        UsageError: no input holds images, or sequences where these are to be spliced; lists the shapes.
     """
-    if not any(_is_images(value) for value in feeds.values()):
-        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
+    shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
+    if set(changes) - {"splice"} and not any(map(is_images, feeds.values())):
         raise UsageError(f"--augment changes images, [N, C, H, W] or [N, H, W, C] in float; the inputs are {shapes}")
+    if "splice" in changes and not _sequences(feeds):
+        raise UsageError(
+            f"--augment splice joins sequences of numbers, integer [N, positions], all alike; the inputs are {shapes}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +50,9 @@ class Draw:
         shares: [rows] of the sample itself in the mixture, from 0 to 1.
         patched: bool [rows], whether a patch is mixed in where both ways of mixing are wanted.
         centres: [rows, 2] of the patch, from 0 to 1, vertical and horizontal.
+        warps: [rows, 2] of the largest magnification (its logarithm) and turn, from -1 to 1.
+        colours: [rows, 3] of the largest change of brightness, contrast and saturation, from -1 to 1.
+        cuts: [rows] where in a sequence the partner takes over, from 0 to 1; above it the sequence stays whole.
     """
 
     flips: Array
@@ -47,13 +61,19 @@ class Draw:
     shares: Array
     patched: Array
     centres: Array
+    warps: Array
+    colours: Array
+    cuts: Array
 
     @classmethod
     def of(cls, random: np.random.Generator, rows: int) -> Draw:
         """Draw for a whole batch, of which each process then takes its part."""
         flips, shifts = random.random(rows) < 0.5, random.uniform(-1, 1, (rows, 2))
         partners, shares = random.permutation(rows), random.random(rows).astype(np.float32)
-        return cls(flips, shifts, partners, shares, random.random(rows) < 0.5, random.random((rows, 2)))
+        patched, centres = random.random(rows) < 0.5, random.random((rows, 2))
+        warps, colours = random.uniform(-1, 1, (rows, 2)), random.uniform(-1, 1, (rows, 3))
+        cuts = random.uniform(0, 1 / SPLICED, rows)
+        return cls(flips, shifts, partners, shares, patched, centres, warps, colours, cuts)
 
     def take(self, positions: Array) -> Draw:
         """What was drawn for some of the batch."""
@@ -65,21 +85,22 @@ def augmented(feeds: Mapping[str, Array], changes: Sequence[str], draw: Draw) ->
 
     Args:
         feeds: input name -> array [rows, ...]; those that are no images pass through.
-        changes: of "flip" and "crop"; others are for `mixed`. A crop shifts by a whole number of pixels, up to an
-            eighth of the side, and what comes in from outside is mirrored, which needs no knowledge of how black is
-            normalized.
+        changes: of "flip", "crop", "warp" and "colour"; others are for `mixed`.
         draw: for the same rows.
     """
     changed = dict(feeds)
     for name, value in feeds.items():
-        if not _is_images(value):
+        if not is_images(value):
             continue
-        first = _first_spatial_axis(value)
         result = value
         if "flip" in changes:
-            result = np.where(draw.flips[:, None, None, None], np.flip(result, first + 1), result)
+            result = np.where(draw.flips[:, None, None, None], np.flip(result, spatial_axis(value) + 1), result)
         if "crop" in changes:
-            result = _shifted(result, draw.shifts, first)
+            result = moved(result, draw.shifts)
+        if "warp" in changes:
+            result = warped(result, draw.warps)
+        if "colour" in changes:
+            result = coloured(result, draw.colours)
         changed[name] = np.ascontiguousarray(result)
     return changed
 
@@ -87,22 +108,29 @@ def augmented(feeds: Mapping[str, Array], changes: Sequence[str], draw: Draw) ->
 def mixed(
     feeds: Mapping[str, Array], partners: Mapping[str, Array], changes: Sequence[str], draw: Draw
 ) -> dict[str, Array]:
-    """Images mixed with others of the batch; the teacher says what the mixture shows.
+    """Samples mixed with others of the batch; the teacher says what the mixture shows.
 
     With it a few thousand images teach for much longer before the student knows them by heart (Beyer et al. 2022,
     arXiv 2106.05237, section 3).
 
     Args:
-        feeds: input name -> array [rows, ...]; those that are no images pass through.
-        partners: the same inputs of the samples to mix in.
+        feeds: input name -> array [rows, ...]; those that are neither images nor sequences pass through.
+        partners: the same inputs of the samples to mix in, of the same shapes.
         changes: of "mix", all pixels are blended (mixup, arXiv 1710.09412), and "patch", a rectangle is replaced
-            (CutMix, arXiv 1905.04899); of both, each image takes one.
+            (CutMix, arXiv 1905.04899); of both, each image takes one; and of "splice", a sequence goes on as its
+            partner does from some position that both have, in all inputs alike, so that what begins and ends a
+            sequence still does.
         draw: for the same rows.
     """
     result = dict(feeds)
+    if "splice" in changes:
+        own = _own_positions(feeds, partners, draw)
+        result |= {name: np.where(own, value, partners[name]) for name, value in _sequences(feeds).items()}
+    if not BLENDING & set(changes):
+        return result
     for name, value in feeds.items():
-        if _is_images(value):
-            first = _first_spatial_axis(value)
+        if is_images(value):
+            first = spatial_axis(value)
             own = np.expand_dims(_own_shares(changes, draw, value.shape[first : first + 2]), 1 if first == 2 else 3)
             result[name] = (own * value + (1 - own) * partners[name]).astype(value.dtype)
     return result
@@ -125,24 +153,23 @@ def _own_shares(changes: Sequence[str], draw: Draw, size: tuple[int, ...]) -> Ar
     return own
 
 
-def _is_images(value: Array) -> bool:
-    return value.ndim == 4 and value.dtype.kind == "f" and (value.shape[1] in CHANNELS or value.shape[3] in CHANNELS)
+def _sequences(feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """The inputs that hold a number for each position, where they agree on how many there are."""
+    found = {name: value for name, value in feeds.items() if value.ndim == 2 and value.dtype.kind in "iu"}
+    return found if len({value.shape[1] for value in found.values()}) == 1 else {}
 
 
-def _first_spatial_axis(value: Array) -> int:
-    return 2 if value.shape[1] in CHANNELS else 1
+def _own_positions(feeds: Mapping[str, Array], partners: Mapping[str, Array], draw: Draw) -> Array:
+    """Where each sequence stays its own, bool [rows, positions]; a mask among the inputs says how long they are.
 
-
-def _shifted(images: Array, shifts: Array, first: int) -> Array:
-    """Each image moved by its share ``shifts`` [rows, 2] of the largest shift."""
-    height, width = images.shape[first : first + 2]
-    most = (height // MAX_SHIFT, width // MAX_SHIFT)
-    padding = [(0, 0)] * 4
-    padding[first : first + 2] = [(size, size) for size in most]
-    padded = np.pad(images, padding, mode="reflect")
-    result = np.empty_like(images)
-    for row, shift in enumerate(shifts):
-        top, left = (size + round(float(part) * size) for part, size in zip(shift, most, strict=True))
-        window = (slice(top, top + height), slice(left, left + width))
-        result[row] = padded[row][(slice(None), *window) if first == 2 else window]
-    return result
+    Of one that is cut, the first position stays; where the shorter of the two ends, the partner has taken over.
+    """
+    positions = next(iter(_sequences(feeds).values())).shape[1]
+    mask = padding_mask(feeds)
+    lengths = np.full(len(draw.cuts), positions)
+    if mask is not None:
+        lengths = np.minimum(*(np.not_equal(inputs[mask], 0).sum(axis=1) for inputs in (feeds, partners)))
+    first = 1 + np.floor(draw.cuts * np.maximum(lengths - 1, 0)).astype(int)
+    first = np.where(draw.cuts < 1, first, positions)
+    own: Array = np.arange(positions) < first[:, None]
+    return own

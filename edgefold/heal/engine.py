@@ -18,7 +18,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from edgefold import __version__
 from edgefold.errors import ModelError, UsageError
-from edgefold.heal.augmentation import check_images
+from edgefold.heal.augmentation import check_inputs
 from edgefold.heal.device_teacher import best_teacher
 from edgefold.heal.graph_module import GraphModule, supports
 from edgefold.heal.objective import Objective, make_objective
@@ -116,7 +116,7 @@ def heal_model(
     samples = read_samples(task, interface, options, seed)
     probe = samples.take(samples.training[: samples.chunk or PROBE_ROWS])
     if options.augment:
-        check_images(probe)
+        check_inputs(probe, options.augment)
     objective = make_objective(options, task, interface, student, teacher, probe)
     saved = TrainingFile(state, _fingerprint(student, teacher, task, options, seed)) if state else None
     told = best_teacher(teacher, objective.of_teacher, options.threads, processes.device)

@@ -33,7 +33,7 @@ def make_optimizer(
             {"params": [weight], "scale": max(_root_mean_square(weight), least_steps.get(name, 0.0)) or SIZE_OF_ZEROS}
             for name, weight in weights.items()
         ]
-        return torch.optim.AdamW(groups, lr=rate, weight_decay=options.weight_decay)
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=options.weight_decay, fused=True)
     return torch.optim.SGD(
         [{"params": list(weights.values()), "scale": 1.0}],
         lr=rate,

@@ -138,10 +138,14 @@ class TrainingFile:
 
 
 def _fill(optimizer: torch.optim.Optimizer, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in arrays.items():
         _, index, key = name.split(".", 2)
-        state.setdefault(int(index), {})[key] = torch.from_numpy(value)
+        weight, tensor = weights[int(index)], torch.from_numpy(value)
+        if tensor.shape == weight.shape:  # the fused step takes for granted that both lie in memory in the same order
+            tensor = torch.empty_like(weight).copy_(tensor)
+        state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -50,7 +50,7 @@ class Training:
         saved: where the state is kept, or None to keep none.
 
     Raises:
-        UsageError: the batch does not divide among the processes.
+        UsageError: the batch does not divide among the processes, or quantized layers are to learn in bfloat16.
     """
 
     def __init__(
@@ -64,6 +64,8 @@ class Training:
         processes: Processes,
         saved: TrainingFile | None = None,
     ) -> None:
+        if options.precision != "float32" and student.least_steps:
+            raise UsageError(f"--precision {options.precision}: the model has quantized layers; take float32")
         self.progress = Progress()
         self._student = student.to(processes.device, memory_format=torch.channels_last)
         weights = {name: weight for name, weight in student.named_parameters() if weight.requires_grad}
@@ -125,13 +127,13 @@ class Training:
 
     def _changed(self, batch: Array, positions: Array, draw: Draw) -> dict[str, Array]:
         """The feeds of some positions in the batch, augmented as drawn."""
-        changes = self._options.augment
-        feeds = augmented(self._samples.take(batch[positions]), changes, draw.take(positions))
+        changes, own = self._options.augment, draw.take(positions)
         if not MIXING & set(changes):
-            return feeds
+            return augmented(self._samples.take(batch[positions]), changes, own)
         partners = draw.partners[positions]
-        others = augmented(self._samples.take(batch[partners]), changes, draw.take(partners))
-        return mixed(feeds, others, changes, draw.take(positions))
+        both = self._samples.take(batch[np.concatenate([positions, partners])])  # padded to one length
+        feeds, others = ({name: np.split(value, 2)[side] for name, value in both.items()} for side in (0, 1))
+        return mixed(augmented(feeds, changes, own), augmented(others, changes, draw.take(partners)), changes, own)
 
     def _loss(
         self, module: torch.nn.Module, rows: Array, changed: Mapping[str, Array] | None, warming: bool = False
@@ -141,10 +143,19 @@ class Training:
         feeds = samples.take(rows) if changed is None else changed
         wanted = self._teacher.of(samples, rows) if changed is None else self._teacher(feeds)
         fed = self._tensors(feeds)
-        given = module(fed, self._objective.of_student)
+        with self._arithmetic():
+            given = module(fed, self._objective.of_student)
         labels = None if samples.labels is None else self._tensor(samples.labels[rows])
         loss: Tensor = self._objective(given, self._tensors(wanted), labels, fed, warming)
         return loss
+
+    def _arithmetic(self) -> contextlib.AbstractContextManager[object]:
+        """What the student's products are computed in: as asked where it learns, float32 where it is judged."""
+        lower = self._options.precision == "bfloat16" and torch.is_grad_enabled()
+        arithmetic: contextlib.AbstractContextManager[object] = torch.autocast(
+            self._processes.device.type, torch.bfloat16, enabled=lower
+        )
+        return arithmetic
 
     def _judge(self, rate: float | None) -> None:
         """Score the held-out rows, remember the weights where they are the best, and write the epoch's record."""

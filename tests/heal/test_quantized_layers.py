@@ -17,13 +17,14 @@ from damaged import damaged, healed, original, training, weights_of  # noqa: E40
 from packed_layers import FLOAT, SIGNED, UNSIGNED, convolution, layers, linear, lookup, matrix, packed  # noqa: E402
 from torch_graphs import assert_same, in_ort, in_torch, weights  # noqa: E402
 
-from edgefold.errors import ModelError  # noqa: E402
+from edgefold.errors import ModelError, UsageError  # noqa: E402
 from edgefold.files.serialization import serialize  # noqa: E402
 from edgefold.heal.graph_module import SPACINGS, GraphModule  # noqa: E402
 from edgefold.heal.hidden import paired_hidden  # noqa: E402
 from edgefold.heal.operators.learned_step import Levels, activation_codes  # noqa: E402
 from edgefold.heal.optimizer import make_optimizer  # noqa: E402
 from edgefold.heal.packed_weights import PackedWeights, packed_weights  # noqa: E402
+from edgefold.heal.training import Training  # noqa: E402
 from edgefold.passes import Context, Heal, Quantize  # noqa: E402
 from edgefold.passes.heal import DEFAULT_RATE, DEFAULT_RATE_OF_QUANTIZED  # noqa: E402
 
@@ -238,3 +239,10 @@ def test_activation_steps_learn_by_the_rounding_error_inside_and_the_limit_outsi
     (integers * scale.detach()).sum().backward()
     assert x.grad.tolist() == [[1, 1, 0, 0]]
     assert scale.grad.item() == pytest.approx((1 - 0.52) + (1 - 1.2) - 4 + 2 * 7)
+
+
+def test_quantized_layers_do_not_learn_in_bfloat16() -> None:
+    model = linear(matrix(75, 20, 4, "shift"), FLOAT, 0.0)
+    student, options = GraphModule(model), Heal(precision="bfloat16")
+    with pytest.raises(UsageError, match="--precision bfloat16: the model has quantized layers"):
+        Training(student, None, None, None, options, 0, None)  # type: ignore[arg-type]  # refused before they are read

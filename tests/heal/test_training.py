@@ -55,8 +55,8 @@ def test_losses_add_up() -> None:
 
 def test_the_same_seed_gives_the_same_bits() -> None:
     a, b = damaged(), damaged()
-    healed(a, epochs=2, augment=("flip", "crop", "mix"))
-    healed(b, epochs=2, augment=("flip", "crop", "mix"))
+    healed(a, epochs=2, augment=("flip", "crop", "warp", "colour", "mix"))
+    healed(b, epochs=2, augment=("flip", "crop", "warp", "colour", "mix"))
     assert same(a, b)
     assert not same(a, damaged())
 
@@ -92,6 +92,21 @@ def test_a_training_that_diverges_stops_and_says_so() -> None:
     assert done.steps < 9 * 3
     assert same(model, damaged(0.05))
     assert "diverged" in findings_of(done)[0]
+
+
+def test_products_in_bfloat16_teach_nearly_the_same_and_are_judged_in_float32() -> None:
+    plain, short = damaged(), damaged()
+    wanted, done = (
+        healed(plain, epochs=3, learning_rate=0.01),
+        healed(short, epochs=3, learning_rate=0.01, precision="bfloat16"),
+    )
+    assert done.history[0].held_out == wanted.history[0].held_out
+    assert done.history[-1].held_out == pytest.approx(wanted.history[-1].held_out, rel=0.2)
+    assert not same(plain, short)
+    dtypes = {value.const_value.dtype for value in short.graph.initializers.values() if value.const_value is not None}
+    assert dtypes == {
+        value.const_value.dtype for value in plain.graph.initializers.values() if value.const_value is not None
+    }
 
 
 class Interrupted(Teacher):

@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 import torch
 
 from edgefold.heal import losses
-from edgefold.heal.augmentation import Draw, augmented, check_images, mixed
+from edgefold.heal.augmentation import Draw, augmented, check_inputs, mixed
 from edgefold.heal.schedule import WARM_UP, learning_rate_factor
 from edgefold.passes.heal import Heal
 
@@ -93,7 +93,8 @@ def test_the_learning_rate_ends_at_nothing() -> None:
 def draw(flip: bool, down: float, right: float) -> Draw:
     shares = np.array([0.25, 1.0], np.float32)
     flips, shifts = np.array([flip, False]), np.array([[down, right], [0.0, 0.0]])
-    return Draw(flips, shifts, np.array([1, 0]), shares, np.array([False, False]), np.full((2, 2), 0.5))
+    still = {"warps": np.zeros((2, 2)), "colours": np.zeros((2, 3)), "cuts": np.full(2, 1.5)}
+    return Draw(flips, shifts, np.array([1, 0]), shares, np.array([False, False]), np.full((2, 2), 0.5), **still)
 
 
 def test_images_are_flipped_and_moved_by_whole_pixels() -> None:
@@ -122,7 +123,7 @@ def test_only_images_are_changed(rng: np.random.Generator) -> None:
     changed = augmented(feeds, ("flip", "crop"), draw(True, 1, 1))
     assert all(changed[name] is feeds[name] for name in feeds)
     with pytest.raises(UsageError, match=r"--augment changes images.*ids \[2, 3, 16, 24\]"):
-        check_images(feeds)
+        check_inputs(feeds, ("flip",))
 
 
 def test_images_are_blended_by_their_share_and_other_inputs_are_not(rng: np.random.Generator) -> None:
@@ -158,7 +159,7 @@ def test_of_both_ways_of_mixing_each_image_takes_one(rng: np.random.Generator) -
 
 @pytest.mark.parametrize("way", ["mix", "patch"])
 def test_mixtures_have_no_labels(way: str) -> None:
-    with pytest.raises(ValueError, match=f"augment {way} mixes images"):
+    with pytest.raises(ValueError, match=f"augment {way} mixes samples"):
         Heal(loss=("labels",), augment=(way,))
     Heal(loss=("output",), augment=(way,))
 

@@ -2,6 +2,7 @@
 #include "ops/stage_finish.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "base/rounding.h"
@@ -53,6 +54,14 @@ void StorePlanes(const float* values, int64_t pixels, int64_t channels, float* y
   }
 }
 
+// Whether sums of 32 bits with these scales and biases stay finite.
+bool MayCurve(const float* constants, int64_t count, float residual_scale) {
+  constexpr float kLargest = 1e25f;
+  bool finite = std::abs(residual_scale) < kLargest;
+  for (int64_t i = 0; i < count; ++i) finite &= std::abs(constants[i]) < kLargest;
+  return finite;
+}
+
 }  // namespace
 
 StageFinish::StageFinish(const ConvStage& stage)
@@ -75,7 +84,11 @@ StageFinish::Constants StageFinish::Prepare(const StageInputs& inputs, float x_s
     scales[n] = x_scale * scales_[n];
     bias[n] = inputs.bias[inputs.bias_is_scalar ? 0 : n];
   }
-  return {scales, bias, residual_scale, inputs.y_scale};
+  Constants constants = {scales, bias, residual_scale, inputs.y_scale, {}};
+  if (!range_.is_float() && MayCurve(memory, ConstantFloats(), residual_scale)) {
+    constants.curve = FitCurve(activation_, inputs.y_scale, static_cast<float>(range_.high));
+  }
+  return constants;
 }
 
 int64_t StageFinish::ScratchBytes(int64_t pixels) const {
@@ -93,6 +106,7 @@ void StageFinish::Run(const Constants& constants, const Target& target, const in
   r.scales = constants.scales + channel;
   r.bias = constants.bias + channel;
   r.activation = activation_;
+  r.curve = constants.curve.usable ? &constants.curve : nullptr;
   r.place = place_;
   if (place_ != Residual::kNone) r.residual = target.residual + channel;
   r.residual_stride = channels_;

@@ -16,6 +16,7 @@
 
 #include "base/kernel.h"
 #include "kernels/activation/activation.h"
+#include "kernels/requantize/curve.h"
 
 namespace edgefold {
 
@@ -37,6 +38,9 @@ struct RequantizeArguments {
   const float* scales;  // [channels rounded up to 16]
   const float* bias;    // the same
   Activation activation;
+  // Null, or FitCurve(activation, y_scale, range.high) where it is usable and all values before the
+  // activation are finite: kernels that use it give the same codes as without.
+  const CodeCurve* curve;
   Residual place;
   const uint8_t* residual;  // [pixels][residual_stride] codes; `channels` of a pixel are read
   int64_t residual_stride;

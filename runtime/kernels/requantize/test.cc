@@ -135,6 +135,41 @@ void Ties(Random& random, std::vector<Tally>& tallies) {
   }
 }
 
+// Curves in place of formulas, all over their range and beyond it.
+void Curves(Random& random, std::vector<Tally>& tallies) {
+  constexpr int64_t kChannels = 64, kPixels = 60;
+  std::vector<int32_t> sums(kPixels * kChannels);
+  std::vector<uint8_t> residual(sums.size());
+  for (uint8_t& code : residual) code = static_cast<uint8_t>(random.Range(-127, 127));
+  RequantizeArguments r = {};
+  r.sums = sums.data();
+  r.stride = r.channels = r.residual_stride = r.y_stride = kChannels;
+  r.pixels = kPixels;
+  r.residual = residual.data();
+  r.residual_scale = 0.01f;
+  int usable = 0;
+  for (int round = 0; round < 400; ++round) {
+    const auto kind = static_cast<ActivationKind>(round % kActivationKinds);
+    if (kind == ActivationKind::kClip) continue;
+    const float scale = std::ldexp(1.0f + random.Uniform() * 0.5f, random.Range(-30, -14));
+    const std::vector<float> scales(kChannels, scale), bias = Floats(random, kChannels, 3.0f);
+    for (int32_t& sum : sums) sum = random.Range(-1000000, 1000000);
+    r.scales = scales.data();
+    r.bias = bias.data();
+    r.activation = {kind, round % 3 == 0 ? 1.0f : 1.0f + random.Uniform(), 0.5f};
+    r.place = static_cast<Residual>(random.Range(0, 2));
+    r.range = round % 2 == 0   ? CodeRange{-127, 127}
+              : round % 5 == 0 ? CodeRange{0, 15}
+                               : CodeRange{0, 255};
+    r.y_scale = std::ldexp(1.5f + 0.5f * random.Uniform(), random.Range(-10, 0));
+    const CodeCurve curve = FitCurve(r.activation, r.y_scale, static_cast<float>(r.range.high));
+    r.curve = curve.usable ? &curve : nullptr;
+    usable += curve.usable;
+    Compare<uint8_t>(r, "curves", tallies);
+  }
+  tallies.back().Check(usable > 60, "curves of common scales are usable");
+}
+
 }  // namespace
 
 std::vector<Tally> TestRequantize() {
@@ -144,7 +179,7 @@ std::vector<Tally> TestRequantize() {
   for (CodeRange range : {CodeRange{0, 255}, CodeRange{-127, 127}, CodeRange{0, 15}, CodeRange{}}) {
     for (Residual place :
          {Residual::kNone, Residual::kBeforeActivation, Residual::kAfterActivation}) {
-      for (int64_t channels : {1, 7, 8, 15, 16, 17, 32, 40}) {
+      for (int64_t channels : {1, 7, 8, 15, 16, 17, 32, 40, 64, 100}) {
         for (int64_t pixels : {0, 1, 2, 5}) {
           const auto kind = static_cast<ActivationKind>(number++ % kActivationKinds);
           for (Activation activation : {Activation{ActivationKind::kClip, 0.0f, 6.0f},
@@ -158,6 +193,7 @@ std::vector<Tally> TestRequantize() {
   }
   Special(tallies);
   Ties(random, tallies);
+  Curves(random, tallies);
   return tallies;
 }
 

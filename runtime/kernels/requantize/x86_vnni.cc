@@ -9,6 +9,7 @@
 #include "base/unroll.h"
 #include "kernels/activation/formulas.h"
 #include "kernels/requantize/requantize.h"
+#include "kernels/requantize/x86_vnni_curve.h"
 
 namespace edgefold {
 namespace {
@@ -54,12 +55,14 @@ inline EF_INLINE __m512i InOrder(__m512i packed) {
 }
 
 // Channels first ... of a pixel, as many as fill kVectors registers but for the last.
-template <bool kCodes, int kVectors, typename Function>
+// kCurved: by a curve, where it is certain; nothing is added after the activation then.
+template <bool kCodes, bool kCurved, int kVectors, typename Function>
 class Columns {
  public:
   inline EF_INLINE Columns(const RequantizeArguments& r, int64_t first, float clip_low,
-                           float clip_high, const Function& activation)
+                           float clip_high, const Function& activation, const Curve* curve)
       : activation_(activation),
+        curve_(curve),
         divider_(r.y_scale),
         place_(r.place),
         residual_is_unsigned_(r.residual_is_unsigned),
@@ -74,6 +77,7 @@ class Columns {
       const float highest = static_cast<float>(r.range.high) * r.y_scale;
       const __m512i code = divider_.Round(_mm512_set1_ps(Clip(clip_low, lowest, highest)));
       lowest_ = _mm512_set1_epi8(static_cast<char>(_mm512_cvtsi512_si32(code)));
+      highest_ = _mm512_set1_epi8(static_cast<char>(r.range.high));
       clip_high = Clip(clip_high, lowest, highest);
     }
     high_ = _mm512_set1_ps(clip_high);
@@ -89,11 +93,14 @@ class Columns {
       const __m512 sum = _mm512_cvtepi32_ps(_mm512_loadu_si512(sums + kLanes * h));
       v[h] = _mm512_add_ps(_mm512_mul_ps(sum, scale_[h]), bias_[h]);
       if (place_ == Residual::kBeforeActivation) v[h] = Add<h>(v[h], residual);
+      if constexpr (kCurved) return;
       v[h] = (__m512)activation_((Floats)v[h]);
       if (place_ == Residual::kAfterActivation) v[h] = Add<h>(v[h], residual);
     });
     if constexpr (kCodes) {
-      StoreCodes(v, y);
+      __m512i codes[kMostVectors];
+      kCurved ? CurvedCodes(v, codes) : Codes(v, codes);
+      Store(codes, y);
     } else {
       Unroll<kVectors>([&](auto h) EF_INLINE {
         _mm512_mask_storeu_ps(y + 4 * kLanes * h, Mask<h>(), Clip(v[h], low_, high_));
@@ -117,19 +124,42 @@ class Columns {
 
   // The smaller operand where both are numbers, and NaN for a NaN: converted, it becomes the least
   // integer, as does what is too low; packing with saturation keeps it below every code.
-  inline EF_INLINE void StoreCodes(const __m512 (&v)[kVectors], uint8_t* y) const {
-    __m512i codes[kMostVectors];
-    Unroll<kMostVectors>([&](auto h) EF_INLINE {
-      constexpr int kFrom = h < kVectors ? int{h} : 0;
-      codes[h] = h < kVectors ? divider_.Round(_mm512_min_ps(high_, v[kFrom])) : codes[0];
+  inline EF_INLINE void Codes(const __m512 (&v)[kVectors], __m512i* codes) const {
+    Unroll<kVectors>([&](auto h)
+                         EF_INLINE { codes[h] = divider_.Round(_mm512_min_ps(high_, v[h])); });
+  }
+
+  // Where a tie is near in any vector, the formula decides for all of that vector.
+  inline EF_INLINE void CurvedCodes(const __m512 (&v)[kVectors], __m512i* codes) const {
+    __m512 quotients[kVectors];
+    curve_->Quotients(v, quotients);
+    __mmask16 near[kVectors];
+    Unroll<kVectors>([&](auto h) EF_INLINE {
+      near[h] = curve_->Near(quotients[h]);
+      codes[h] = _mm512_cvtps_epi32(quotients[h]);
     });
+    unsigned any = 0;
+    Unroll<kVectors>([&](auto h) EF_INLINE { any |= near[h]; });
+    if (__builtin_expect(any == 0, 1)) return;
+    Unroll<kVectors>([&](auto h) EF_INLINE {
+      if (near[h] != 0) codes[h] = Exact(v[h]);
+    });
+  }
+  __attribute__((noinline)) __m512i Exact(__m512 v) const {
+    return divider_.Round(_mm512_min_ps(high_, (__m512)activation_((Floats)v)));
+  }
+
+  inline EF_INLINE void Store(__m512i* codes, uint8_t* y) const {
+    Unroll<kMostVectors - kVectors>([&](auto h) EF_INLINE { codes[kVectors + h] = codes[0]; });
     const __m512i low = _mm512_packs_epi32(codes[0], codes[1]);
     const __m512i high = kVectors > 2 ? _mm512_packs_epi32(codes[2], codes[3]) : low;
     __m512i bytes;
     if (is_unsigned_) {
       bytes = _mm512_max_epu8(_mm512_packus_epi16(low, high), lowest_);
+      if constexpr (kCurved) bytes = _mm512_min_epu8(bytes, highest_);
     } else {
       bytes = _mm512_max_epi8(_mm512_packs_epi16(low, high), lowest_);
+      if constexpr (kCurved) bytes = _mm512_min_epi8(bytes, highest_);
     }
     bytes = InOrder(bytes);
     if constexpr (kVectors == 1) {
@@ -143,6 +173,7 @@ class Columns {
   }
 
   Function activation_;
+  const Curve* curve_;
   Divider divider_;
   __m512 scale_[kVectors], bias_[kVectors];
   Residual place_;
@@ -150,13 +181,13 @@ class Columns {
   bool is_unsigned_;
   __m512 residual_scale_;
   __m512 low_, high_;
-  __m512i lowest_;
+  __m512i lowest_, highest_;
   __mmask64 bytes_;  // of channels that there are
 };
 
-template <bool kCodes, int kVectors, typename Function>
+template <bool kCodes, bool kCurved, int kVectors, typename Function>
 void RunColumns(const RequantizeArguments& r, int64_t first, float low, float high,
-                const Function& activation) {
+                const Function& activation, const Curve* curve) {
   constexpr int64_t kElement = kCodes ? 1 : 4;
   // Copies: a store to y might change what r points to, for all that the compiler knows.
   const int64_t pixels = r.pixels;
@@ -164,7 +195,8 @@ void RunColumns(const RequantizeArguments& r, int64_t first, float low, float hi
   const int64_t y_stride = r.y_stride * kElement;
   const bool adds = r.place != Residual::kNone;
   const int64_t residual_stride = adds ? r.residual_stride : 0;
-  const Columns<kCodes, kVectors, Function> columns(r, first, low, high, activation);
+  const Columns<kCodes, kCurved, kVectors, Function> columns(r, first, low, high, activation,
+                                                             curve);
   const int32_t* sums = r.sums + first;
   const uint8_t* residual = adds ? r.residual + first : nullptr;
   uint8_t* y = static_cast<uint8_t*>(r.y) + first * kElement;
@@ -174,24 +206,33 @@ void RunColumns(const RequantizeArguments& r, int64_t first, float low, float hi
   }
 }
 
-template <bool kCodes, typename Function>
-void Run(const RequantizeArguments& r, float low, float high, const Function& activation) {
+template <bool kCodes, bool kCurved = false, typename Function>
+void Run(const RequantizeArguments& r, float low, float high, const Function& activation,
+         const Curve* curve = nullptr) {
   for (int64_t n = 0; n < r.channels; n += kMostVectors * kLanes) {
     const int64_t vectors = (r.channels - n + kLanes - 1) / kLanes;
     if (vectors >= 4) {
-      RunColumns<kCodes, 4>(r, n, low, high, activation);
+      RunColumns<kCodes, kCurved, 4>(r, n, low, high, activation, curve);
     } else if (vectors == 3) {
-      RunColumns<kCodes, 3>(r, n, low, high, activation);
+      RunColumns<kCodes, kCurved, 3>(r, n, low, high, activation, curve);
     } else if (vectors == 2) {
-      RunColumns<kCodes, 2>(r, n, low, high, activation);
+      RunColumns<kCodes, kCurved, 2>(r, n, low, high, activation, curve);
     } else {
-      RunColumns<kCodes, 1>(r, n, low, high, activation);
+      RunColumns<kCodes, kCurved, 1>(r, n, low, high, activation, curve);
     }
   }
 }
 
 template <bool kCodes>
 void RunActivation(const RequantizeArguments& r) {
+  if constexpr (kCodes) {
+    if (r.curve != nullptr && r.place != Residual::kAfterActivation) {
+      const Curve curve(*r.curve);
+      return WithFunction<kLanes>(r.activation, [&](const auto& f) {
+        Run<kCodes, true>(r, -kInfinity, kInfinity, f, &curve);
+      });
+    }
+  }
   if (r.activation.kind != ActivationKind::kClip) {
     return WithFunction<kLanes>(r.activation,
                                 [&](const auto& f) { Run<kCodes>(r, -kInfinity, kInfinity, f); });

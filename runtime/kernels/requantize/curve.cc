@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// What adds up to the bound of the error, in codes:
+// - interpolation at the Chebyshev nodes of a segment of width h: max |f''''| (h / 2)^4 / 192;
+// - the formula's own error (activation.h), at the nodes and where the reference evaluates it:
+// three
+//   times, since Lebesgue's constant of four such nodes is 1.85;
+// - beyond the lower end, where the polynomial of the end is used: twice what is left of f there;
+// - rounding of the nodes, whose slope is below 1.2; of the coefficients and in Horner's scheme:
+//   below 2^-21 times sum |c_j x^j|.
+#include "kernels/requantize/curve.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/activation/formulas.h"
+
+namespace edgefold {
+namespace {
+
+constexpr double kMostError = 1.0 / 64;                                       // in codes
+constexpr double kOuter = 0.46193976625564337, kInner = 0.19134171618254489;  // nodes, in widths
+
+// Where the polynomials reach from and to, and what the errors are, of the activation's values.
+struct Limits {
+  double low, high;
+  double fourth;   // |f''''| is at most this
+  double formula;  // error of formulas.h
+  double rest;     // of |f| below `low`
+};
+
+Limits LimitsOf(const Activation& a, double y_scale, double highest) {
+  constexpr double kUlp = 0x1p-21;
+  if (a.kind == ActivationKind::kGelu || a.kind == ActivationKind::kGeluTanh) {
+    const double high = highest + y_scale + 0.18;  // x - 0.171 <= f(x)
+    return {-5.0, high, 1.61, kUlp * std::max(5.0, high), 1.6e-6};
+  }
+  if (a.kind != ActivationKind::kSwish || !(a.alpha > 0.125f && a.alpha < 8.0f)) return {};
+  // f(x) = g(alpha x) / alpha, where g(t) = t / (1 + exp(-t)), t - 0.279 <= g(t).
+  const double alpha = a.alpha;
+  const double high = highest + y_scale + 0.28 / alpha;
+  const double wanted = y_scale * alpha;
+  const double t = wanted > 0.37 ? 11 : wanted > 0.024 ? 14 : 18;
+  const double rest = (t == 11 ? 1.9e-4 : t == 14 ? 1.2e-5 : 2.8e-7) / alpha;
+  return {-t / alpha, high, 0.5 * alpha * alpha * alpha, kUlp * std::max(0.28 / alpha, high), rest};
+}
+
+// Values of the activation at the four nodes of every segment.
+void Evaluate(const Activation& activation, double first, double width,
+              float (&values)[4][CodeCurve::kSegments]) {
+  constexpr double kNodes[] = {-kOuter, -kInner, kInner, kOuter};
+  constexpr int kLanes = 4;
+  using F = Formulas<kLanes>;
+  for (int n = 0; n < 4; ++n) {
+    float* row = values[n];
+    for (int i = 0; i < CodeCurve::kSegments; ++i) {
+      row[i] = static_cast<float>((first + i + kNodes[n]) * width);
+    }
+    WithFunction<kLanes>(activation, [&](const auto& f) {
+      for (int i = 0; i < CodeCurve::kSegments; i += kLanes) {
+        const typename F::Floats y = f(F::Load(row + i));
+        __builtin_memcpy(row + i, &y, sizeof y);
+      }
+    });
+  }
+}
+
+// Coefficients of the polynomials in x, times `scale`. Returns the largest sum |c_j x^j|.
+double Interpolate(const float (&values)[4][CodeCurve::kSegments], double first, double width,
+                   double scale, float (&table)[4][CodeCurve::kSegments]) {
+  const double outer = kOuter * width, inner = kInner * width;
+  const double apart = scale / (outer * outer - inner * inner);
+  double most = 0;
+  for (int i = 0; i < CodeCurve::kSegments; ++i) {
+    const double y[] = {values[0][i], values[1][i], values[2][i], values[3][i]};
+    // Even and odd parts around the middle m.
+    const double even_outer = (y[3] + y[0]) / 2, even_inner = (y[2] + y[1]) / 2;
+    const double odd_outer = (y[3] - y[0]) / (2 * outer), odd_inner = (y[2] - y[1]) / (2 * inner);
+    const double c2 = (even_outer - even_inner) * apart;
+    const double c0 = even_inner * scale - c2 * inner * inner;
+    const double c3 = (odd_outer - odd_inner) * apart;
+    const double c1 = odd_inner * scale - c3 * inner * inner;
+    const double m = (first + i) * width;
+    const double c[] = {c0 - m * (c1 - m * (c2 - m * c3)), c1 - m * (2 * c2 - 3 * m * c3),
+                        c2 - 3 * m * c3, c3};
+    const double x = std::abs(m) + width;
+    most = std::max(
+        most, std::abs(c[0]) + x * (std::abs(c[1]) + x * (std::abs(c[2]) + x * std::abs(c[3]))));
+    for (int j = 0; j < 4; ++j) table[j][i] = static_cast<float>(c[j]);
+  }
+  return most;
+}
+
+}  // namespace
+
+CodeCurve FitCurve(const Activation& activation, float y_scale, float highest) {
+  CodeCurve curve = {};
+  const double scale = y_scale;
+  const Limits l = LimitsOf(activation, scale, scale * highest);
+  if (!(l.low < l.high)) return curve;
+  // Segments lie around multiples of their width.
+  const double width = (l.high - l.low) / (CodeCurve::kSegments - 1.1);
+  const double first = std::floor(l.low / width + 0.499);
+  float values[4][CodeCurve::kSegments];
+  Evaluate(activation, first, width, values);
+  const double sum = Interpolate(values, first, width, 1.0 / scale, curve.table);
+  const double of_values = l.fourth * std::pow(width / 2, 4) / 192 + 3 * l.formula + 2 * l.rest +
+                           0x1p-22 * std::max(-l.low, l.high);
+  const double error = 1.05 * (of_values / scale + 0x1p-21 * sum);
+  curve.usable = error < kMostError;
+  curve.low = static_cast<float>(l.low);
+  curve.high = static_cast<float>(l.high);
+  curve.segments = static_cast<float>(1.0 / width);
+  curve.first = static_cast<float>(first);
+  curve.far = static_cast<float>(0.5 - error);
+  return curve;
+}
+
+}  // namespace edgefold

@@ -118,7 +118,7 @@ def run_step(model: ir.Model, step: Pass, inputs: Inputs, context: Context) -> t
     if not notes.edits:
         return model, _record(step, notes, started, model, inputs, None)
     try:
-        check_structure(model, candidate, step.name, notes.options)
+        check_structure(model, candidate, step.name, notes.options, notes.caches)
         difference = check_numerics(model, candidate, step, inputs.probe) if inputs.probe else None
     except VerificationError as error:
         raise StepFailedError(str(error), step, model) from error

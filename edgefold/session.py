@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgefold.errors import ModelError
+from edgefold.float_caches import FloatCaches, coded_caches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,7 @@ def make_session(
     config: Mapping[str, str] | None = None,
     profile: Path | None = None,
 ) -> ort.InferenceSession:
-    """Opens a model in ONNX Runtime on the CPU.
+    """Opens a model in ONNX Runtime on the CPU; one whose caches hold codes as `float_caches.FloatCaches`.
 
     Args:
         model: a model in memory, its serialized bytes, or a file.
@@ -117,10 +118,12 @@ def _open(model: bytes | Path, options: ort.SessionOptions, library: bool) -> or
         options.register_custom_ops_library(str(ops_library()))
     source = model if isinstance(model, bytes) else str(model)
     try:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         place = "the model" if isinstance(model, bytes) else str(model)
         raise ModelError(f"{place}: ONNX Runtime {ort.__version__} refuses it: {_one_line(error)}") from error
+    caches = coded_caches(session.get_modelmeta().custom_metadata_map)
+    return FloatCaches(session, caches) if caches else session
 
 
 def uses_library(model: bytes | Path) -> bool:

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from edgefold.errors import VerificationError
 from edgefold.files.saving import save_model
+from edgefold.float_caches import coded_caches, float_ports
 from edgefold.passes import Effect, Pass
 from edgefold.passes.base import OPTION
 from edgefold.session import LITTLE_MEMORY, make_session
@@ -114,7 +115,9 @@ def _epsilon(model: ir.Model) -> float:
     return float(np.finfo(np.float16 if half else np.float32).eps)
 
 
-def check_structure(before: ir.Model, after: ir.Model, step_name: str, options: Sequence[str] = ()) -> None:
+def check_structure(
+    before: ir.Model, after: ir.Model, step_name: str, options: Sequence[str] = (), caches: Sequence[str] = ()
+) -> None:
     """The ONNX checker passes and the graph's inputs and outputs are those of before.
 
     Args:
@@ -123,6 +126,8 @@ def check_structure(before: ir.Model, after: ir.Model, step_name: str, options: 
         step_name: for messages.
         options: names of the optional inputs that the step says it added; callers that know nothing of them go on as
             they did. Those of earlier steps must still be there.
+        caches: names of the inputs that the step says it made codes of a cache; with floats in their place the
+            interface must be that of before.
 
     Raises:
         VerificationError: names the step and what changed.
@@ -133,6 +138,13 @@ def check_structure(before: ir.Model, after: ir.Model, step_name: str, options: 
     ):
         if len(old) != len(new) or not all(map(_same_port, old, new)):
             raise VerificationError(f"{step_name}: the model's {kind} changed from {_ports(old)} to {_ports(new)}")
+    old_caches, new_caches = ({one.past for one in coded_caches(model.metadata_props)} for model in (before, after))
+    if new_caches != {*old_caches, *caches}:
+        there = ", ".join(sorted(new_caches)) or "none"
+        raise VerificationError(
+            f"{step_name}: the model's caches of codes should be {', '.join(sorted({*old_caches, *caches})) or 'none'} "
+            f"and are {there}"
+        )
     wanted = {*_options(before), *options}
     if _options(after) != wanted:
         there = ", ".join(sorted(_options(after))) or "none"
@@ -162,8 +174,12 @@ def check_onnx(model: ir.Model) -> None:
 
 
 def _interface(values: Iterable[ir.Value], model: ir.Model) -> list[ir.Value]:
-    """Inputs or outputs without those that have defaults: options, and the weights that IR 3 lists among the inputs."""
-    return [value for value in values if value.name not in model.graph.initializers]
+    """Inputs or outputs without those that have defaults: options, and the weights that IR 3 lists among the inputs.
+
+    Those of a cache of codes stand there as the floats that they were.
+    """
+    plain = [value for value in values if value.name not in model.graph.initializers]
+    return float_ports(plain, coded_caches(model.metadata_props))
 
 
 def _options(model: ir.Model) -> set[str]:

@@ -26,6 +26,11 @@ OPTION = "edgefold.option"
 """Key of the metadata of an optional input that a pass added: the values that it may take, separated by commas."""
 
 
+CACHES = "edgefold.caches"
+"""Key of the model's metadata that lists its key/value caches of codes, as JSON: a list of mappings with the names of
+the inputs `past` and `past_scales` and of the outputs `present` and `present_scales`."""
+
+
 class Effect(enum.Enum):
     """How far the outputs of a rewritten model may be from those before; decides how the pipeline verifies."""
 
@@ -95,6 +100,7 @@ class Notes:
         stats: figures for the report.
         table: rows with the same keys, where there is more to show than figures.
         options: names of the optional inputs that it gave the model, each marked by `OPTION`; none may come unsaid.
+        caches: names of the inputs whose floats it made codes with scales, each listed under `CACHES`.
     """
 
     edits: tuple[Edit, ...] = ()
@@ -102,6 +108,7 @@ class Notes:
     stats: Mapping[str, float | int | str] = dataclasses.field(default_factory=dict)
     table: tuple[Mapping[str, Any], ...] = ()
     options: tuple[str, ...] = ()
+    caches: tuple[str, ...] = ()
 
 
 class Calibrates(Protocol):

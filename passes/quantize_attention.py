@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from edgefold.passes._attention import AXES, Attention, Mask, find_attention
+from edgefold.passes._cache import Cache, Coded, find_cache, keep_as_codes
 from edgefold.passes._initializers import InitializerStore
 from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
-from edgefold.passes.fusion.shapes import run_shapes
+from edgefold.passes.fusion.shapes import Shapes, run_shapes
 
 _ONE_OPERATOR = ("Attention", "GroupQueryAttention", "MultiHeadAttention")
 
@@ -24,21 +25,31 @@ class QuantizeAttention(Pass, frozen=True, kw_only=True):
     What it does: ``Softmax(q k' * scale + mask) v`` becomes ShiftAttention: rows of q, k and v become int8
     with a scale each, found at run time, and weights of a row 8-bit integers that hold the scales of the values. Where
     layers around it are quantized too, a decoder gives token by token, with a cache, what it gives on the whole text.
+    With ``cache: int8`` the key/value cache of a decoder holds these codes and scales in place of floats, and
+    CachedAttention reads them: a step quantizes the rows of its new positions only. This changes the model's
+    interface: past and present are int8 under their names, and each has its scales, float32 with 1 as the last size,
+    in a further input or output, the same name with ``_scales`` behind. A caller starts with empty tensors of these
+    types and gives every present as the next past. The model's metadata list the names under ``edgefold.caches``.
 
     When it fires: on a Softmax over the last axis between two matrix products of four axes, as exporters write
     attention with its heads split: with or without constant factors on queries, keys or scores, masks that are added or
     chosen by Where, and zeros for rows that see no key. Keys and values may come from a cache, of any length, and may
-    have been repeated for heads that share them.
+    have been repeated for heads that share them. A cache becomes codes where keys and values both are a Concat, along
+    the third of four axes, of a graph input and new positions, whose result is a graph output; heads may be repeated
+    behind it, which CachedAttention then does without.
 
     When it does not: where a value in between is read elsewhere or is an output, where shapes are not known to have
     four axes, where something else happens to the scores, and where attention is one operator already. Each is a skip
-    with its reason.
+    with its reason. A cache that something else reads, that grows along another axis, or whose past is no input of the
+    graph stays float, also with ``cache: int8``, and is a skip with its reason.
 
-    Numerics: lossy.
+    Numerics: lossy. ``cache: int8`` gives the same bits as ``cache: float``.
 
     Example: ``y = MatMul(Softmax(Add(Div(MatMul(q, Transpose(k)), c), m)), v)`` becomes ``y = ShiftAttention(q, k, v,
     m)``.
     """
+
+    cache: Literal["float", "int8"] = "float"
 
     effect: ClassVar[Effect] = Effect.LOSSY
 
@@ -51,6 +62,7 @@ class QuantizeAttention(Pass, frozen=True, kw_only=True):
         store = InitializerStore(graph)
         edits: list[Edit] = []
         skips: list[Skip] = []
+        coded: list[str] = []
         skips += [
             Skip(node_label(node), SkipReason.UNKNOWN_FORM, f"the operator {node.op_type}")
             for node in graph
@@ -63,31 +75,61 @@ class QuantizeAttention(Pass, frozen=True, kw_only=True):
             elif found is not None and any(context.excludes(node_label(node)) for node in found.nodes):
                 skips.append(Skip(node_label(softmax), SkipReason.EXCLUDED))
             elif found is not None:
-                edits.append(_replace(graph, store, softmax, found))
+                caches = _caches(found, shapes) if self.cache == "int8" else None
+                if isinstance(caches, str):
+                    skips.append(Skip(node_label(softmax), SkipReason.FALLBACK, f"no cache of codes: {caches}"))
+                    caches = None
+                coded += [str(cache.past.name) for cache in caches or ()]
+                edits.append(_replace(model, store, softmax, found, caches))
         add_functions(model)
-        return Notes(tuple(edits), tuple(skips), {"attentions": len(edits)})
+        return Notes(tuple(edits), tuple(skips), {"attentions": len(edits), "caches": len(coded)}, caches=tuple(coded))
 
 
-def _replace(graph: ir.Graph, store: InitializerStore, softmax: ir.Node, found: Attention) -> Edit:
+def _caches(found: Attention, shapes: Shapes) -> tuple[Cache, Cache] | str:
+    """The caches of keys and values, or why they cannot hold codes."""
+    if found.keys_swapped:
+        return f"{found.keys.name} are keys by columns"
+    keys = find_cache(found.keys, found.nodes, shapes)
+    values = find_cache(found.values, found.nodes, shapes)
+    if isinstance(keys, str):
+        return keys
+    if isinstance(values, str):
+        return values
+    if keys.shared != values.shared:
+        return f"{keys.shared} heads share keys and {values.shared} values"
+    return keys, values
+
+
+def _replace(
+    model: ir.Model, store: InitializerStore, softmax: ir.Node, found: Attention, caches: tuple[Cache, Cache] | None
+) -> Edit:
     """Puts the operator in the place of the nodes."""
-    label, last = node_label(softmax), found.nodes[-1]
+    label, last, graph = node_label(softmax), found.nodes[-1], model.graph
     name = str(last.outputs[0].name)
     operands = [*found.nodes[0].inputs, last.inputs[1]]
     new: list[ir.Node] = []
-    keys = found.keys
-    if found.keys_swapped:
-        keys = _append(new, "Transpose", [keys], f"{name}.keys", perm=[0, 1, 3, 2])
+    if caches is None:
+        keys = found.keys
+        if found.keys_swapped:
+            keys = _append(new, "Transpose", [keys], f"{name}.keys", perm=[0, 1, 3, 2])
+        operator, read = "ShiftAttention", [keys, found.values]
+    else:
+        ports = ", ".join(f"{one.past.name}, {one.present.name}" for one in caches)
+        coded: list[Coded] = [keep_as_codes(model, cache) for cache in caches]
+        operator, read = "CachedAttention", [value for one in coded for value in (one.codes, one.scales)]
     mask = _mask(new, store, found.masks, f"{name}.mask")
     output = ir.Value(name=f"{name}.integer", type=ir.TensorType(ir.DataType.FLOAT), shape=last.outputs[0].shape)
     attributes = ir.convenience.convert_attributes({"scale": found.scale, "causal": 0})
-    inputs = [found.queries, keys, found.values, mask]
-    node = ir.Node("ai.edgefold", "ShiftAttention", inputs, attributes, outputs=[output], name=label)
+    node = ir.Node("ai.edgefold", operator, [found.queries, *read, mask], attributes, outputs=[output], name=label)
     old = ",".join(node_label(one) for one in found.nodes)
     node.metadata_props.update({"edgefold.pass": "quantize-attention", "edgefold.from": old})
     ir.convenience.replace_nodes_and_values(graph, last, found.nodes[::-1], [*new, node], [last.outputs[0]], [output])
-    for operand in operands:
+    for operand in (*operands, *(cache.present for cache in caches or ())):
         _remove_unread(graph, operand)
-    return Edit(label, f"ShiftAttention of {', '.join(one.op_type for one in found.nodes)}")
+    what = f"{operator} of {', '.join(one.op_type for one in found.nodes)}"
+    if caches is not None:
+        what += f"; int8 with scales: {ports}"
+    return Edit(label, what)
 
 
 def _mask(new: list[ir.Node], store: InitializerStore, masks: Sequence[Mask], name: str) -> ir.Value:
@@ -123,12 +165,13 @@ def _append(
 
 
 def _remove_unread(graph: ir.Graph, value: ir.Value | None) -> None:
-    """Removes the factors and swaps that only the product needed."""
+    """Removes what only the product needed: factors, swaps, repeated heads and the sizes for them."""
     node = None if value is None else value.producer()
-    if value is None or node is None or value.uses() or value.is_graph_output():
+    if node is None or node.graph is not graph or node.domain not in ("", "ai.onnx"):
         return
-    if node.op_type in ("Div", "Mul", "Reshape", "Transpose"):
-        inner = list(node.inputs)
-        graph.remove(node, safe=True)
-        for one in inner:
-            _remove_unread(graph, one)
+    if any(one.uses() or one.is_graph_output() for one in node.outputs):
+        return
+    inner = list(node.inputs)
+    graph.remove(node, safe=True)
+    for one in inner:
+        _remove_unread(graph, one)

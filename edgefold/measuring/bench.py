@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgefold.errors import EdgefoldError, ModelError, UsageError
+from edgefold.float_caches import native_call
 from edgefold.interface import ModelInterface
 from edgefold.measuring.baselines import KINDS, build_baseline
 from edgefold.measuring.latency import Timing, interleave, pinned
@@ -221,7 +222,7 @@ class _Feeder:
     ) -> _Contender:
         run(session, None, feeds)
         self.fed = self.fed or {name: array.shape for name, array in feeds.items()}
-        return _Contender(model, path, backend, note, lambda: session.run(None, feeds))
+        return _Contender(model, path, backend, note, native_call(session, feeds))
 
 
 def _joined(note: str, values: Mapping[str, float]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edgefold.files.loading import LoadedModel, load_model
+from edgefold.float_caches import native_call
 from edgefold.measuring.latency import interleave, pinned
 from edgefold.measuring.measure import bits_per_weight, model_macs, model_weights
 from edgefold.pipeline import Inputs
@@ -28,9 +29,7 @@ def measured_figures(
         sample = one_sample(inputs)
         with pinned(1):
             old, new = make_session(loaded.model, threads=1), make_session(written, threads=1)
-            times = interleave(
-                {"old": lambda: old.run(None, sample), "new": lambda: new.run(None, sample)}, LATENCY_SECONDS
-            )
+            times = interleave({"old": native_call(old, sample), "new": native_call(new, sample)}, LATENCY_SECONDS)
         old_ms, new_ms = times["old"].median, times["new"].median
     return (
         _figures(loaded, before, inputs, old_ms),

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: N802  (operators are named as ONNX names them)
 # mypy: disable-error-code="untyped-decorator"
-"""The meaning of ``ShiftAttention``, written over standard ONNX operators."""
+"""The meaning of ``ShiftAttention``, and of attention over a cache of codes, written over standard ONNX operators."""
 
 from __future__ import annotations
 
-from onnxscript import FLOAT, script
+from onnx import TensorProto
+from onnxscript import FLOAT, INT8, script
 from onnxscript import opset21 as op
 
 from edgefold.ops.unpack import EDGEFOLD
@@ -25,6 +26,70 @@ def RowCodes(x: FLOAT[...], scales: FLOAT[...]) -> FLOAT[...]:
     never = op.Constant(value_float=float("inf"))
     divisor = op.Where(op.Greater(scales, op.Constant(value_float=0.0)), scales, never)
     return op.Clip(op.Round(op.Div(x, divisor)), op.Constant(value_float=-127.0), op.Constant(value_float=127.0))
+
+
+@script(EDGEFOLD)
+def AttendCodes(
+    q: FLOAT[...],
+    k_codes: FLOAT[...],
+    k_scales: FLOAT[...],
+    v_codes: FLOAT[...],
+    v_scales: FLOAT[...],
+    mask: FLOAT[...],
+    scale: float,
+    causal: int,
+) -> FLOAT[...]:
+    """What `ShiftAttention` and `CachedAttention` share, from codes of keys and values as floats.
+
+    Heads of queries that share one of keys get an axis of their own, along which MatMul repeats it.
+    """
+    last = op.Constant(value_ints=[-1])
+    nought = op.Constant(value_float=0.0)
+    lowest = op.Constant(value_float=float("-inf"))
+    levels = op.Constant(value_float=255.0)
+    unit = op.Constant(value_float=32768.0)
+    one_of = op.Constant(value_ints=[1])
+    shared = op.Constant(value_ints=[2])
+    heads = op.Shape(q, start=1, end=2)
+    groups = op.Shape(k_codes, start=1, end=2)
+    split = op.Concat(groups, op.Div(heads, op.Max(groups, one_of)), axis=0)
+    batch = op.Shape(q, start=0, end=1)
+    queries = op.Reshape(q, op.Concat(batch, split, op.Shape(q, start=2), axis=0), allowzero=1)
+    whole = op.Equal(op.Shape(mask, start=1, end=2), heads)
+    of_heads = op.Where(whole, split, op.Constant(value_ints=[1, 1]))
+    of_mask = op.Concat(op.Shape(mask, start=0, end=1), of_heads, op.Shape(mask, start=2), axis=0)
+    added = op.Reshape(mask, of_mask, allowzero=1)
+
+    q_scales = RowScales(queries)
+    keys = op.Unsqueeze(op.Transpose(k_codes, perm=[0, 1, 3, 2]), shared)
+    of_keys = op.Unsqueeze(op.Transpose(k_scales, perm=[0, 1, 3, 2]), shared)
+    of_values = op.Unsqueeze(op.Transpose(v_scales, perm=[0, 1, 3, 2]), shared)
+    column_scales = op.Mul(of_keys, op.Constant(value_float=scale))
+    products = op.MatMul(RowCodes(queries, q_scales), keys)
+    scores = op.Add(op.Mul(products, op.Mul(q_scales, column_scales)), added)
+
+    rows_count = op.Shape(q, start=2, end=3)
+    keys_count = op.Shape(k_codes, start=2, end=3)
+    zero = op.Constant(value_int=0)
+    one = op.Constant(value_int=1)
+    row = op.Unsqueeze(op.Range(zero, op.Squeeze(rows_count), one), last)
+    column = op.Range(zero, op.Squeeze(keys_count), one)
+    later = op.Greater(column, op.Add(row, op.Sub(keys_count, rows_count)))
+    hidden = op.And(later, op.Equal(op.Constant(value_int=causal), one))
+    seen = op.Where(hidden, lowest, scores)
+
+    largest = op.ReduceMax(seen, last, keepdims=1)
+    nothing = op.Equal(largest, lowest)
+    exponentials = op.Exp(op.Sub(seen, op.Where(nothing, nought, largest)))
+    total = op.ReduceSum(op.Round(op.Mul(exponentials, unit)), last, keepdims=1)
+    shares = op.Mul(exponentials, of_values)
+    top = op.ReduceMax(shares, last, keepdims=1)
+    present = op.Greater(top, op.Constant(value_float=1e-30))
+    weights = op.Round(op.Mul(shares, op.Where(present, op.Div(levels, top), nought)))
+    step = op.Div(op.Mul(top, op.Div(unit, levels)), op.Max(total, op.Constant(value_float=1.0)))
+    results = op.Mul(op.MatMul(weights, op.Unsqueeze(v_codes, shared)), step)
+    rows_of = op.Concat(op.Shape(q, start=0, end=3), op.Shape(v_codes, start=3), axis=0)
+    return op.Reshape(results, rows_of, allowzero=1)
 
 
 @script(EDGEFOLD)
@@ -48,8 +113,8 @@ def ShiftAttention(
 
     Inputs:
       q: float32 [B, H, rows, depth].
-      k: float32 [B, H, keys, depth].
-      v: float32 [B, H, keys, values].
+      k: float32 [B, G, keys, depth], where G divides H: neighbouring heads of queries share one of keys.
+      v: float32 [B, G, keys, values].
       mask: float32 of four axes that broadcasts to [B, H, rows, keys]; a single 0 where there is none.
 
     Attributes:
@@ -59,36 +124,63 @@ def ShiftAttention(
     Output:
       float32 [B, H, rows, values].
     """
-    last = op.Constant(value_ints=[-1])
-    nought = op.Constant(value_float=0.0)
-    lowest = op.Constant(value_float=float("-inf"))
-    levels = op.Constant(value_float=255.0)
-    unit = op.Constant(value_float=32768.0)
-    q_scales = RowScales(q)
     k_scales = RowScales(k)
     v_scales = RowScales(v)
-    keys = op.Transpose(RowCodes(k, k_scales), perm=[0, 1, 3, 2])
-    column_scales = op.Mul(op.Transpose(k_scales, perm=[0, 1, 3, 2]), op.Constant(value_float=scale))
-    products = op.MatMul(RowCodes(q, q_scales), keys)
-    scores = op.Add(op.Mul(products, op.Mul(q_scales, column_scales)), mask)
+    return AttendCodes(
+        q, RowCodes(k, k_scales), k_scales, RowCodes(v, v_scales), v_scales, mask, scale=scale, causal=causal
+    )
 
-    rows_count = op.Shape(q, start=2, end=3)
-    keys_count = op.Shape(k, start=2, end=3)
-    zero = op.Constant(value_int=0)
-    one = op.Constant(value_int=1)
-    row = op.Unsqueeze(op.Range(zero, op.Squeeze(rows_count), one), last)
-    column = op.Range(zero, op.Squeeze(keys_count), one)
-    later = op.Greater(column, op.Add(row, op.Sub(keys_count, rows_count)))
-    hidden = op.And(later, op.Equal(op.Constant(value_int=causal), one))
-    seen = op.Where(hidden, lowest, scores)
 
-    largest = op.ReduceMax(seen, last, keepdims=1)
-    nothing = op.Equal(largest, lowest)
-    exponentials = op.Exp(op.Sub(seen, op.Where(nothing, nought, largest)))
-    total = op.ReduceSum(op.Round(op.Mul(exponentials, unit)), last, keepdims=1)
-    shares = op.Mul(exponentials, op.Transpose(v_scales, perm=[0, 1, 3, 2]))
-    top = op.ReduceMax(shares, last, keepdims=1)
-    present = op.Greater(top, op.Constant(value_float=1e-30))
-    weights = op.Round(op.Mul(shares, op.Where(present, op.Div(levels, top), nought)))
-    step = op.Div(op.Mul(top, op.Div(unit, levels)), op.Max(total, op.Constant(value_float=1.0)))
-    return op.Mul(op.MatMul(weights, RowCodes(v, v_scales)), step)
+@script(EDGEFOLD)
+def QuantizeRows(x: FLOAT[...]) -> tuple[INT8[...], FLOAT[...]]:
+    """Rows to int8 codes with a scale each, as a cache of keys or values keeps them.
+
+    ``codes = clip(round_half_even(x / scales), -127, 127)`` with ``scales = max|x| / 127`` of a row, the last axis; a
+    row whose largest magnitude is at most 1e-30 has scale and codes 0. They stand for ``codes * scales``.
+
+    Inputs:
+      x: float32 of one axis or more; the last has at least one element.
+
+    Outputs:
+      codes: int8, the shape of x.
+      scales: float32, the shape of x with 1 in place of the last size.
+    """
+    scales = RowScales(x)
+    codes = op.Cast(RowCodes(x, scales), to=TensorProto.INT8)
+    return codes, scales
+
+
+@script(EDGEFOLD)
+def CachedAttention(
+    q: FLOAT[...],
+    k_codes: INT8[...],
+    k_scales: FLOAT[...],
+    v_codes: INT8[...],
+    v_scales: FLOAT[...],
+    mask: FLOAT[...],
+    scale: float,
+    causal: int,
+) -> FLOAT[...]:
+    """Attention over a cache that holds keys and values as int8 codes with a scale a position and head.
+
+    With codes and scales that `QuantizeRows` made of keys and values it gives, in every bit, what `ShiftAttention`
+    gives of those keys and values: the cache costs no accuracy beyond that. A step of a decoder quantizes the rows of
+    its new positions and reads the others as they are.
+
+    Inputs:
+      q: float32 [B, H, rows, depth].
+      k_codes: int8 [B, G, keys, depth], where G divides H: neighbouring heads of queries share one of keys.
+      k_scales: float32 [B, G, keys, 1], not negative.
+      v_codes: int8 [B, G, keys, values].
+      v_scales: float32 [B, G, keys, 1], not negative.
+      mask: float32 of four axes that broadcasts to [B, H, rows, keys]; a single 0 where there is none.
+
+    Attributes:
+      scale, causal: as in `ShiftAttention`.
+
+    Output:
+      float32 [B, H, rows, values].
+    """
+    keys = op.Cast(k_codes, to=TensorProto.FLOAT)
+    values = op.Cast(v_codes, to=TensorProto.FLOAT)
+    return AttendCodes(q, keys, k_scales, values, v_scales, mask, scale=scale, causal=causal)

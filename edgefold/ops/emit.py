@@ -12,7 +12,7 @@ from onnxscript.values import OnnxFunction
 
 from edgefold.errors import ModelError
 from edgefold.ops.activation import Activation
-from edgefold.ops.attention import RowCodes, RowScales, ShiftAttention
+from edgefold.ops.attention import AttendCodes, CachedAttention, QuantizeRows, RowCodes, RowScales, ShiftAttention
 from edgefold.ops.channel_gate import CodeGate, CodeMean
 from edgefold.ops.conv_block import FusedConvBlock
 from edgefold.ops.feed_forward import FusedFeedForward
@@ -31,13 +31,25 @@ OPERATORS: tuple[OnnxFunction, ...] = (
     L1LayerNormalization,
     FusedFeedForward,
     ShiftAttention,
+    QuantizeRows,
+    CachedAttention,
     ShiftMoE,
     FusedConvBlock,
     FusedInvertedResidual,
     CodeMean,
     CodeGate,
 )
-_CALLED = (RowCodes, RowScales, FusedPointwise, ShiftUnpackStack, ShiftRows, Activation, ShiftUnpack, ShiftLevels)
+_CALLED = (
+    AttendCodes,
+    RowCodes,
+    RowScales,
+    FusedPointwise,
+    ShiftUnpackStack,
+    ShiftRows,
+    Activation,
+    ShiftUnpack,
+    ShiftLevels,
+)
 _FUNCTIONS = {function.name: function for function in (*OPERATORS, *_CALLED)}
 
 

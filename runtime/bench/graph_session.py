@@ -14,11 +14,15 @@ def open_graph(graph: onnx.GraphProto, threads: int) -> ort.InferenceSession:
     """A session of opset 21 with the operators of EdgeFold and of ONNX Runtime."""
     domains = {"": 21, "ai.edgefold": 1, "com.microsoft": 1}
     opsets = [helper.make_opsetid(domain, version) for domain, version in domains.items()]
+    return open_model(helper.make_model(graph, opset_imports=opsets, ir_version=10), threads)
+
+
+def open_model(model: onnx.ModelProto, threads: int) -> ort.InferenceSession:
+    """A session of a model, with the operators of EdgeFold."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     # Threads of the contender that ran last would else spin through the next one's turn.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
     options.register_custom_ops_library(str(ops_library()))
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     return ort.InferenceSession(model.SerializeToString(), options)

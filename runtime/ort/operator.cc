@@ -29,11 +29,11 @@ Tensor Context::Input(size_t index, Error* error) const {
   return error->failed() ? Tensor() : ReadTensor(api_, value, error);
 }
 
-void* Context::Output(const Shape& shape, Error* error) const {
+void* Context::Output(const Shape& shape, Error* error, size_t index) const {
   if (error->failed()) return nullptr;
   OrtValue* value = nullptr;
-  error->Take(api_, api_.KernelContext_GetOutput(context_, 0, shape.dims, shape.rank, &value),
-              "allocate the output");
+  error->Take(api_, api_.KernelContext_GetOutput(context_, index, shape.dims, shape.rank, &value),
+              "allocate an output");
   void* data = nullptr;
   if (!error->failed()) {
     error->Take(api_, api_.GetTensorMutableData(value, &data), "give the output's data");
@@ -85,7 +85,7 @@ int64_t InferredInt(const Api& api, OrtShapeInferContext* context, const char* n
 }
 
 void InferredOutput(const Api& api, OrtShapeInferContext* context, int type,
-                    const SymbolicShape& shape, Error* error) {
+                    const SymbolicShape& shape, Error* error, size_t index) {
   const size_t rank = shape.shape.rank;
   const char* names[kMaxRank];
   for (size_t i = 0; i < rank; ++i) {
@@ -100,7 +100,7 @@ void InferredOutput(const Api& api, OrtShapeInferContext* context, int type,
   error->Take(api, api.SetTensorElementType(info, type), "set an element type");
   error->Take(api, api.SetDimensions(info, shape.shape.dims, rank), "set dimensions");
   error->Take(api, api.SetSymbolicDimensions(info, names, rank), "name dimensions");
-  error->Take(api, api.ShapeInferContext_SetOutputTypeShape(context, 0, info), "set a shape");
+  error->Take(api, api.ShapeInferContext_SetOutputTypeShape(context, index, info), "set a shape");
   api.ReleaseTensorTypeAndShapeInfo(info);
 }
 

@@ -4,6 +4,7 @@
 //   static constexpr const char* kName;
 //   static constexpr int kInputTypes[];        element types, all inputs required
 //   static constexpr int kOutputType;          kFloat where it is left out
+//   static constexpr int kOutputTypes[];       instead of it, where there are several outputs
 //   static Kernel* Create(const Node&);        null after setting the node's error
 //   void Compute(Context&, Error*) const;
 //   static void InferShape(const Api&, OrtShapeInferContext*, Error*);
@@ -26,8 +27,8 @@ class Context {
   Context(const Api& api, OrtKernelContext* context) : api_(api), context_(context) {}
 
   Tensor Input(size_t index, Error* error) const;
-  // Allocates output 0.
-  void* Output(const Shape& shape, Error* error) const;
+  // Allocates an output.
+  void* Output(const Shape& shape, Error* error, size_t index = 0) const;
   // Runs on the session's intra-op threads.
   Parallel Threads() const;
   const Api& api() const { return api_; }
@@ -53,9 +54,9 @@ struct MadeNames {
 void NameUnknownSizes(SymbolicShape* shape, MadeNames* names);
 // An integer attribute, or -1.
 int64_t InferredInt(const Api& api, OrtShapeInferContext* context, const char* name);
-// Declares output 0.
+// Declares an output.
 void InferredOutput(const Api& api, OrtShapeInferContext* context, int type,
-                    const SymbolicShape& shape, Error* error);
+                    const SymbolicShape& shape, Error* error, size_t index = 0);
 
 // An operator of sessions that ask for weights of this width.
 struct WidthOp : CustomOp {
@@ -68,6 +69,17 @@ inline constexpr int kOutputTypeOf = kFloat;
 template <typename Kernel>
 inline constexpr int kOutputTypeOf<Kernel, std::void_t<decltype(Kernel::kOutputType)>> =
     Kernel::kOutputType;
+
+template <typename Kernel, typename = void>
+struct OutputsOf {
+  static constexpr size_t kCount = 1;
+  static constexpr int Type(size_t) { return kOutputTypeOf<Kernel>; }
+};
+template <typename Kernel>
+struct OutputsOf<Kernel, std::void_t<decltype(Kernel::kOutputTypes)>> {
+  static constexpr size_t kCount = sizeof Kernel::kOutputTypes / sizeof *Kernel::kOutputTypes;
+  static constexpr int Type(size_t i) { return Kernel::kOutputTypes[i]; }
+};
 
 template <typename Kernel>
 struct Operator {
@@ -127,8 +139,8 @@ struct Operator {
     op.GetInputTypeCount = [](const CustomOp*) {
       return sizeof Kernel::kInputTypes / sizeof *Kernel::kInputTypes;
     };
-    op.GetOutputType = [](const CustomOp*, size_t) -> int { return kOutputTypeOf<Kernel>; };
-    op.GetOutputTypeCount = [](const CustomOp*) -> size_t { return 1; };
+    op.GetOutputType = [](const CustomOp*, size_t i) -> int { return OutputsOf<Kernel>::Type(i); };
+    op.GetOutputTypeCount = [](const CustomOp*) { return OutputsOf<Kernel>::kCount; };
     op.KernelDestroy = Destroy;
     op.GetInputCharacteristic = [](const CustomOp*, size_t) { return 0; };
     op.GetOutputCharacteristic = [](const CustomOp*, size_t) { return 0; };

@@ -29,6 +29,8 @@
 #include "kernels/quantize/quantize.h"
 #include "kernels/quantize_panels/quantize_panels.h"
 #include "kernels/requantize/requantize.h"
+#include "kernels/row_dots/row_dots.h"
+#include "kernels/row_sums/row_sums.h"
 #include "kernels/softmax/softmax.h"
 #include "kernels/unpack/unpack.h"
 #include "python/arrays.h"
@@ -247,6 +249,8 @@ nanobind::dict OperatorFamilies() {
   families["l1_norm"] = Variants(L1NormKernels());
   families["softmax"] = Variants(SoftmaxKernels());
   families["quantize_panels"] = Variants(QuantizePanelsKernels());
+  families["row_dots"] = Variants(RowDotsKernels());
+  families["row_sums"] = Variants(RowSumsKernels());
   families["l2_norm"] = Variants(L2NormKernels());
   families["peak"] = Variants(PeakKernels());
   return families;
@@ -291,6 +295,8 @@ NB_MODULE(_kernels, module) {
   Bind(module, "L1Norm", L1NormKernels());
   Bind(module, "Softmax", SoftmaxKernels());
   Bind(module, "QuantizePanels", QuantizePanelsKernels());
+  Bind(module, "RowDots", RowDotsKernels());
+  Bind(module, "RowSums", RowSumsKernels());
   Bind<&Peak>(module, "Peak", PeakKernels());
   module.def("operator_families", OperatorFamilies);
   module.def("isa_error", [] {

@@ -95,3 +95,22 @@ def in_pieces(run: Call, x: np.ndarray, ends: Sequence[int], mask: np.ndarray) -
         start = end
     assert k.shape == v.shape == (batch, KEY_HEADS, ends[-1], DEPTH)
     return np.concatenate(parts, 1)
+
+
+def coded_in_pieces(run: Call, x: np.ndarray, ends: Sequence[int], mask: np.ndarray) -> np.ndarray:
+    """As `in_pieces` for a cache of codes, as an app runs it: every present is the next past."""
+    batch = x.shape[0]
+    empty = {
+        "": np.zeros((batch, KEY_HEADS, 0, DEPTH), np.int8),
+        "_scales": np.zeros((batch, KEY_HEADS, 0, 1), np.float32),
+    }
+    past = {f"past_{one}{part}": array for one in "kv" for part, array in empty.items()}
+    parts, start = [], 0
+    for end in ends:
+        y, k, v, k_scales, v_scales = run({"x": x[:, start:end], **past, "mask": mask[:, :end]})
+        past = {"past_k": k, "past_v": v, "past_k_scales": k_scales, "past_v_scales": v_scales}
+        parts.append(y)
+        start = end
+    assert k.dtype == v.dtype == np.int8
+    assert k.shape == v.shape == (batch, KEY_HEADS, ends[-1], DEPTH)
+    return np.concatenate(parts, 1)

@@ -40,6 +40,8 @@ def _of_rows() -> dict[str, Callable[[np.random.Generator], Node]]:
     import moe_oracle
     import one_node
     from oracle import random_weights
+    from test_cached_attention import model as cached_attention
+    from test_cached_attention import quantize_rows, random_cache
     from test_feed_forward import Block as FeedForwardBlock
     from test_l1_layer_normalization import model as l1_norm
     from test_shift_attention import model as attention
@@ -68,6 +70,13 @@ def _of_rows() -> dict[str, Callable[[np.random.Generator], Node]]:
         feeds = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
         return _parsed(attention(list(feeds.values()), functions=False, causal=int(rng.integers(2)))), feeds
 
+    def quantized(rng: np.random.Generator) -> Node:
+        return _parsed(quantize_rows(functions=False)), {"x": rng.standard_normal((2, 3, 40)).astype(np.float32)}
+
+    def cached(rng: np.random.Generator) -> Node:
+        feeds = random_cache(rng, (1, 4, 2), (int(rng.integers(1, 6)), 7), (8, 6))
+        return _parsed(cached_attention(feeds, functions=False, causal=int(rng.integers(2)))), feeds
+
     def normalized(rng: np.random.Generator) -> Node:
         x = rng.standard_normal((4, 33)).astype(np.float32)
         scale = rng.standard_normal((2, 33)).astype(np.float32)
@@ -81,6 +90,8 @@ def _of_rows() -> dict[str, Callable[[np.random.Generator], Node]]:
         "FusedFeedForward": feed_forward,
         "ShiftMoE": experts,
         "ShiftAttention": attended,
+        "QuantizeRows": quantized,
+        "CachedAttention": cached,
         "L1LayerNormalization": normalized,
     }
 
@@ -222,22 +233,25 @@ def attempt(model: onnx.ModelProto, feeds: dict[str, Array], threads: int, libra
     options.register_custom_ops_library(library)
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        y = session.run(None, feeds)[0]
+        outputs = dict(zip((one.name for one in session.get_outputs()), session.run(None, feeds), strict=True))
     except Exception as refusal:  # ONNX Runtime's exceptions have no common class
         if not type(refusal).__module__.startswith("onnxruntime"):
             raise
         return str(refusal)
-    if y.size == 0:  # ONNX Runtime binds no memory to it
+    guarded = {name: np.full(y.nbytes + 2 * GUARD, CANARY, np.uint8) for name, y in outputs.items()}
+    if any(y.size == 0 for y in outputs.values()):  # ONNX Runtime binds no memory to it
         return ""
-    guarded = np.full(y.nbytes + 2 * GUARD, CANARY, np.uint8)
     binding = session.io_binding()
     for name, array in feeds.items():
         binding.bind_cpu_input(name, array.copy(order="C"))
-    binding.bind_output("y", "cpu", 0, y.dtype, y.shape, guarded.ctypes.data + GUARD)
+    for name, y in outputs.items():
+        binding.bind_output(name, "cpu", 0, y.dtype, y.shape, guarded[name].ctypes.data + GUARD)
     session.run_with_iobinding(binding)
-    inside = guarded[GUARD : GUARD + y.nbytes]
-    assert inside.tobytes() == y.tobytes(), "another result the second time"
-    assert (np.delete(guarded, slice(GUARD, GUARD + y.nbytes)) == CANARY).all(), "written outside of the output"
+    for name, y in outputs.items():
+        inside = guarded[name][GUARD : GUARD + y.nbytes]
+        assert inside.tobytes() == y.tobytes(), "another result the second time"
+        around = np.delete(guarded[name], slice(GUARD, GUARD + y.nbytes))
+        assert (around == CANARY).all(), "written outside of the output"
     return ""
 
 

@@ -62,8 +62,8 @@ void AttentionHeads(Random& random) {
   AttentionInputs inputs = {};
   inputs.shape = kShape;
   inputs.q = q.data();
-  inputs.k = k.data();
-  inputs.v = v.data();
+  inputs.kv.k = k.data();
+  inputs.kv.v = v.data();
   inputs.scale = 0.177f;
   inputs.y = y.data();
   const Attention attention;

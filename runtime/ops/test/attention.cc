@@ -14,22 +14,22 @@ enum class Mask { kNone, kWhole, kOneRow, kOneColumn };
 // Inputs and their storage.
 struct AttentionCase {
   AttentionCase(Random& random, const AttentionShape& shape, bool causal, Mask kind)
-      : q(shape.heads * shape.rows * shape.depth),
+      : q(shape.QueryHeads() * shape.rows * shape.depth),
         k(shape.heads * shape.keys * shape.depth),
         v(shape.heads * shape.keys * shape.values),
-        mask(shape.heads * shape.rows * shape.keys + 1),
-        offsets(shape.heads) {
+        mask(shape.QueryHeads() * shape.rows * shape.keys + 1),
+        offsets(shape.QueryHeads()) {
     for (std::vector<float>* all : {&q, &k, &v, &mask}) {
       for (float& value : *all) value = random.Uniform() * 2.0f;
     }
     const bool is_whole = kind == Mask::kWhole;
-    for (int64_t h = 0; h < shape.heads; ++h) {
+    for (int64_t h = 0; h < shape.QueryHeads(); ++h) {
       offsets[h] = is_whole ? h * shape.rows * shape.keys : 0;
     }
     inputs.shape = shape;
     inputs.q = q.data();
-    inputs.k = k.data();
-    inputs.v = v.data();
+    inputs.kv.k = k.data();
+    inputs.kv.v = v.data();
     inputs.scale = 0.3f;
     inputs.causal = causal;
     inputs.mask = kind == Mask::kNone ? nullptr : mask.data();
@@ -66,12 +66,27 @@ struct Codes {
   float scale = 0.0f;
 };
 
+// A cache of codes of the keys or values of all heads.
+struct Cache {
+  Cache(const float* x, int64_t rows, int64_t columns) {
+    for (int64_t n = 0; n < rows; ++n) {
+      const Codes row(x + n * columns, columns);
+      codes.insert(codes.end(), row.codes.begin(), row.codes.begin() + columns);
+      scales.push_back(row.scale);
+    }
+  }
+
+  std::vector<int8_t> codes;
+  std::vector<float> scales;
+};
+
 // The values of a head, each position with its scale.
 std::vector<Codes> ValuesOf(const AttentionInputs& in, int64_t head) {
   const AttentionShape& shape = in.shape;
   std::vector<Codes> values;
   for (int64_t n = 0; n < shape.keys; ++n) {
-    values.emplace_back(in.v + (head * shape.keys + n) * shape.values, shape.values);
+    const int64_t at = head / shape.group * shape.keys + n;
+    values.emplace_back(in.kv.v + at * shape.values, shape.values);
   }
   return values;
 }
@@ -85,7 +100,8 @@ std::vector<uint8_t> Weights(const AttentionInputs& in, const std::vector<Codes>
   const Codes query(in.q + (head * shape.rows + row) * shape.depth, shape.depth);
   std::vector<float> scores(seen);
   for (int64_t n = 0; n < seen; ++n) {
-    const Codes key(in.k + (head * shape.keys + n) * shape.depth, shape.depth);
+    const int64_t at = head / shape.group * shape.keys + n;
+    const Codes key(in.kv.k + at * shape.depth, shape.depth);
     int32_t sum = 0;
     for (int64_t d = 0; d < shape.depth; ++d) sum += query.codes[d] * key.codes[d];
     scores[n] = static_cast<float>(sum) * (query.scale * (key.scale * in.scale));
@@ -103,7 +119,7 @@ std::vector<uint8_t> Weights(const AttentionInputs& in, const std::vector<Codes>
 
 void DefinedAttention(const AttentionInputs& in, float* y) {
   const AttentionShape& shape = in.shape;
-  for (int64_t head = 0; head < shape.heads; ++head) {
+  for (int64_t head = 0; head < shape.QueryHeads(); ++head) {
     const std::vector<Codes> values = ValuesOf(in, head);
     for (int64_t row = 0; row < shape.rows; ++row) {
       float step = 0.0f;
@@ -117,19 +133,34 @@ void DefinedAttention(const AttentionInputs& in, float* y) {
   }
 }
 
+// From floats, and from a cache that holds their codes: both give what the definition gives.
 void Case(Random& random, const AttentionShape& shape, bool causal, Mask mask, Tally& tally) {
   AttentionCase c(random, shape, causal, mask);
-  Guarded<float> expected(shape.heads * shape.rows * shape.values);
-  Guarded<float> got(shape.heads * shape.rows * shape.values);
+  const int64_t size = shape.QueryHeads() * shape.rows * shape.values;
+  Guarded<float> expected(size);
   DefinedAttention(c.inputs, expected.data());
-  c.inputs.y = got.data();
-  const bool ran = Attention().Run(c.inputs, Backwards());
-  char where[120];
-  std::snprintf(where, sizeof where, "%d heads, %d of %d keys, depth %d, values %d, %d, mask %d",
-                static_cast<int>(shape.heads), static_cast<int>(shape.rows),
-                static_cast<int>(shape.keys), static_cast<int>(shape.depth),
-                static_cast<int>(shape.values), causal, static_cast<int>(mask));
-  tally.Check(ran && got.Equals(expected), where);
+  const Cache keys(c.k.data(), shape.heads * shape.keys, shape.depth);
+  const Cache values(c.v.data(), shape.heads * shape.keys, shape.values);
+  const KeysAndValues codes = {nullptr,
+                               nullptr,
+                               keys.codes.data(),
+                               values.codes.data(),
+                               keys.scales.data(),
+                               values.scales.data()};
+  for (const KeysAndValues& kv : {c.inputs.kv, codes}) {
+    Guarded<float> got(size);
+    c.inputs.kv = kv;
+    c.inputs.y = got.data();
+    const bool ran = Attention().Run(c.inputs, Backwards());
+    char where[140];
+    std::snprintf(where, sizeof where,
+                  "%d heads x %d, %d of %d keys, depth %d, values %d, %d, mask %d, codes %d",
+                  static_cast<int>(shape.heads), static_cast<int>(shape.group),
+                  static_cast<int>(shape.rows), static_cast<int>(shape.keys),
+                  static_cast<int>(shape.depth), static_cast<int>(shape.values), causal,
+                  static_cast<int>(mask), kv.k == nullptr);
+    tally.Check(ran && got.Equals(expected), where);
+  }
 }
 
 }  // namespace
@@ -138,8 +169,17 @@ std::vector<Tally> TestAttention() {
   std::vector<Tally> tallies = {TallyOf("attention")};
   Random random(41);
   const AttentionShape shapes[] = {
-      {3, 5, 5, 8, 6},    {2, 70, 70, 16, 20},  // blocks have 32 queries
-      {1, 1, 37, 32, 16}, {4, 33, 90, 5, 17},  {2, 9, 4, 8, 8}, {2, 3, 0, 8, 8}, {0, 3, 4, 8, 8},
+      {3, 5, 5, 8, 6},
+      {2, 70, 70, 16, 20},  // blocks have 32 queries
+      {1, 1, 37, 32, 16},
+      {4, 33, 90, 5, 17},
+      {2, 9, 4, 8, 8},
+      {2, 3, 0, 8, 8},
+      {0, 3, 4, 8, 8},
+      // Heads of queries that share keys: a few lines, and blocks across heads.
+      {2, 1, 50, 64, 64, 4},
+      {2, 2, 30, 80, 33, 3},
+      {1, 20, 45, 16, 16, 4},
   };
   for (const AttentionShape& shape : shapes) {
     for (bool causal : {false, true}) {

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from edgefold.errors import VerificationError
 from edgefold.files.saving import save_model
+from edgefold.files.serialization import serialize
 from edgefold.float_caches import coded_caches, float_ports
 from edgefold.passes import Effect, Pass
 from edgefold.passes.base import OPTION
@@ -165,7 +166,7 @@ def check_onnx(model: ir.Model) -> None:
     """
     large = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
     if large < CHECKABLE_BYTES:
-        onnx.checker.check_model(ir.to_proto(model))
+        onnx.checker.check_model(serialize(model))  # with weights inside that lie in a file beside the original
         return
     with tempfile.TemporaryDirectory(prefix="edgefold-") as folder:
         path = Path(folder) / "model.onnx"

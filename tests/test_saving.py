@@ -19,6 +19,7 @@ from edgefold.errors import ModelError, UsageError
 from edgefold.files.external import EXTERNAL_ABOVE
 from edgefold.files.loading import load_model
 from edgefold.files.saving import save_model
+from edgefold.verification import check_onnx
 
 ROWS = 300  # 300 x 3 floats: large enough to be written outside
 
@@ -223,3 +224,9 @@ class TestNothingHalfWritten:
         save_model(model_with({}), tmp_path / "m.onnx")
         assert (tmp_path / "precious").read_text() == "precious"
         assert not (tmp_path / "m.onnx").is_symlink()
+
+
+def test_weights_beside_a_small_model_pass_the_check_between_steps(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    save_model(model_with({"w": big()}), path, external=True)
+    check_onnx(load_model(path).model)  # run from another folder than the weights lie in

@@ -6,6 +6,8 @@
 #include "kernels/l2_norm/l2_norm.h"
 #include "kernels/quantize/quantize.h"
 #include "kernels/quantize_panels/quantize_panels.h"
+#include "kernels/row_dots/row_dots.h"
+#include "kernels/row_sums/row_sums.h"
 #include "kernels/softmax/softmax.h"
 #include "selftest.h"
 
@@ -66,6 +68,24 @@ void Attention(Random& random) {
   Count("softmax 16x128", [&] { SoftmaxKernels().Choose().run(s); });
 }
 
+// A query over 128 positions of a cache of codes.
+void CachedRows(Random& random) {
+  constexpr int64_t kPositions = 128;
+  constexpr int64_t kDepth = 64;
+  std::vector<int8_t> x(kDepth), rows(kPositions * kDepth);
+  std::vector<uint8_t> weights(kPositions);
+  for (int8_t& code : x) code = static_cast<int8_t>(random.Range(-127, 127));
+  for (int8_t& code : rows) code = static_cast<int8_t>(random.Range(-127, 127));
+  for (uint8_t& weight : weights) weight = static_cast<uint8_t>(random.Range(0, 255));
+  std::vector<int32_t> dots(kPositions), sums(kDepth);
+  const RowDotsArguments d = {x.data(),   kDepth, 1,           rows.data(), kDepth,
+                              kPositions, kDepth, dots.data(), kPositions};
+  Count("row_dots 1x128x64", [&] { RowDotsKernels().Choose().run(d); });
+  const RowSumsArguments s = {weights.data(), kPositions, 1,           rows.data(), kDepth,
+                              kPositions,     kDepth,     sums.data(), kDepth};
+  Count("row_sums 1x128x64", [&] { RowSumsKernels().Choose().run(s); });
+}
+
 void Norms(Random& random) {
   const std::vector<float> x = Floats(random, kRows * kColumns), gamma = Floats(random, kColumns);
   std::vector<float> y(kRows * kColumns);
@@ -117,6 +137,7 @@ void CountRows() {
   Random random(2);
   Quantize(random);
   Attention(random);
+  CachedRows(random);
   Norms(random);
   Activations(random);
   Epilogue(random);

@@ -3,25 +3,26 @@
 
     python docs/results/healing.py DATA_FOLDER WORK_FOLDER [NAME ...]
 
-Every result is an output folder in WORK_FOLDER, so that an interrupted run goes on where it stopped. One thread.
+Every result is an output folder in WORK_FOLDER, so that an interrupted run goes on where it stopped, and a row of
+healing.jsonl beside the page, which is made of these; without names, what healing.jsonl lacks is made. One thread.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rows import machine_line
+from rows import commit_rows, kept_rows, made_now, makers, mean
 
 import edgefold
 from edgefold.compression import compress
 
-HERE = Path(__file__).resolve().parent
+PAGE = Path(__file__).with_name("healing.md")
+KEPT = PAGE.with_suffix(".jsonl")
 INTRODUCTION = (
     "A model that a recipe made smaller is trained to do again what its original does, on the task's calibration data",
     "alone; a tenth of them is held out and chooses the best weights. No labels. The evaluation set is scored before",
@@ -58,7 +59,7 @@ READING = (
 )
 COLUMNS = (
     *("model", "student", "seed", "metric", "original", "before", "after", "to the original", "95 % interval"),
-    *("steps", "CPU minutes"),
+    *("steps", "CPU minutes", "made"),
 )
 BLOCKWISE = {"patience": 0, "loss": ["output", "blockwise"]}
 OF_4_BITS = {"epochs": 4, "learning_rate": 0.0002, "batch": 32, "augment": ["flip", "crop"], **BLOCKWISE}
@@ -112,22 +113,46 @@ CASES = {
 
 def main(data: Path, work: Path, names: Sequence[str]) -> None:
     work.mkdir(parents=True, exist_ok=True)
+    rows = {(one["case"], one["seed"]): one for one in kept_rows(KEPT)}
     for name, case in CASES.items():
-        if names and name not in names:
-            continue
-        original = data / case.model / "model.onnx"
-        task = original.parent / "task.yaml"
-        student = work / name
-        if not student.exists():
-            print(student.name, flush=True)
-            compress(original, student, recipe(case, work), task, settings=case.settings, seed=0)
         for seed in case.seeds:
-            folder = work / f"{name}.seed{seed}"
-            if not folder.exists():
-                print(folder.name, flush=True)
-                options = {**case.options, "threads": 1, "device": "cpu"}
-                edgefold.heal(student, original, task, folder, seed=seed, resume=True, **options)
-    (HERE / "healing.md").write_text(page(work), encoding="utf-8")
+            if name in names or (not names and (name, seed) not in rows):
+                rows[name, seed] = healed(data, work, name, seed)
+                commit_rows(KEPT, list(rows.values()))
+    PAGE.write_text(page(list(rows.values())), encoding="utf-8")
+
+
+def healed(data: Path, work: Path, name: str, seed: int) -> dict[str, Any]:
+    """Makes the student and its healed form, unless their folders are there; the row."""
+    case = CASES[name]
+    original = data / case.model / "model.onnx"
+    task = original.parent / "task.yaml"
+    student = work / f"{case.model}.{case.recipe}"
+    if not student.exists():
+        print(student.name, flush=True)
+        compress(original, student, recipe(case, work), task, settings=case.settings, seed=0)
+    folder = work / f"{name}.seed{seed}"
+    if not folder.exists():
+        print(folder.name, flush=True)
+        options = {**case.options, "threads": 1, "device": "cpu"}
+        edgefold.heal(student, original, task, folder, seed=seed, resume=True, **options)
+    report = json.loads((folder / "report.json").read_text())
+    healing = report["healing"]
+    return {
+        "case": name,
+        "seed": seed,
+        "metric": report["teacher_score"]["metric"],
+        "teacher": report["teacher_score"]["value"],
+        "before": report["before"]["metric"]["value"],
+        "after": report["after"]["metric"]["value"],
+        "change": report["to_teacher"]["value"],
+        "interval": report["to_teacher"]["ci95"],
+        "held_out": min(epoch["held_out"] for epoch in healing["history"]),
+        "steps": healing["steps"],
+        "minutes": healing["processor_seconds"] / 60,
+        "settings": settings(report),
+        **made_now(),
+    }
 
 
 def recipe(case: Case, work: Path) -> str:
@@ -139,61 +164,53 @@ def recipe(case: Case, work: Path) -> str:
     return str(path)
 
 
-def page(work: Path) -> str:
+def page(found: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         "# Healing",
         "",
         *INTRODUCTION,
         "",
-        f"{machine_line()} One thread.",
-        "Command: `python docs/results/healing.py DATA WORK`; every result is kept in WORK, and a later call goes on.",
+        "Command: `python docs/results/healing.py DATA WORK`, one thread; every result is kept in WORK, and a later",
+        "call goes on.",
+        "",
+        *(f"- {made}" for made in makers(found)),
         "",
         f"| {' | '.join(COLUMNS)} |",
         "|---" * len(COLUMNS) + "|",
     ]
+    told = []
     for name, case in CASES.items():
-        paths = [work / f"{name}.seed{seed}" / "report.json" for seed in case.seeds]
-        reports = [json.loads(path.read_text()) for path in paths if path.exists()]
-        lines += [row(case, report) for report in reports]
-        if len(reports) > 1:
-            lines.append(mean_row(case, reports))
-    return "\n".join([*lines, "", *settings(work), "", *READING, ""])
+        mine = [one for one in found if one["case"] == name]
+        lines += [row(case, one) for one in mine]
+        if len(mine) > 1:
+            lines.append(mean_row(case, mine))
+        told += [f"- {name}: {mine[0]['settings']}" if mine else f"- {name}: not run yet."]
+    return "\n".join([*lines, "", *told, "", *READING, ""])
 
 
-def row(case: Case, report: Mapping[str, Any]) -> str:
-    teacher, before, after = report["teacher_score"], report["before"]["metric"], report["after"]["metric"]
-    left, healing = report["to_teacher"], report["healing"]
-    low, high = left["ci95"]
+def row(case: Case, one: Mapping[str, Any]) -> str:
+    low, high = one["interval"]
     return (
-        f"| {case.model} | {case.student} | {report['options']['seed']} | {teacher['metric']} | {teacher['value']:.4f} "
-        f"| {before['value']:.4f} | {after['value']:.4f} | {left['value']:+.4f} | {low:+.4f} to {high:+.4f} "
-        f"| {healing['steps']} | {healing['processor_seconds'] / 60:.1f} |"
+        f"| {case.model} | {case.student} | {one['seed']} | {one['metric']} | {one['teacher']:.4f} "
+        f"| {one['before']:.4f} | {one['after']:.4f} | {one['change']:+.4f} | {low:+.4f} to {high:+.4f} "
+        f"| {one['steps']} | {one['minutes']:.1f} | {one['date']} |"
     )
 
 
-def mean_row(case: Case, reports: Sequence[Mapping[str, Any]]) -> str:
-    after = statistics.mean(report["after"]["metric"]["value"] for report in reports)
-    change = statistics.mean(report["to_teacher"]["value"] for report in reports)
-    return f"| {case.model} | {case.student} | mean | | | | **{after:.4f}** | **{change:+.4f}** | | | |"
+def mean_row(case: Case, rows: Sequence[Mapping[str, Any]]) -> str:
+    after, change = mean(rows, "after"), mean(rows, "change")
+    return f"| {case.model} | {case.student} | mean | | | | **{after:.4f}** | **{change:+.4f}** | | | | |"
 
 
-def settings(work: Path) -> list[str]:
-    """What each model was trained by, as its first report says."""
-    lines = []
-    for name in CASES:
-        path = work / f"{name}.seed0" / "report.json"
-        if not path.exists():
-            lines.append(f"- {name}: not run yet.")
-            continue
-        report = json.loads(path.read_text())
-        healing, options = report["healing"], report["options"]
-        lines.append(
-            f"- {name}: {'; '.join(healing['losses'])}; {healing['training']} samples to train on, "
-            f"{healing['held_out']} held out; {options['optimizer']}, learning rate {options['learning_rate']}, "
-            f"batch {options['batch']}, augmentation {', '.join(options['augment']) or 'none'}; "
-            f"{healing['weights']} weights."
-        )
-    return lines
+def settings(report: Mapping[str, Any]) -> str:
+    """What a model was trained by, as its report says."""
+    healing, options = report["healing"], report["options"]
+    return (
+        f"{'; '.join(healing['losses'])}; {healing['training']} samples to train on, "
+        f"{healing['held_out']} held out; {options['optimizer']}, learning rate {options['learning_rate']}, "
+        f"batch {options['batch']}, augmentation {', '.join(options['augment']) or 'none'}; "
+        f"{healing['weights']} weights."
+    )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ W4: Sequence[Step] = (
     {"pass": "fold-batchnorm"},
     *({"pass": "quantize", "weights": 4, "method": "shift-lut", "rounding": "gptq", "embeddings": 8, "first_last": 8},),
 )
+PLAIN_W4: Sequence[Step] = (*W4[:2], {**W4[2], "method": "rtn"})
+"""One scale a column and no shifts of groups, which are 3 % of the bytes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,13 @@ SUBJECTS: Mapping[str, Subject] = {
         {"blocks": 2},
         {"blocks": 3},
         (0.667, 0.5),
-        {"steps": 180, "batch": 32, "loss": ["output"]},
+        {
+            "steps": 400,
+            "batch": 32,
+            "loss": ["output", "blockwise"],
+            "augment": ["splice"],
+            "precision": "bfloat16",
+        },
         ["/layer.1/*", "/layer.2/*", "/layer.3/*"],  # its head is a mean
         (3, 4),
         2,
@@ -141,6 +149,9 @@ def _of(name: str, subject: Subject) -> Iterator[Row]:
     def in_4_bits(method: str) -> Row:
         return Row(name, f"{method}, 4 bits", W4, method)
 
+    def in_4_bits_without_shifts(method: str) -> Row:
+        return Row(name, f"{method}, 4 bits, no shifts", PLAIN_W4, method)
+
     yield Row(name, "original", [])
     yield in_4_bits("original")
     yield Row(name, "third removed, no refit", [{**third, "repair": "none"}])
@@ -148,6 +159,7 @@ def _of(name: str, subject: Subject) -> Iterator[Row]:
         ("third removed", [third]),
         ("half removed", [half]),
         ("half shared", [{"pass": "share-weights", "keep": 0.5}]),
+        ("half in shared factors", [{"pass": "share-weights", "keep": 0.5, "form": "factors"}]),
         ("third removed, rest shared", [third, {"pass": "share-weights", "keep": 0.5}]),
         ("low rank, two thirds", [{"pass": "low-rank", "keep": subject.stored[0]}]),
         ("low rank, half", [{"pass": "low-rank", "keep": subject.stored[1]}]),
@@ -157,6 +169,16 @@ def _of(name: str, subject: Subject) -> Iterator[Row]:
         yield healed(method)
         if not method.startswith("control"):
             yield in_4_bits(f"{method}, healed")
+            if "shared" in method:
+                yield in_4_bits_without_shifts(f"{method}, healed")
+    smaller = {"pass": "share-weights", "keep": 0.47, "form": "factors", "refits": 0}  # 1/15 of the bytes in 4 bits
+    for method, base in (
+        ("less than half in shared factors", ""),
+        ("third removed, rest in shared factors", "third removed"),
+    ):
+        yield Row(name, method, [smaller], base)
+        yield healed(method)
+        yield in_4_bits(f"{method}, healed")
     yield Row(name, "third fused", [_fusion(subject)], "", SEEDS)
     yield Row(name, "control: last removed", [{**third, "criterion": "last", "repair": "none"}])
     tuned = [{**heal, "train": list(subject.ends)}]

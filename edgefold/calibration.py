@@ -2,7 +2,8 @@
 """Statistics of a model's activations over calibration data: the only thing passes see of ONNX Runtime.
 
 Requested tensors are made outputs of the model for the time of a session, batches stream through it, and each batch is
-reduced at once to second moments or histograms; no activation outlives its batch.
+reduced at once to second moments or histograms; no activation outlives its batch. Rows at positions that only fill
+samples up are left out: nothing reads what a layer gives there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import onnx_ir as ir
 
 from edgefold.errors import ModelError
 from edgefold.exposed_tensors import exposing, visible_values
+from edgefold.padding import real_positions
 from edgefold.passes._halves import Halves
 from edgefold.passes._layer_inputs import Inputs, Rows, Targets
 from edgefold.passes._moments import Moments
@@ -65,7 +67,7 @@ class Calibration:
         self._max_rows = max_rows
         self._kept: list[Feeds] | None = None
         self._sizes: dict[str, int] = {}
-        self._batches = 0
+        self._real: list[Array | None] = []
         self._segments = Segments(self._model, self._stream, threads=threads)
 
     def through(self, model: ir.Model, *, max_rows: int | None = None) -> Calibration:
@@ -201,16 +203,21 @@ class Calibration:
             yield from found.items()
 
     def _pick(self, rows: int, share: int, batch: int) -> np.ndarray[Any, np.dtype[np.intp]]:
-        """Row numbers of one batch: all, or a seeded sample of `share`, in order; layers of one size share it."""
-        if rows <= share:
-            return np.arange(rows)
-        chosen = np.random.default_rng([self._seed, batch]).choice(rows, share, replace=False, shuffle=False)
-        return np.sort(chosen).astype(np.intp)
+        """Row numbers of one batch, in order: all that are no padding, or a seeded sample of `share` of them.
+
+        Layers of one size share it. A mask is for those that have a row for each of its positions.
+        """
+        real = self._real[batch]
+        there = np.arange(rows) if real is None or real.size != rows else np.flatnonzero(real)
+        if len(there) <= share:
+            return there
+        chosen = np.random.default_rng([self._seed, batch]).choice(len(there), share, replace=False, shuffle=False)
+        return there[np.sort(chosen)].astype(np.intp)
 
     def _count_batches(self) -> int:
-        if not self._batches:
-            self._batches = max(1, sum(1 for _ in self._stream()))
-        return self._batches
+        if not self._real:
+            self._real = [real_positions(feeds) for feeds in self._stream()]
+        return max(1, len(self._real))
 
     def _stream(self) -> Iterator[Feeds]:
         """The batches; small ones are kept after the first full reading, because making them may mean decoding."""

@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
+from edgefold.padding import real_positions, without_padding
 from edgefold.session import LITTLE_MEMORY, make_session, run
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 Array = np.ndarray[Any, Any]
 Feeds = Mapping[str, Array]
@@ -27,6 +31,8 @@ def perturb(
 ) -> Iterator[float]:
     """The error of the outputs for each change: squared differences over the energy of each output, added up.
 
+    What an output has at positions that only fill samples up does not count.
+
     Args:
         model: with the tensors to exchange among its inputs, and among its initializers, which serve as defaults.
         changes: each a mapping from such inputs to other values; one is taken for each error that is asked for.
@@ -40,19 +46,25 @@ def perturb(
     session = make_session(model, config=LITTLE_MEMORY)
     names = [output.name for output in session.get_outputs()]
     batches = _first(feeds())
-    wanted = [[output.astype(np.float64) for output in run(session, None, batch)] for batch in batches]
+    real = [real_positions(batch) for batch in batches]
+    wanted = [_outputs(session, batch, there) for batch, there in zip(batches, real, strict=True)]
     sizes = [
         max(sum(_rows(one) if name in classes else float(np.vdot(one, one)) for one in same), 1e-30)
         for name, same in zip(names, zip(*wanted, strict=True), strict=True)
     ]
     for change in changes:
         error = 0.0
-        for batch, references in zip(batches, wanted, strict=True):
-            outputs = run(session, None, {**batch, **change})
+        for batch, there, references in zip(batches, real, wanted, strict=True):
+            outputs = _outputs(session, {**batch, **change}, there)
             for name, output, reference, size in zip(names, outputs, references, sizes, strict=True):
                 distance = _divergence if name in classes else _squares
-                error += distance(output.astype(np.float64), reference) / size
+                error += distance(output, reference) / size
         yield error
+
+
+def _outputs(session: ort.InferenceSession, feeds: Feeds, real: Array | None) -> list[Array]:
+    """In float64, without the rows at padding."""
+    return [without_padding(output.astype(np.float64), real) for output in run(session, None, feeds)]
 
 
 def _squares(output: Array, reference: Array) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgefold.errors import UsageError
 from edgefold.heal.image_changes import coloured, is_images, moved, spatial_axis, warped
-from edgefold.heal.samples import padding_mask
+from edgefold.padding import padding_mask
 
 Array = np.ndarray[Any, Any]
 BLENDING = frozenset(("mix", "patch"))

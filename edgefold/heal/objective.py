@@ -15,7 +15,7 @@ from torch import Tensor
 from edgefold.errors import UsageError
 from edgefold.heal import losses
 from edgefold.heal.hidden import Pair, paired_hidden
-from edgefold.heal.samples import padding_mask
+from edgefold.padding import padding_mask
 
 if TYPE_CHECKING:
     from edgefold.interface import ModelInterface

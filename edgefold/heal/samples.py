@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from edgefold.errors import UsageError
+from edgefold.padding import padding_mask
 
 if TYPE_CHECKING:
     from edgefold.interface import ModelInterface
@@ -89,14 +90,6 @@ class Samples:
 def by_length(rows: Array, padding: Padding | None) -> Array:
     """The rows, shortest first where they have lengths."""
     return rows if padding is None else rows[np.argsort(padding.lengths[rows], kind="stable")]
-
-
-def padding_mask(feeds: Mapping[str, Array]) -> str | None:
-    """The input that says which positions are padding, as exporters of transformers name it; None without one."""
-    for name, value in feeds.items():
-        if name.endswith("mask") and value.ndim == 2 and np.isin(value, (0, 1)).all():
-            return name
-    return None
 
 
 def read_samples(task: Task, interface: ModelInterface, options: Heal, seed: int) -> Samples:

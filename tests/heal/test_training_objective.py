@@ -17,8 +17,9 @@ from damaged import DIGITS, original
 from edgefold.errors import UsageError
 from edgefold.heal.hidden import paired_hidden
 from edgefold.heal.objective import Objective, make_objective
-from edgefold.heal.samples import padding_mask, read_samples
+from edgefold.heal.samples import read_samples
 from edgefold.interface import ModelInterface
+from edgefold.padding import padding_mask
 from edgefold.passes import Heal
 from edgefold.scoring.task import Task, load_task
 from edgefold.session import make_session

@@ -153,15 +153,15 @@ void ConvBlock::DirectPixels(const Call& call, const Band& band, const Direct& d
   d.taps = k;
   d.weights = tap_pairs_.data();
   d.pixels = pixels;
+  d.acc = direct.sums;
   d.acc_stride = StageFinish::kMaxColumns;
+  d.panel_step = direct.panel_bytes;
   for (int64_t first = 0; first < stage_.matrix.n; first += StageFinish::kMaxColumns) {
     const int64_t channels = std::min(StageFinish::kMaxColumns, stage_.matrix.n - first);
-    for (int64_t c = 0; c < channels; c += kPanelColumns) {
-      d.acc = direct.sums + c;
-      depthwise_(d);
-      d.x += direct.panel_bytes;
-      d.weights += TapPairValues(k);
-    }
+    d.panels = CeilDiv(channels, kPanelColumns);
+    depthwise_(d);
+    d.x += d.panels * direct.panel_bytes;
+    d.weights += d.panels * TapPairValues(k);
     finish_.Run(call.constants, target, direct.sums, d.acc_stride, pixels, first, channels,
                 direct.tile);
   }

@@ -149,7 +149,7 @@ void Conv::DirectRows(const Call& call, const DirectTask& task) const {
     } else {
       depthwise_({x, range_.is_unsigned(), step, task.offsets, matrix_.k,
                   reinterpret_cast<const int16_t*>(task.weights), width,
-                  reinterpret_cast<int32_t*>(acc), kPanelColumns});
+                  reinterpret_cast<int32_t*>(acc), kPanelColumns, 1, 0});
     }
   }
   const int64_t column = task.panel * kPanelColumns;

@@ -253,18 +253,18 @@ void InvertedResidual::ConvolveRun(const Call& call, const Work& work, int64_t p
   d.offsets = work.offsets;
   d.taps = a.Taps();
   d.pixels = pixels;
+  d.acc = sums;
   d.acc_stride = StageFinish::kMaxColumns;
+  d.panel_step = kPanelColumns;
   StageFinish::Target target = {};
   target.y = out;
   target.y_stride = project_.RowBytes();
   for (int64_t first = 0; first < a.in_channels; first += StageFinish::kMaxColumns) {
     const int64_t channels = std::min(StageFinish::kMaxColumns, a.in_channels - first);
-    for (int64_t c = 0; c < channels; c += kPanelColumns) {
-      d.x = work.ring + first + c;
-      d.weights = tap_pairs_.data() + (first + c) / kPanelColumns * TapPairValues(a.Taps());
-      d.acc = sums + c;
-      depthwise_(d);
-    }
+    d.x = work.ring + first;
+    d.weights = tap_pairs_.data() + first / kPanelColumns * TapPairValues(a.Taps());
+    d.panels = CeilDiv(channels, kPanelColumns);
+    depthwise_(d);
     finish_depthwise_.Run(call.depthwise, target, sums, d.acc_stride, pixels, first, channels,
                           work.tile);
   }

@@ -32,9 +32,9 @@ void Depthwise(Random& random) {
         weights[tap / 2 * 32 + c * 2 + tap % 2] = static_cast<int16_t>(random.Range(-127, 127));
       }
     }
-    const ConvDepthwiseArguments d = {x.data(),       true,        kChannels,
-                                      offsets.data(), size * size, weights.data(),
-                                      kPixels,        acc.data(),  16};
+    const ConvDepthwiseArguments d = {
+        x.data(), true, kChannels, offsets.data(), size * size, weights.data(), kPixels, acc.data(),
+        16,       1,    0};
     Count(size == 3 ? "conv_depthwise 56x16 3x3" : "conv_depthwise 56x16 5x5",
           [&] { ConvDepthwiseKernels().Choose().run(d); });
   }

@@ -55,7 +55,10 @@ void Run(const ConvDepthwiseArguments& d) {
 }  // namespace
 
 void conv_depthwise_arm_neon(const ConvDepthwiseArguments& d) {
-  d.is_unsigned ? Run<true>(d) : Run<false>(d);
+  for (int64_t p = 0; p < d.panels; ++p) {
+    const ConvDepthwiseArguments panel = d.Panel(p);
+    d.is_unsigned ? Run<true>(panel) : Run<false>(panel);
+  }
 }
 
 }  // namespace edgefold

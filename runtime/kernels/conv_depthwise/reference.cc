@@ -3,7 +3,9 @@
 
 namespace edgefold {
 
-void conv_depthwise_reference(const ConvDepthwiseArguments& d) {
+namespace {
+
+void Panel(const ConvDepthwiseArguments& d) {
   for (int64_t i = 0; i < d.pixels; ++i) {
     for (int c = 0; c < 16; ++c) {
       int32_t sum = 0;
@@ -15,6 +17,12 @@ void conv_depthwise_reference(const ConvDepthwiseArguments& d) {
       d.acc[i * d.acc_stride + c] = sum;
     }
   }
+}
+
+}  // namespace
+
+void conv_depthwise_reference(const ConvDepthwiseArguments& d) {
+  for (int64_t p = 0; p < d.panels; ++p) Panel(d.Panel(p));
 }
 
 }  // namespace edgefold

@@ -24,21 +24,26 @@ void Case(Random& random, int64_t taps, int64_t pixels, bool is_unsigned, bool e
   }
   const int64_t most = *std::max_element(offsets.begin(), offsets.end());
   // Exactly as many bytes as the contract lets a kernel read, for the sanitizer.
-  std::vector<uint8_t> x(most + std::max<int64_t>(0, pixels - 1) * step + 16);
+  const int64_t panels = random.Range(1, 3);
+  const int64_t panel_step = random.Range(0, 20);
+  std::vector<uint8_t> x(most + std::max<int64_t>(0, pixels - 1) * step +
+                         (panels - 1) * panel_step + 16);
   for (uint8_t& code : x) {
     const int value = is_unsigned ? random.Range(0, 255) : random.Range(-127, 127);
     code = static_cast<uint8_t>(extreme ? (is_unsigned ? 255 : -127) : value);
   }
-  std::vector<int16_t> weights((taps + 1) / 2 * 32);
+  const int64_t panel_weights = (taps + 1) / 2 * 32;
+  std::vector<int16_t> weights(panels * panel_weights);
   for (size_t i = 0; i < weights.size(); ++i) {
-    const bool beyond = taps % 2 != 0 && i / 32 == weights.size() / 32 - 1 && i % 2 != 0;
+    const int64_t at = static_cast<int64_t>(i) % panel_weights;
+    const bool beyond = taps % 2 != 0 && at / 32 == panel_weights / 32 - 1 && at % 2 != 0;
     weights[i] = static_cast<int16_t>(beyond ? 0 : extreme ? -127 : random.Range(-127, 127));
   }
-  const int64_t acc_stride = 16 + random.Range(0, 3);
+  const int64_t acc_stride = panels * 16 + random.Range(0, 3);
   Guarded<int32_t> expected(pixels * acc_stride);
-  ConvDepthwiseArguments d = {x.data(),  is_unsigned,    step,   offsets.data(),
-                              taps,      weights.data(), pixels, expected.data(),
-                              acc_stride};
+  ConvDepthwiseArguments d = {x.data(),   is_unsigned,    step,      offsets.data(),
+                              taps,       weights.data(), pixels,    expected.data(),
+                              acc_stride, panels,         panel_step};
   conv_depthwise_reference(d);
   for (size_t i = 0; i < kernels.size; ++i) {
     if (!tallies[i].supported) continue;

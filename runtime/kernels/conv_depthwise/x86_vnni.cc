@@ -56,7 +56,8 @@ inline EF_INLINE __m512i Insert(__m512i quads, const int16_t* pairs, int t) {
 // A kernel of kSize rows and columns, whose columns lie one input pixel apart and windows kStride:
 // what is made of a column of the input serves all windows that see it.
 template <bool kUnsigned, int kSize, int kStride>
-void Slide(const ConvDepthwiseArguments& d) {
+void SlidePanel(const ConvDepthwiseArguments& d, const uint8_t* const* first_rows,
+                const int16_t* pairs, int64_t panel) {
   constexpr int kParts = (kSize + 3) / 4;  // of a column
   __m512i weights[kSize][kParts];
   __m512i start = _mm512_setzero_si512();
@@ -65,14 +66,14 @@ void Slide(const ConvDepthwiseArguments& d) {
       __m512i quads = _mm512_setzero_si512();
       constexpr int kPlaces = kSize - 4 * part < 4 ? kSize - 4 * part : 4;
       Unroll<kPlaces>([&](auto place) EF_INLINE {
-        quads = Insert<place>(quads, d.weights, (4 * part + place) * kSize + column);
+        quads = Insert<place>(quads, pairs, (4 * part + place) * kSize + column);
       });
       weights[column][part] = quads;
       if constexpr (!kUnsigned) start = Offset(start, quads);
     });
   });
   const uint8_t* rows[kSize];
-  for (int r = 0; r < kSize; ++r) rows[r] = d.x + d.offsets[r * kSize];
+  Unroll<kSize>([&](auto r) EF_INLINE { rows[r] = first_rows[r] + panel * d.panel_step; });
   const int64_t step = d.step / kStride;
   int64_t at = 0;  // of the next column
   __m512i columns[kSize][kParts];
@@ -84,7 +85,7 @@ void Slide(const ConvDepthwiseArguments& d) {
     at += step;
   };
   Unroll<kSize - kStride>(fill);
-  int32_t* acc = d.acc;
+  int32_t* acc = d.acc + panel * 16;
   const int64_t acc_stride = d.acc_stride;
   // After kSize pixels every register has its old meaning: no moves.
   for (int64_t left = d.pixels; left > 0; left -= kSize) {
@@ -102,6 +103,16 @@ void Slide(const ConvDepthwiseArguments& d) {
       _mm512_storeu_si512(acc, sums);
       acc += acc_stride;
     });
+  }
+}
+
+template <bool kUnsigned, int kSize, int kStride>
+void Slide(const ConvDepthwiseArguments& d) {
+  const uint8_t* rows[kSize];
+  for (int r = 0; r < kSize; ++r) rows[r] = d.x + d.offsets[r * kSize];
+  constexpr int64_t kPairs = (kSize * kSize + 1) / 2 * 32;
+  for (int64_t p = 0; p < d.panels; ++p) {
+    SlidePanel<kUnsigned, kSize, kStride>(d, rows, d.weights + p * kPairs, p);
   }
 }
 
@@ -155,9 +166,12 @@ void Run(const ConvDepthwiseArguments& d) {
     if (Slides(d, 5, 2)) return Slide<kUnsigned, 5, 2>(d);
     if (Slides(d, 7, 1)) return Slide<kUnsigned, 7, 1>(d);
   }
-  int64_t i = 0;
-  for (; i + 4 <= d.pixels; i += 4) Block<kUnsigned, 4>(d, i);
-  for (; i < d.pixels; ++i) Block<kUnsigned, 1>(d, i);
+  for (int64_t p = 0; p < d.panels; ++p) {
+    const ConvDepthwiseArguments panel = d.Panel(p);
+    int64_t i = 0;
+    for (; i + 4 <= d.pixels; i += 4) Block<kUnsigned, 4>(panel, i);
+    for (; i < d.pixels; ++i) Block<kUnsigned, 1>(panel, i);
+  }
 }
 
 }  // namespace

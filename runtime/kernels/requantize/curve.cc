@@ -4,7 +4,6 @@
 // - the formula's own error (activation.h), at the nodes and where the reference evaluates it:
 // three
 //   times, since Lebesgue's constant of four such nodes is 1.85;
-// - beyond the lower end, where the polynomial of the end is used: twice what is left of f there;
 // - rounding of the nodes, whose slope is below 1.2; of the coefficients and in Horner's scheme:
 //   below 2^-21 times sum |c_j x^j|.
 #include "kernels/requantize/curve.h"
@@ -25,23 +24,32 @@ struct Limits {
   double low, high;
   double fourth;   // |f''''| is at most this
   double formula;  // error of formulas.h
-  double rest;     // of |f| below `low`
 };
 
+// The least t >= 2 of a few where bound(t) <= most; bound decreases.
+template <typename Bound>
+double TailFrom(const Bound& bound, double most) {
+  double t = 2.0;
+  while (bound(t) > most && t < 32.0) t += 0.5;
+  return t;
+}
+
+// Below `low`, |f| falls to zero and is at most a quarter of a code: so is the polynomial's end.
 Limits LimitsOf(const Activation& a, double y_scale, double highest) {
   constexpr double kUlp = 0x1p-21;
   if (a.kind == ActivationKind::kGelu || a.kind == ActivationKind::kGeluTanh) {
+    const auto density = [](double t) { return 0.4 * std::exp(-t * t / 2); };  // >= |f(-t)|
+    const double low = -TailFrom(density, 0.25 * y_scale);
     const double high = highest + y_scale + 0.18;  // x - 0.171 <= f(x)
-    return {-5.0, high, 1.61, kUlp * std::max(5.0, high), 1.6e-6};
+    return {low, high, 1.61, kUlp * std::max(-low, high)};
   }
   if (a.kind != ActivationKind::kSwish || !(a.alpha > 0.125f && a.alpha < 8.0f)) return {};
-  // f(x) = g(alpha x) / alpha, where g(t) = t / (1 + exp(-t)), t - 0.279 <= g(t).
+  // f(x) = g(alpha x) / alpha, where g(t) = t / (1 + exp(-t)), t - 0.279 <= g(t), |g''''| <= 1/2.
   const double alpha = a.alpha;
+  const auto rest = [](double t) { return t * std::exp(-t); };  // >= |g(-t)|
+  const double low = -TailFrom(rest, 0.25 * y_scale * alpha) / alpha;
   const double high = highest + y_scale + 0.28 / alpha;
-  const double wanted = y_scale * alpha;
-  const double t = wanted > 0.37 ? 11 : wanted > 0.024 ? 14 : 18;
-  const double rest = (t == 11 ? 1.9e-4 : t == 14 ? 1.2e-5 : 2.8e-7) / alpha;
-  return {-t / alpha, high, 0.5 * alpha * alpha * alpha, kUlp * std::max(0.28 / alpha, high), rest};
+  return {low, high, 0.5 * alpha * alpha * alpha, kUlp * std::max(0.28 / alpha, high)};
 }
 
 // Values of the activation at the four nodes of every segment.
@@ -103,8 +111,8 @@ CodeCurve FitCurve(const Activation& activation, float y_scale, float highest) {
   float values[4][CodeCurve::kSegments];
   Evaluate(activation, first, width, values);
   const double sum = Interpolate(values, first, width, 1.0 / scale, curve.table);
-  const double of_values = l.fourth * std::pow(width / 2, 4) / 192 + 3 * l.formula + 2 * l.rest +
-                           0x1p-22 * std::max(-l.low, l.high);
+  const double of_values =
+      l.fourth * std::pow(width / 2, 4) / 192 + 3 * l.formula + 0x1p-22 * std::max(-l.low, l.high);
   const double error = 1.05 * (of_values / scale + 0x1p-21 * sum);
   curve.usable = error < kMostError;
   curve.low = static_cast<float>(l.low);

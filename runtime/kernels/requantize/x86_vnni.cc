@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Up to 64 channels of a pixel at a time: four registers of sums, one store of codes. What bounds
-// codes from below is left to the last steps, where 64 of them fill a register.
+// Up to 64 channels of a pixel at a time: four registers of sums, one store of codes. Bounds of the
+// codes are left to the last steps, where 64 of them fill a register.
 #include <immintrin.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "base/unroll.h"
@@ -54,10 +55,15 @@ inline EF_INLINE __m512i InOrder(__m512i packed) {
   return _mm512_permutexvar_epi32(order, packed);
 }
 
+// kFloats, or codes: kBoundedCodes of values that are so many codes that they fit 32 bits;
+// kCurvedCodes by a curve, where it is certain, and nothing is added after the activation.
+enum class Results { kFloats, kCodes, kBoundedCodes, kCurvedCodes };
+
 // Channels first ... of a pixel, as many as fill kVectors registers but for the last.
-// kCurved: by a curve, where it is certain; nothing is added after the activation then.
-template <bool kCodes, bool kCurved, int kVectors, typename Function>
+template <Results kResults, int kVectors, typename Function>
 class Columns {
+  static constexpr bool kCurved = kResults == Results::kCurvedCodes;
+
  public:
   inline EF_INLINE Columns(const RequantizeArguments& r, int64_t first, float clip_low,
                            float clip_high, const Function& activation, const Curve* curve)
@@ -70,15 +76,15 @@ class Columns {
         residual_scale_(_mm512_set1_ps(r.residual_scale)),
         low_(_mm512_set1_ps(clip_low)) {
     const int64_t count = std::min<int64_t>(r.channels - first, kVectors * kLanes);
+    whole_ = count == kVectors * kLanes;
     bytes_ = count == 64 ? ~0ull : (1ull << count) - 1;
-    if constexpr (kCodes) {
+    if constexpr (kResults != Results::kFloats) {
       // From here on quotients round to the lowest and the highest code.
       const float lowest = static_cast<float>(r.range.low) * r.y_scale;
       const float highest = static_cast<float>(r.range.high) * r.y_scale;
-      const __m512i code = divider_.Round(_mm512_set1_ps(Clip(clip_low, lowest, highest)));
-      lowest_ = _mm512_set1_epi8(static_cast<char>(_mm512_cvtsi512_si32(code)));
-      highest_ = _mm512_set1_epi8(static_cast<char>(r.range.high));
       clip_high = Clip(clip_high, lowest, highest);
+      lowest_ = CodeOf(Clip(clip_low, lowest, highest));
+      highest_ = CodeOf(clip_high);
     }
     high_ = _mm512_set1_ps(clip_high);
     Unroll<kVectors>([&](auto h) EF_INLINE {
@@ -97,7 +103,7 @@ class Columns {
       v[h] = (__m512)activation_((Floats)v[h]);
       if (place_ == Residual::kAfterActivation) v[h] = Add<h>(v[h], residual);
     });
-    if constexpr (kCodes) {
+    if constexpr (kResults != Results::kFloats) {
       __m512i codes[kMostVectors];
       kCurved ? CurvedCodes(v, codes) : Codes(v, codes);
       Store(codes, y);
@@ -122,11 +128,19 @@ class Columns {
     return _mm512_add_ps(value, _mm512_mul_ps(_mm512_cvtepi32_ps(codes), residual_scale_));
   }
 
-  // The smaller operand where both are numbers, and NaN for a NaN: converted, it becomes the least
-  // integer, as does what is too low; packing with saturation keeps it below every code.
+  __m512i CodeOf(float value) const {
+    const __m512i code = divider_.Round(_mm512_set1_ps(value));
+    return _mm512_set1_epi8(static_cast<char>(_mm512_cvtsi512_si32(code)));
+  }
+
+  // What does not fit 32 bits is converted to the least integer: that suits what is too low, and a
+  // NaN, which stays one in the smaller of it and a number.
+  inline EF_INLINE __m512i Code(__m512 v) const {
+    if constexpr (kResults != Results::kBoundedCodes) v = _mm512_min_ps(high_, v);
+    return divider_.Round(v);
+  }
   inline EF_INLINE void Codes(const __m512 (&v)[kVectors], __m512i* codes) const {
-    Unroll<kVectors>([&](auto h)
-                         EF_INLINE { codes[h] = divider_.Round(_mm512_min_ps(high_, v[h])); });
+    Unroll<kVectors>([&](auto h) EF_INLINE { codes[h] = Code(v[h]); });
   }
 
   // Where a tie is near in any vector, the formula decides for all of that vector.
@@ -146,7 +160,7 @@ class Columns {
     });
   }
   __attribute__((noinline)) __m512i Exact(__m512 v) const {
-    return divider_.Round(_mm512_min_ps(high_, (__m512)activation_((Floats)v)));
+    return Code((__m512)activation_((Floats)v));
   }
 
   inline EF_INLINE void Store(__m512i* codes, uint8_t* y) const {
@@ -155,14 +169,16 @@ class Columns {
     const __m512i high = kVectors > 2 ? _mm512_packs_epi32(codes[2], codes[3]) : low;
     __m512i bytes;
     if (is_unsigned_) {
-      bytes = _mm512_max_epu8(_mm512_packus_epi16(low, high), lowest_);
-      if constexpr (kCurved) bytes = _mm512_min_epu8(bytes, highest_);
+      bytes = _mm512_packus_epi16(low, high);
+      bytes = _mm512_min_epu8(_mm512_max_epu8(bytes, lowest_), highest_);
     } else {
-      bytes = _mm512_max_epi8(_mm512_packs_epi16(low, high), lowest_);
-      if constexpr (kCurved) bytes = _mm512_min_epi8(bytes, highest_);
+      bytes = _mm512_packs_epi16(low, high);
+      bytes = _mm512_min_epi8(_mm512_max_epi8(bytes, lowest_), highest_);
     }
     bytes = InOrder(bytes);
-    if constexpr (kVectors == 1) {
+    if (whole_) {
+      __builtin_memcpy(y, &bytes, kVectors * kLanes);
+    } else if constexpr (kVectors == 1) {
       _mm_mask_storeu_epi8(y, Mask<0>(), _mm512_castsi512_si128(bytes));
     } else if constexpr (kVectors == 2) {
       const __mmask32 mask = static_cast<__mmask32>(bytes_);
@@ -182,21 +198,21 @@ class Columns {
   __m512 residual_scale_;
   __m512 low_, high_;
   __m512i lowest_, highest_;
-  __mmask64 bytes_;  // of channels that there are
+  bool whole_;       // whether all channels are there
+  __mmask64 bytes_;  // of those that are
 };
 
-template <bool kCodes, bool kCurved, int kVectors, typename Function>
+template <Results kResults, int kVectors, typename Function>
 void RunColumns(const RequantizeArguments& r, int64_t first, float low, float high,
                 const Function& activation, const Curve* curve) {
-  constexpr int64_t kElement = kCodes ? 1 : 4;
+  constexpr int64_t kElement = kResults == Results::kFloats ? 4 : 1;
   // Copies: a store to y might change what r points to, for all that the compiler knows.
   const int64_t pixels = r.pixels;
   const int64_t stride = r.stride;
   const int64_t y_stride = r.y_stride * kElement;
   const bool adds = r.place != Residual::kNone;
   const int64_t residual_stride = adds ? r.residual_stride : 0;
-  const Columns<kCodes, kCurved, kVectors, Function> columns(r, first, low, high, activation,
-                                                             curve);
+  const Columns<kResults, kVectors, Function> columns(r, first, low, high, activation, curve);
   const int32_t* sums = r.sums + first;
   const uint8_t* residual = adds ? r.residual + first : nullptr;
   uint8_t* y = static_cast<uint8_t*>(r.y) + first * kElement;
@@ -206,43 +222,63 @@ void RunColumns(const RequantizeArguments& r, int64_t first, float low, float hi
   }
 }
 
-template <bool kCodes, bool kCurved = false, typename Function>
+template <Results kResults, typename Function>
 void Run(const RequantizeArguments& r, float low, float high, const Function& activation,
          const Curve* curve = nullptr) {
   for (int64_t n = 0; n < r.channels; n += kMostVectors * kLanes) {
     const int64_t vectors = (r.channels - n + kLanes - 1) / kLanes;
     if (vectors >= 4) {
-      RunColumns<kCodes, kCurved, 4>(r, n, low, high, activation, curve);
+      RunColumns<kResults, 4>(r, n, low, high, activation, curve);
     } else if (vectors == 3) {
-      RunColumns<kCodes, kCurved, 3>(r, n, low, high, activation, curve);
+      RunColumns<kResults, 3>(r, n, low, high, activation, curve);
     } else if (vectors == 2) {
-      RunColumns<kCodes, kCurved, 2>(r, n, low, high, activation, curve);
+      RunColumns<kResults, 2>(r, n, low, high, activation, curve);
     } else {
-      RunColumns<kCodes, kCurved, 1>(r, n, low, high, activation, curve);
+      RunColumns<kResults, 1>(r, n, low, high, activation, curve);
     }
   }
 }
 
+// Whether no value is as much as 2^30 codes: no activation gives more than its argument, or 1.
+bool Bounded(const RequantizeArguments& r) {
+  const float residual = r.place == Residual::kNone ? 0.0f : 255 * std::abs(r.residual_scale);
+  const __m512 most = _mm512_set1_ps(0x1p30f * r.y_scale - 1.0f);
+  const __m512 sum = _mm512_set1_ps(0x1p31f);
+  bool bounded = true;
+  for (int64_t n = 0; n < r.channels; n += kLanes) {
+    const __m512 scaled = _mm512_mul_ps(_mm512_abs_ps(_mm512_loadu_ps(r.scales + n)), sum);
+    const __m512 biased = _mm512_add_ps(scaled, _mm512_abs_ps(_mm512_loadu_ps(r.bias + n)));
+    const __m512 value = _mm512_add_ps(biased, _mm512_set1_ps(residual));
+    bounded &= _mm512_cmp_ps_mask(value, most, _CMP_LT_OQ) == 0xffff;
+  }
+  return bounded;
+}
+
+template <bool kCodes, typename Function>
+void RunFunction(const RequantizeArguments& r, float low, float high, const Function& activation) {
+  if constexpr (!kCodes) return Run<Results::kFloats>(r, low, high, activation);
+  if (Bounded(r)) return Run<Results::kBoundedCodes>(r, low, high, activation);
+  Run<Results::kCodes>(r, low, high, activation);
+}
+
 template <bool kCodes>
 void RunActivation(const RequantizeArguments& r) {
-  if constexpr (kCodes) {
-    if (r.curve != nullptr && r.place != Residual::kAfterActivation) {
-      const Curve curve(*r.curve);
-      return WithFunction<kLanes>(r.activation, [&](const auto& f) {
-        Run<kCodes, true>(r, -kInfinity, kInfinity, f, &curve);
-      });
-    }
+  if (kCodes && r.curve != nullptr && r.place != Residual::kAfterActivation) {
+    const Curve curve(*r.curve);
+    return WithFunction<kLanes>(r.activation, [&](const auto& f) {
+      Run<Results::kCurvedCodes>(r, -kInfinity, kInfinity, f, &curve);
+    });
   }
   if (r.activation.kind != ActivationKind::kClip) {
-    return WithFunction<kLanes>(r.activation,
-                                [&](const auto& f) { Run<kCodes>(r, -kInfinity, kInfinity, f); });
+    return WithFunction<kLanes>(
+        r.activation, [&](const auto& f) { RunFunction<kCodes>(r, -kInfinity, kInfinity, f); });
   }
   const float alpha = r.activation.alpha;
   const float beta = r.activation.beta;
   if (r.place != Residual::kAfterActivation) {
-    return Run<kCodes>(r, alpha, beta, [](Floats x) { return x; });
+    return RunFunction<kCodes>(r, alpha, beta, [](Floats x) { return x; });
   }
-  Run<kCodes>(r, -kInfinity, kInfinity, [=](Floats x) {
+  RunFunction<kCodes>(r, -kInfinity, kInfinity, [=](Floats x) {
     return (Floats)Clip((__m512)x, _mm512_set1_ps(alpha), _mm512_set1_ps(beta));
   });
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "base/rounding.h"
 
@@ -54,12 +55,14 @@ void StorePlanes(const float* values, int64_t pixels, int64_t channels, float* y
   }
 }
 
-// Whether sums of 32 bits with these scales and biases stay finite.
-bool MayCurve(const float* constants, int64_t count, float residual_scale) {
-  constexpr float kLargest = 1e25f;
-  bool finite = std::abs(residual_scale) < kLargest;
-  for (int64_t i = 0; i < count; ++i) finite &= std::abs(constants[i]) < kLargest;
-  return finite;
+// The largest magnitude; infinity for a NaN.
+float Largest(const float* values, int64_t count) {
+  float largest = 0.0f;
+  for (int64_t i = 0; i < count; ++i) {
+    if (!(std::abs(values[i]) <= largest)) largest = std::abs(values[i]);
+    if (std::isnan(largest)) return std::numeric_limits<float>::infinity();
+  }
+  return largest;
 }
 
 }  // namespace
@@ -85,8 +88,15 @@ StageFinish::Constants StageFinish::Prepare(const StageInputs& inputs, float x_s
     bias[n] = inputs.bias[inputs.bias_is_scalar ? 0 : n];
   }
   Constants constants = {scales, bias, residual_scale, inputs.y_scale, {}};
-  if (!range_.is_float() && MayCurve(memory, ConstantFloats(), residual_scale)) {
-    constants.curve = FitCurve(activation_, inputs.y_scale, static_cast<float>(range_.high));
+  if (range_.is_float() || place_ == Residual::kAfterActivation) return constants;
+  if (activation_.kind == ActivationKind::kClip) return constants;
+  // Sums of 32 bits with such scales stay finite.
+  constexpr float kMost = 1e25f;
+  const float most_bias = Largest(bias, padded_channels_);
+  if (Largest(scales, padded_channels_) < kMost && most_bias < kMost && residual_scale < kMost) {
+    const float highest = static_cast<float>(range_.high);
+    const float added = most_bias + 255 * residual_scale;
+    constants.curve = FitCurve(activation_, inputs.y_scale, highest, added);
   }
   return constants;
 }

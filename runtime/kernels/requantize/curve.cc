@@ -4,8 +4,9 @@
 // - the formula's own error (activation.h), at the nodes and where the reference evaluates it:
 // three
 //   times, since Lebesgue's constant of four such nodes is 1.85;
-// - rounding of the nodes, whose slope is below 1.2; of the coefficients and in Horner's scheme:
-//   below 2^-21 times sum |c_j x^j|.
+// - rounding of the nodes and of v, where the slope is below 1.2, and what it takes from v that a
+//   sum is rounded once or twice;
+// - rounding of the coefficients and in Horner's scheme: below 2^-21 times sum |c_j x^j|.
 #include "kernels/requantize/curve.h"
 
 #include <algorithm>
@@ -34,7 +35,7 @@ double TailFrom(const Bound& bound, double most) {
   return t;
 }
 
-// Below `low`, |f| falls to zero and is at most a quarter of a code: so is the polynomial's end.
+// Below `low`, |f| falls to zero and is at most a quarter of a code.
 Limits LimitsOf(const Activation& a, double y_scale, double highest) {
   constexpr double kUlp = 0x1p-21;
   if (a.kind == ActivationKind::kGelu || a.kind == ActivationKind::kGeluTanh) {
@@ -52,7 +53,8 @@ Limits LimitsOf(const Activation& a, double y_scale, double highest) {
   return {low, high, 0.5 * alpha * alpha * alpha, kUlp * std::max(0.28 / alpha, high)};
 }
 
-// Values of the activation at the four nodes of every segment.
+// Values of the activation at the four nodes of every segment, of which the first lies around
+// first * width.
 void Evaluate(const Activation& activation, double first, double width,
               float (&values)[4][CodeCurve::kSegments]) {
   constexpr double kNodes[] = {-kOuter, -kInner, kInner, kOuter};
@@ -78,7 +80,7 @@ double Interpolate(const float (&values)[4][CodeCurve::kSegments], double first,
   const double outer = kOuter * width, inner = kInner * width;
   const double apart = scale / (outer * outer - inner * inner);
   double most = 0;
-  for (int i = 0; i < CodeCurve::kSegments; ++i) {
+  for (int i = 1; i < CodeCurve::kSegments - 1; ++i) {
     const double y[] = {values[0][i], values[1][i], values[2][i], values[3][i]};
     // Even and odd parts around the middle m.
     const double even_outer = (y[3] + y[0]) / 2, even_inner = (y[2] + y[1]) / 2;
@@ -100,23 +102,23 @@ double Interpolate(const float (&values)[4][CodeCurve::kSegments], double first,
 
 }  // namespace
 
-CodeCurve FitCurve(const Activation& activation, float y_scale, float highest) {
+CodeCurve FitCurve(const Activation& activation, float y_scale, float highest, float most_added) {
   CodeCurve curve = {};
   const double scale = y_scale;
   const Limits l = LimitsOf(activation, scale, scale * highest);
   if (!(l.low < l.high)) return curve;
   // Segments lie around multiples of their width.
-  const double width = (l.high - l.low) / (CodeCurve::kSegments - 1.1);
-  const double first = std::floor(l.low / width + 0.499);
+  const double width = (l.high - l.low) / (CodeCurve::kSegments - 3.1);
+  const double first = std::floor(l.low / width + 0.499) - 1;
   float values[4][CodeCurve::kSegments];
   Evaluate(activation, first, width, values);
   const double sum = Interpolate(values, first, width, 1.0 / scale, curve.table);
-  const double of_values =
-      l.fourth * std::pow(width / 2, 4) / 192 + 3 * l.formula + 0x1p-22 * std::max(-l.low, l.high);
+  curve.table[0][CodeCurve::kSegments - 1] = highest + 1;
+  const double reach = std::max(-l.low, l.high);
+  const double of_values = l.fourth * std::pow(width / 2, 4) / 192 + 3 * l.formula +
+                           0x1p-22 * reach + 0x1p-23 * (reach + 2 * most_added);
   const double error = 1.05 * (of_values / scale + 0x1p-21 * sum);
   curve.usable = error < kMostError;
-  curve.low = static_cast<float>(l.low);
-  curve.high = static_cast<float>(l.high);
   curve.segments = static_cast<float>(1.0 / width);
   curve.first = static_cast<float>(first);
   curve.far = static_cast<float>(0.5 - error);

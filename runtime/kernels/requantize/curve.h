@@ -13,17 +13,17 @@ struct CodeCurve {
   static constexpr int kSegments = 32;
 
   bool usable;  // else the activation has no curve, or ties are near too often
-  // x = clip(v, low, high) lies in segment round(x * segments) - first, and
-  // activation(v) / y_scale = sum over j of table[j][segment] * x^j, or either is more than half a
-  // code above the highest code.
-  float low, high;
+  // v lies in segment clip(round(v * segments) - first, 0, 31), and activation(v) / y_scale = sum
+  // over j of table[j][segment] * v^j; or, in the first and the last segment, which are constant,
+  // both round to code 0 or are more than half a code above the highest code.
   float segments;
   float first;  // an integer
   float far;    // from the nearest code, where its tie with another is near; below a half
-  float table[4][kSegments];
+  alignas(64) float table[4][kSegments];
 };
 
-// For finite v and codes up to `highest`.
-CodeCurve FitCurve(const Activation& activation, float y_scale, float highest);
+// For codes up to `highest` of v = p + b (+ r) with finite p and |b| + |r| <= most_added, where
+// each sum and product may be rounded or not.
+CodeCurve FitCurve(const Activation& activation, float y_scale, float highest, float most_added);
 
 }  // namespace edgefold

@@ -38,8 +38,9 @@ struct RequantizeArguments {
   const float* scales;  // [channels rounded up to 16]
   const float* bias;    // the same
   Activation activation;
-  // Null, or FitCurve(activation, y_scale, range.high) where it is usable and all values before the
-  // activation are finite: kernels that use it give the same codes as without.
+  // Null, or FitCurve(activation, y_scale, range.high, largest |bias| + |residual|) where it is
+  // usable and all values before the activation are finite, of a place that is not
+  // kAfterActivation: kernels give the same codes with it as without.
   const CodeCurve* curve;
   Residual place;
   const uint8_t* residual;  // [pixels][residual_stride] codes; `channels` of a pixel are read

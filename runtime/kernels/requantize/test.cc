@@ -162,8 +162,9 @@ void Curves(Random& random, std::vector<Tally>& tallies) {
               : round % 5 == 0 ? CodeRange{0, 15}
                                : CodeRange{0, 255};
     r.y_scale = std::ldexp(1.5f + 0.5f * random.Uniform(), random.Range(-10, 0));
-    const CodeCurve curve = FitCurve(r.activation, r.y_scale, static_cast<float>(r.range.high));
-    r.curve = curve.usable ? &curve : nullptr;
+    const CodeCurve curve =
+        FitCurve(r.activation, r.y_scale, static_cast<float>(r.range.high), 6.0f);
+    r.curve = curve.usable && r.place != Residual::kAfterActivation ? &curve : nullptr;
     usable += curve.usable;
     Compare<uint8_t>(r, "curves", tallies);
   }

@@ -59,6 +59,8 @@ inline EF_INLINE __m512i InOrder(__m512i packed) {
 // kCurvedCodes by a curve, where it is certain, and nothing is added after the activation.
 enum class Results { kFloats, kCodes, kBoundedCodes, kCurvedCodes };
 
+constexpr CodeCurve kNoCurve = {};
+
 // Channels first ... of a pixel, as many as fill kVectors registers but for the last.
 template <Results kResults, int kVectors, typename Function>
 class Columns {
@@ -66,9 +68,9 @@ class Columns {
 
  public:
   inline EF_INLINE Columns(const RequantizeArguments& r, int64_t first, float clip_low,
-                           float clip_high, const Function& activation, const Curve* curve)
+                           float clip_high, const Function& activation, const CodeCurve* curve)
       : activation_(activation),
-        curve_(curve),
+        curve_(kCurved ? *curve : kNoCurve),
         divider_(r.y_scale),
         place_(r.place),
         residual_is_unsigned_(r.residual_is_unsigned),
@@ -95,17 +97,14 @@ class Columns {
 
   inline EF_INLINE void Pixel(const int32_t* sums, const uint8_t* residual, uint8_t* y) const {
     __m512 v[kVectors];
-    Unroll<kVectors>([&](auto h) EF_INLINE {
-      const __m512 sum = _mm512_cvtepi32_ps(_mm512_loadu_si512(sums + kLanes * h));
-      v[h] = _mm512_add_ps(_mm512_mul_ps(sum, scale_[h]), bias_[h]);
-      if (place_ == Residual::kBeforeActivation) v[h] = Add<h>(v[h], residual);
-      if constexpr (kCurved) return;
-      v[h] = (__m512)activation_((Floats)v[h]);
-      if (place_ == Residual::kAfterActivation) v[h] = Add<h>(v[h], residual);
-    });
+    __m512i codes[kMostVectors];
+    if constexpr (kCurved) {
+      CurvedCodes(sums, residual, codes);
+      return Store(codes, y);
+    }
+    Unroll<kVectors>([&](auto h) EF_INLINE { v[h] = Value<h>(sums, residual); });
     if constexpr (kResults != Results::kFloats) {
-      __m512i codes[kMostVectors];
-      kCurved ? CurvedCodes(v, codes) : Codes(v, codes);
+      Unroll<kVectors>([&](auto h) EF_INLINE { codes[h] = Code(v[h]); });
       Store(codes, y);
     } else {
       Unroll<kVectors>([&](auto h) EF_INLINE {
@@ -139,28 +138,41 @@ class Columns {
     if constexpr (kResults != Results::kBoundedCodes) v = _mm512_min_ps(high_, v);
     return divider_.Round(v);
   }
-  inline EF_INLINE void Codes(const __m512 (&v)[kVectors], __m512i* codes) const {
-    Unroll<kVectors>([&](auto h) EF_INLINE { codes[h] = Code(v[h]); });
+
+  template <int kVector>
+  inline EF_INLINE __m512 Value(const int32_t* sums, const uint8_t* residual) const {
+    const __m512 sum = _mm512_cvtepi32_ps(_mm512_loadu_si512(sums + kLanes * kVector));
+    __m512 v = _mm512_add_ps(_mm512_mul_ps(sum, scale_[kVector]), bias_[kVector]);
+    if (place_ == Residual::kBeforeActivation) v = Add<kVector>(v, residual);
+    v = (__m512)activation_((Floats)v);
+    return place_ == Residual::kAfterActivation ? Add<kVector>(v, residual) : v;
   }
 
   // Where a tie is near in any vector, the formula decides for all of that vector.
-  inline EF_INLINE void CurvedCodes(const __m512 (&v)[kVectors], __m512i* codes) const {
-    __m512 quotients[kVectors];
-    curve_->Quotients(v, quotients);
-    __mmask16 near[kVectors];
+  inline EF_INLINE void CurvedCodes(const int32_t* sums, const uint8_t* residual,
+                                    __m512i* codes) const {
+    __m512 v[kVectors], quotients[kVectors];
     Unroll<kVectors>([&](auto h) EF_INLINE {
-      near[h] = curve_->Near(quotients[h]);
+      const __m512 sum = _mm512_cvtepi32_ps(_mm512_loadu_si512(sums + kLanes * h));
+      v[h] = _mm512_fmadd_ps(sum, scale_[h], bias_[h]);
+      if (place_ == Residual::kBeforeActivation) v[h] = Add<h>(v[h], residual);
+    });
+    curve_.Quotients(v, quotients);
+    __mmask16 near[kVectors];
+    unsigned any = 0;
+    Unroll<kVectors>([&](auto h) EF_INLINE {
+      near[h] = curve_.Near(quotients[h]);
+      any |= near[h];
       codes[h] = _mm512_cvtps_epi32(quotients[h]);
     });
-    unsigned any = 0;
-    Unroll<kVectors>([&](auto h) EF_INLINE { any |= near[h]; });
     if (__builtin_expect(any == 0, 1)) return;
     Unroll<kVectors>([&](auto h) EF_INLINE {
-      if (near[h] != 0) codes[h] = Exact(v[h]);
+      if (near[h] != 0) codes[h] = Exact<h>(sums, residual);
     });
   }
-  __attribute__((noinline)) __m512i Exact(__m512 v) const {
-    return Code((__m512)activation_((Floats)v));
+  template <int kVector>
+  __attribute__((noinline)) __m512i Exact(const int32_t* sums, const uint8_t* residual) const {
+    return Code(Value<kVector>(sums, residual));
   }
 
   inline EF_INLINE void Store(__m512i* codes, uint8_t* y) const {
@@ -189,7 +201,7 @@ class Columns {
   }
 
   Function activation_;
-  const Curve* curve_;
+  Curve curve_;
   Divider divider_;
   __m512 scale_[kVectors], bias_[kVectors];
   Residual place_;
@@ -204,7 +216,7 @@ class Columns {
 
 template <Results kResults, int kVectors, typename Function>
 void RunColumns(const RequantizeArguments& r, int64_t first, float low, float high,
-                const Function& activation, const Curve* curve) {
+                const Function& activation, const CodeCurve* curve) {
   constexpr int64_t kElement = kResults == Results::kFloats ? 4 : 1;
   // Copies: a store to y might change what r points to, for all that the compiler knows.
   const int64_t pixels = r.pixels;
@@ -224,7 +236,7 @@ void RunColumns(const RequantizeArguments& r, int64_t first, float low, float hi
 
 template <Results kResults, typename Function>
 void Run(const RequantizeArguments& r, float low, float high, const Function& activation,
-         const Curve* curve = nullptr) {
+         const CodeCurve* curve = nullptr) {
   for (int64_t n = 0; n < r.channels; n += kMostVectors * kLanes) {
     const int64_t vectors = (r.channels - n + kLanes - 1) / kLanes;
     if (vectors >= 4) {
@@ -263,10 +275,9 @@ void RunFunction(const RequantizeArguments& r, float low, float high, const Func
 
 template <bool kCodes>
 void RunActivation(const RequantizeArguments& r) {
-  if (kCodes && r.curve != nullptr && r.place != Residual::kAfterActivation) {
-    const Curve curve(*r.curve);
+  if (kCodes && r.curve != nullptr) {
     return WithFunction<kLanes>(r.activation, [&](const auto& f) {
-      Run<Results::kCurvedCodes>(r, -kInfinity, kInfinity, f, &curve);
+      Run<Results::kCurvedCodes>(r, -kInfinity, kInfinity, f, r.curve);
     });
   }
   if (r.activation.kind != ActivationKind::kClip) {

@@ -117,8 +117,8 @@ void Run(int64_t k, int64_t n) {
       const int64_t start = 0;
       for (bool is_unsigned : {false, true}) {
         const GemmWindowsArguments g = {
-            table.activations.data(), is_unsigned,   k, rows,        &start, 1, k / 4,
-            weights.data(),           totals.data(), 4, sums.data(), 64};
+            table.activations.data(), is_unsigned,   k, rows, &start,      1, k / 4,
+            weights.data(),           totals.data(), 4, 64,   sums.data(), 64};
         Report(kernel.name, rows, panel * 4, Best([&] { kernel.run(g); }));
       }
     }

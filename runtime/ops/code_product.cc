@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/code_product.h"
 
+#include <algorithm>
+
 #include "base/rounding.h"
 #include "kernels/unpack/unpack.h"
 #include "ops/choose_product.h"
@@ -49,7 +51,7 @@ CodeProduct::CodeProduct(const PackedMatrix& matrix, bool is_unsigned, int64_t l
   }
 }
 
-// Panels whose lines begin with a unit, and the sums of their columns.
+// Panels whose lines begin with a unit, zero beyond N, and the sums of their columns.
 void CodeProduct::DecodeLines() {
   sum_codes_ = nullptr;
   const int64_t line = matrix_.k / lines_;
@@ -61,11 +63,12 @@ void CodeProduct::DecodeLines() {
   UnpackKernel* unpack = UnpackKernels().Choose().run;
   for (int64_t p = 0; p < matrix_.Panels(); ++p) {
     unpack(matrix_, p, 0, matrix_.Units(), units.data());
+    const int64_t columns = std::min<int64_t>(kPanelColumns, matrix_.n - p * kPanelColumns);
     for (int64_t k = 0; k < matrix_.k; ++k) {
       const int64_t unit = k / line * line_units + k % line / kUnitDepth;
       int8_t* to = panels_.data() + p * bytes + unit * kUnitCodes + k % line % kUnitDepth;
       const int8_t* from = units.data() + k / kUnitDepth * kUnitCodes + k % kUnitDepth;
-      for (int c = 0; c < kPanelColumns; ++c) {
+      for (int64_t c = 0; c < columns; ++c) {
         to[c * kUnitDepth] = from[c * kUnitDepth];
         totals_[p * kPanelColumns + c] += from[c * kUnitDepth];
       }
@@ -145,11 +148,12 @@ void CodeProduct::WindowsChunk(const Operands& o, int64_t first_panel, int64_t p
   const int64_t units = CeilDiv(w.line_codes, kUnitDepth);
   const int8_t* weights = panels_.data() + first_panel * w.lines * units * kUnitCodes;
   const int32_t* totals = totals_.data() + first_panel * kPanelColumns;
+  const int64_t columns = std::min(panels * kPanelColumns, matrix_.n - first_panel * kPanelColumns);
   for (int64_t row = 0; row < w.height; ++row) {
     const uint8_t* codes = static_cast<const uint8_t*>(w.codes) + row * w.row_step;
     int32_t* sums = o.sums + row * w.width * kChunkColumns;
     gemm_windows_({codes, is_unsigned_, w.step, w.width, w.offsets, w.lines, units, weights, totals,
-                   panels, sums, kChunkColumns});
+                   panels, columns, sums, kChunkColumns});
   }
 }
 

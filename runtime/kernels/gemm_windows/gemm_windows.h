@@ -30,6 +30,7 @@ struct GemmWindowsArguments {
   const int8_t* panels;    // [panel_count][lines * units][16][4]
   const int32_t* totals;   // [panel_count][16]: the sum of a column's weights
   int64_t panel_count;
+  int64_t columns;  // of all panels, at least one of the last; weights beyond are zero
   int32_t* acc;
   int64_t acc_stride;
 };

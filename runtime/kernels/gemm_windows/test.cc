@@ -30,16 +30,19 @@ void Case(Random& random, const Size& s, bool is_unsigned, bool extreme,
   const int64_t k = s.lines * line;
   std::vector<int8_t> weights(s.panels * k * kPanelColumns);
   std::vector<int32_t> totals(s.panels * kPanelColumns);
+  const int64_t columns = s.panels * kPanelColumns - random.Range(0, kPanelColumns - 1);
   for (size_t i = 0; i < weights.size(); ++i) {
-    weights[i] = static_cast<int8_t>(extreme ? -127 : random.Range(-127, 127));
     const int64_t panel = static_cast<int64_t>(i) / (k * kPanelColumns);
-    totals[panel * kPanelColumns + i % kUnitCodes / kUnitDepth] += weights[i];
+    const int64_t column = panel * kPanelColumns + i % kUnitCodes / kUnitDepth;
+    if (column >= columns) continue;
+    weights[i] = static_cast<int8_t>(extreme ? -127 : random.Range(-127, 127));
+    totals[column] += weights[i];
   }
   const int64_t acc_stride = s.panels * kPanelColumns + random.Range(0, 3);
   Guarded<int32_t> expected(s.rows * acc_stride);
   GemmWindowsArguments g = {
-      codes.data(), is_unsigned,    step,          s.rows,   offsets.data(),  s.lines,
-      s.units,      weights.data(), totals.data(), s.panels, expected.data(), acc_stride};
+      codes.data(),   is_unsigned,   step,     s.rows,  offsets.data(),  s.lines,   s.units,
+      weights.data(), totals.data(), s.panels, columns, expected.data(), acc_stride};
   gemm_windows_reference(g);
   for (size_t i = 0; i < kernels.size; ++i) {
     if (!tallies[i].supported) continue;

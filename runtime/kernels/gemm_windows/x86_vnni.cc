@@ -27,21 +27,30 @@ inline EF_INLINE __m512i Broadcast(const uint8_t* four) {
 }
 
 // Keeps the sums of a tile in registers (x86_avx2.h tells why).
-inline void Pin(__m512i& sums) { asm("" : "+v"(sums)); }
+template <typename Register>
+inline void Pin(Register& sums) {
+  asm("" : "+v"(sums));
+}
 
-template <int kRows, int kPanels, bool kUnsigned>
+// kHalf: the last panel has no more than eight columns, which half of a register holds.
+template <int kRows, int kPanels, bool kHalf, bool kUnsigned>
 void Tile(const GemmWindowsArguments& g, int64_t row, int64_t panel) {
+  constexpr int kWhole = kPanels - kHalf;
   const int64_t panel_bytes = g.lines * g.units * kUnitCodes;
   const int64_t step = g.step;
   const int8_t* weights = g.panels + panel * panel_bytes;
   __m512i sums[kRows][kPanels];
+  __m256i halves[kRows];
   Unroll<kPanels>([&](auto p) EF_INLINE {
     __m512i start = _mm512_setzero_si512();
     if constexpr (!kUnsigned) {
       const __m512i total = _mm512_loadu_si512(g.totals + (panel + p) * kPanelColumns);
       start = _mm512_sub_epi32(start, _mm512_slli_epi32(total, 7));
     }
-    Unroll<kRows>([&](auto r) EF_INLINE { sums[r][p] = start; });
+    Unroll<kRows>([&](auto r) EF_INLINE {
+      sums[r][p] = start;
+      if constexpr (p == kWhole) halves[r] = _mm512_castsi512_si256(start);
+    });
   });
   const uint8_t* first = g.codes + row * step;
   const int64_t* offset = g.offsets;
@@ -49,20 +58,29 @@ void Tile(const GemmWindowsArguments& g, int64_t row, int64_t panel) {
     const uint8_t* codes = first + *offset;
     for (int64_t u = g.units; u > 0; --u, codes += kUnitDepth, weights += kUnitCodes) {
       __m512i w[kPanels];
-      Unroll<kPanels>([&](auto p)
-                          EF_INLINE { w[p] = _mm512_loadu_si512(weights + p * panel_bytes); });
+      __m256i half;
+      Unroll<kWhole>([&](auto p)
+                         EF_INLINE { w[p] = _mm512_loadu_si512(weights + p * panel_bytes); });
+      if constexpr (kHalf) {
+        half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights + kWhole * panel_bytes));
+      }
       Unroll<kRows>([&](auto r) EF_INLINE {
         const __m512i x = Broadcast<kUnsigned>(codes + r * step);
-        Unroll<kPanels>([&](auto p) EF_INLINE {
+        Unroll<kWhole>([&](auto p) EF_INLINE {
           sums[r][p] = _mm512_dpbusd_epi32(sums[r][p], x, w[p]);
           Pin(sums[r][p]);
         });
+        if constexpr (kHalf) {
+          halves[r] = _mm256_dpbusd_epi32(halves[r], _mm512_castsi512_si256(x), half);
+          Pin(halves[r]);
+        }
       });
     }
   }
   const int64_t acc_stride = g.acc_stride;
   int32_t* acc = g.acc + row * acc_stride + panel * kPanelColumns;
   Unroll<kRows>([&](auto r) EF_INLINE {
+    if constexpr (kHalf) sums[r][kWhole] = _mm512_zextsi256_si512(halves[r]);
     Unroll<kPanels>([&](auto p)
                         EF_INLINE { _mm512_storeu_si512(acc + p * kPanelColumns, sums[r][p]); });
     acc += acc_stride;
@@ -71,17 +89,17 @@ void Tile(const GemmWindowsArguments& g, int64_t row, int64_t panel) {
 
 using TileFunction = void(const GemmWindowsArguments&, int64_t, int64_t);
 
-template <int kPanels, bool kUnsigned, int... kRows>
+template <int kPanels, bool kHalf, bool kUnsigned, int... kRows>
 constexpr std::array<TileFunction*, sizeof...(kRows)> Tiles(std::integer_sequence<int, kRows...>) {
-  return {Tile<kRows + 1, kPanels, kUnsigned>...};
+  return {Tile<kRows + 1, kPanels, kHalf, kUnsigned>...};
 }
 
 // All rows of kPanels panels, in tiles of nearly equal height: short ones load as many weights.
-template <int kPanels, bool kUnsigned>
+template <int kPanels, bool kHalf, bool kUnsigned>
 void Panels(const GemmWindowsArguments& g, int64_t panel) {
   constexpr int kMost = MostRows(kPanels);
   static constexpr auto kTiles =
-      Tiles<kPanels, kUnsigned>(std::make_integer_sequence<int, kMost>());
+      Tiles<kPanels, kHalf, kUnsigned>(std::make_integer_sequence<int, kMost>());
   const int64_t tiles = (g.rows + kMost - 1) / kMost;
   if (tiles == 0) return;
   const int64_t rows = g.rows / tiles;
@@ -91,20 +109,21 @@ void Panels(const GemmWindowsArguments& g, int64_t panel) {
   for (; row < g.rows; row += rows) kTiles[rows - 1](g, row, panel);
 }
 
+template <bool kHalf, bool kUnsigned>
+void LastPanels(const GemmWindowsArguments& g, int64_t panel) {
+  const int64_t left = g.panel_count - panel;
+  if (left == 4) return Panels<4, kHalf, kUnsigned>(g, panel);
+  if (left == 3) return Panels<3, kHalf, kUnsigned>(g, panel);
+  if (left == 2) return Panels<2, kHalf, kUnsigned>(g, panel);
+  if (left == 1) Panels<1, kHalf, kUnsigned>(g, panel);
+}
+
 template <bool kUnsigned>
 void Run(const GemmWindowsArguments& g) {
-  for (int64_t p = 0; p < g.panel_count; p += kMostPanels) {
-    const int64_t left = g.panel_count - p;
-    if (left >= 4) {
-      Panels<4, kUnsigned>(g, p);
-    } else if (left == 3) {
-      Panels<3, kUnsigned>(g, p);
-    } else if (left == 2) {
-      Panels<2, kUnsigned>(g, p);
-    } else {
-      Panels<1, kUnsigned>(g, p);
-    }
-  }
+  int64_t p = 0;
+  for (; g.panel_count - p > kMostPanels; p += kMostPanels) Panels<4, false, kUnsigned>(g, p);
+  const bool half = g.columns - (g.panel_count - 1) * kPanelColumns <= kPanelColumns / 2;
+  half ? LastPanels<true, kUnsigned>(g, p) : LastPanels<false, kUnsigned>(g, p);
 }
 
 }  // namespace

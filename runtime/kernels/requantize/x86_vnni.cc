@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Up to 64 channels of a pixel at a time: four registers of sums, one store of codes. Bounds of the
 // codes are left to the last steps, where 64 of them fill a register.
-#include <immintrin.h>
+#include "base/x86_vnni.h"
 
 #include <algorithm>
 #include <cmath>
@@ -29,25 +29,6 @@ inline EF_INLINE __m512 Clip(__m512 value, __m512 low, __m512 high) {
 inline float Clip(float value, float low, float high) {
   return std::min(std::max(value, low), high);
 }
-
-// A quotient that rounds to the same integer as value / y_scale: a product with the reciprocal in
-// two parts, which hold 48 bits of it. True of all y_scale and all values near a tie, as a program
-// has tried.
-class Divider {
- public:
-  explicit Divider(float y_scale) {
-    const float high = 1.0f / y_scale;
-    high_ = _mm512_set1_ps(high);
-    const __m512 scale = _mm512_set1_ps(y_scale);
-    low_ = _mm512_div_ps(_mm512_fnmadd_ps(high_, scale, _mm512_set1_ps(1.0f)), scale);
-  }
-  inline EF_INLINE __m512i Round(__m512 value) const {
-    return _mm512_cvtps_epi32(_mm512_fmadd_ps(value, high_, _mm512_mul_ps(value, low_)));
-  }
-
- private:
-  __m512 high_, low_;
-};
 
 // Dwords of four registers, packed lane by lane, in the order of their channels.
 inline EF_INLINE __m512i InOrder(__m512i packed) {

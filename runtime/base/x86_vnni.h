@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// Small AVX-512 pieces that several kernels need. Only files compiled for it include this.
+#pragma once
+
+#include <immintrin.h>
+
+namespace edgefold {
+namespace {
+
+// A quotient that rounds to the same integer as value / scale: a product with the reciprocal in two
+// parts, which hold 48 bits of it. A program has tried all scales, for every tie between two codes,
+// with the values beside it; true of scales from 2^-64 to 2^64.
+class Divider {
+ public:
+  explicit Divider(float scale) {
+    const __m512 divisor = _mm512_set1_ps(scale);
+    high_ = _mm512_set1_ps(1.0f / scale);
+    low_ = _mm512_div_ps(_mm512_fnmadd_ps(high_, divisor, _mm512_set1_ps(1.0f)), divisor);
+  }
+
+  // What does not fit 32 bits, and a NaN, becomes the least integer.
+  inline __attribute__((always_inline)) __m512i Round(__m512 value) const {
+    return _mm512_cvtps_epi32(_mm512_fmadd_ps(value, high_, _mm512_mul_ps(value, low_)));
+  }
+
+ private:
+  __m512 high_, low_;
+};
+
+}  // namespace
+}  // namespace edgefold

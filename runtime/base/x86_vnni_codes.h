@@ -54,43 +54,65 @@ inline __m512i LoadCodes(const uint8_t* unit) {
   }
 }
 
-// All tables of a matrix, at most 256 bytes, exclusive-ored with `flip`.
-template <int kBits>
-class AllTables {
+inline __mmask64 FirstBytes(int64_t count) {
+  return count >= 64 ? ~0ull : count > 0 ? (1ull << count) - 1 : 0;
+}
+
+// Registers that hold the entries of all tables, for those classes that take 1, 2 or 4 of them.
+inline int TableRegisters(const PackedMatrix& matrix) {
+  const int entries = matrix.tables << matrix.bits;
+  return entries <= 64 ? 1 : entries <= 128 ? 2 : 4;
+}
+
+// Entries of all tables, exclusive-ored with `flip`. Bits of an index beyond them do not count.
+template <int kRegisters>
+class Entries {
  public:
-  AllTables(const PackedMatrix& matrix, int flip) : large_(matrix.tables << kBits > 128) {
-    const int size = matrix.tables << kBits;
-    for (int part = 0; part < 4; ++part) {
-      const int left = size - part * 64;
-      const __mmask64 mask = left >= 64 ? ~0ull : left > 0 ? (1ull << left) - 1 : 0;
-      const __m512i bytes = _mm512_maskz_loadu_epi8(mask, matrix.table + part * 64);
-      parts_[part] = _mm512_xor_si512(bytes, _mm512_set1_epi8(static_cast<char>(flip)));
+  Entries(const PackedMatrix& matrix, int flip) {
+    const int64_t size = static_cast<int64_t>(matrix.tables) << matrix.bits;
+    for (int i = 0; i < kRegisters; ++i) {
+      const __m512i bytes =
+          _mm512_maskz_loadu_epi8(FirstBytes(size - i * 64), matrix.table + i * 64);
+      bytes_[i] = _mm512_xor_si512(bytes, _mm512_set1_epi8(static_cast<char>(flip)));
     }
   }
 
-  // First entry of each code's table, for the 16 columns of a group.
-  static __m512i Offsets(const uint8_t* selectors) {
-    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(selectors));
-    const __m128i numbers =
-        _mm_and_si128(_mm_unpacklo_epi64(bytes, _mm_srli_epi16(bytes, 4)), _mm_set1_epi8(15));
-    const __m512i each =
-        _mm512_mullo_epi32(_mm512_cvtepu8_epi32(numbers), _mm512_set1_epi32(0x01010101));
-    return _mm512_slli_epi16(each, kBits & 7);  // one table of 8 bits: number 0
-  }
-
-  // Weights of a unit's codes.
-  __m512i Look(__m512i codes, __m512i offsets) const {
-    const __m512i index = _mm512_or_si512(codes, offsets);
-    const __m512i low = _mm512_permutex2var_epi8(parts_[0], index, parts_[1]);
-    if (!large_) return low;
-    const __m512i high = _mm512_permutex2var_epi8(parts_[2], index, parts_[3]);
-    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), low, high);
+  __m512i Look(__m512i index) const {
+    if constexpr (kRegisters == 1) {
+      return _mm512_permutexvar_epi8(index, bytes_[0]);
+    } else if constexpr (kRegisters == 2) {
+      return _mm512_permutex2var_epi8(bytes_[0], index, bytes_[1]);
+    } else {
+      const __m512i low = _mm512_permutex2var_epi8(bytes_[0], index, bytes_[1]);
+      const __m512i high = _mm512_permutex2var_epi8(bytes_[2], index, bytes_[3]);
+      return _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), low, high);
+    }
   }
 
  private:
-  bool large_;
-  __m512i parts_[4];
+  __m512i bytes_[kRegisters];
 };
+
+// First entry of each code's table, for a unit's 16 columns.
+template <int kBits>
+inline __m512i TableOffsets(const uint8_t* selectors) {
+  if constexpr (kBits == 8) return _mm512_setzero_si512();  // one table
+  int64_t eight;
+  __builtin_memcpy(&eight, selectors, 8);
+  const __m512i columns = _mm512_set_epi32(
+      0x07070707, 0x06060606, 0x05050505, 0x04040404, 0x03030303, 0x02020202, 0x01010101, 0,
+      0x07070707, 0x06060606, 0x05050505, 0x04040404, 0x03030303, 0x02020202, 0x01010101, 0);
+  const __m512i four_each = _mm512_shuffle_epi8(_mm512_set1_epi64(eight), columns);
+  const __m512i numbers = _mm512_srlv_epi64(four_each, _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4));
+  return _mm512_slli_epi16(_mm512_and_si512(numbers, _mm512_set1_epi8(15)), kBits);
+}
+
+// Weights of a unit of codes.
+template <int kBits, int kRegisters>
+inline __m512i LoadWeights(const Entries<kRegisters>& entries, const uint8_t* unit,
+                           __m512i offsets) {
+  return entries.Look(_mm512_or_si512(LoadCodes<kBits>(unit), offsets));
+}
 
 }  // namespace
 }  // namespace edgefold

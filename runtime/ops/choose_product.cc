@@ -16,6 +16,8 @@ Function* ChooseBeside(const KernelTable<GemmKernel>& gemm, const KernelTable<Fu
 
 }  // namespace
 
+GemmPackedKernel* ChooseGemmPacked() { return ChooseBeside(GemmKernels(), GemmPackedKernels()); }
+
 GemmShiftKernel* ChooseGemmShift(const PackedMatrix& matrix) {
   return GemmShiftApplies(matrix) ? ChooseBeside(GemmKernels(), GemmShiftKernels()) : nullptr;
 }

@@ -4,6 +4,7 @@
 
 #include "base/packed_matrix.h"
 #include "kernels/conv_sums/conv_sums.h"
+#include "kernels/gemm_packed/gemm_packed.h"
 #include "kernels/gemm_shift/gemm_shift.h"
 #include "kernels/gemm_wide/gemm_wide.h"
 #include "kernels/gemm_windows/gemm_windows.h"
@@ -12,6 +13,9 @@ namespace edgefold {
 
 // Up to so many rows decoding in registers, by gemv, wins.
 inline constexpr int64_t kGemvRows = 3;
+
+// Null where rows are multiplied in more than one step.
+GemmPackedKernel* ChooseGemmPacked();
 
 // Null where decoding to int8 is as fast.
 GemmShiftKernel* ChooseGemmShift(const PackedMatrix& matrix);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/rounding.h"
 #include "base/scratch.h"
 #include "ops/choose_product.h"
 
@@ -10,9 +11,10 @@ namespace edgefold {
 namespace {
 
 constexpr int64_t kPanelsPerTile = 2;  // 32 columns: one register tile of AVX-512
-constexpr int64_t kShiftPanels = 8;    // panels of one gemm_shift task, at most
+constexpr int64_t kMostPanels = 8;     // of one task
 constexpr int64_t kTasksWanted = 8;    // enough for the cores of a small machine
 constexpr int64_t kGemvPanels = 8;     // panels of one gemv task
+constexpr int64_t kPackedRows = 8;     // of the tile in which gemm_packed decodes
 
 }  // namespace
 
@@ -22,13 +24,16 @@ PanelProduct::PanelProduct(const PackedMatrix& matrix, const float* scales)
       unpack_(UnpackKernels().Choose().run),
       gemm_(GemmKernels().Choose().run),
       arrange_(ArrangeKernels().Choose().run),
+      gemm_packed_(ChooseGemmPacked()),
       gemm_shift_(ChooseGemmShift(matrix)),
       gemv_(GemvKernels().Choose().run),
       epilogue_(EpilogueKernels().Choose().run) {}
 
-bool PanelProduct::Arranges(int64_t rows) const {
-  return gemm_shift_ != nullptr && rows > kGemvRows;
+bool PanelProduct::Few(int64_t rows) const {
+  return rows <= kGemvRows || gemm_packed_ != nullptr && rows < kPackedRows;
 }
+
+bool PanelProduct::Arranges(int64_t rows) const { return gemm_shift_ != nullptr && !Few(rows); }
 
 int64_t PanelProduct::ArrangedBytes(int64_t rows, bool is_unsigned) const {
   return Arranges(rows) ? GemmShiftRows(matrix_, rows, is_unsigned).Bytes() : 0;
@@ -49,18 +54,20 @@ void PanelProduct::Arrange(const RowTile& tile, int64_t first, int64_t rows) con
 }
 
 int64_t PanelProduct::PanelsPerTask(int64_t rows) const {
-  if (rows <= kGemvRows) return kGemvPanels;
-  if (gemm_shift_ == nullptr) return kPanelsPerTile;
-  return std::clamp(matrix_.Panels() / kTasksWanted, kPanelsPerTile, kShiftPanels);
+  if (Few(rows)) return kGemvPanels;
+  if (gemm_packed_ == nullptr && gemm_shift_ == nullptr) return kPanelsPerTile;
+  return RoundUp(std::clamp(matrix_.Panels() / kTasksWanted, kPanelsPerTile, kMostPanels),
+                 gemm_packed_ == nullptr ? 1 : kPanelsPerTile);
 }
 
 bool PanelProduct::Run(const RowTile& tile, int64_t first_panel, int64_t panels,
                        const ProductOutput& out) const {
   const int64_t rows = tile.a.rows;
+  const bool few = Few(rows);
+  if (gemm_packed_ != nullptr && !few) return RunPacked(tile, first_panel, panels, out);
   const int64_t units = matrix_.Units();
   const int64_t width = panels * kPanelColumns;
   const int64_t panel_bytes = units * kUnitCodes;
-  const bool few = rows <= kGemvRows;
   const int64_t decoded = few              ? 0
                           : Arranges(rows) ? GemmShiftScratch(Arranged(tile))
                                            : panels * panel_bytes;
@@ -92,6 +99,27 @@ bool PanelProduct::Run(const RowTile& tile, int64_t first_panel, int64_t panels,
   e.y = out.y;
   e.y_stride = out.stride;
   epilogue_(e);
+  return true;
+}
+
+bool PanelProduct::RunPacked(const RowTile& tile, int64_t first_panel, int64_t panels,
+                             const ProductOutput& out) const {
+  const Scratch decoded = AllocateScratch(GemmPackedScratch(matrix_));
+  if (decoded == nullptr) return false;
+  const int64_t column = first_panel * kPanelColumns;
+  GemmPackedArguments g = {};
+  g.matrix = &matrix_;
+  g.first_panel = first_panel;
+  g.columns = std::min(panels * kPanelColumns, matrix_.n - column);
+  g.a = tile.a;
+  g.decoded = decoded.get();
+  g.row_scales = tile.row_scales;
+  g.scales = scales_ + column;
+  g.bias = out.bias + (out.bias_is_scalar ? 0 : column);
+  g.bias_is_scalar = out.bias_is_scalar;
+  g.y = out.y;
+  g.y_stride = out.stride;
+  gemm_packed_(g);
   return true;
 }
 

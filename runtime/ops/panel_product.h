@@ -8,6 +8,7 @@
 #include "kernels/arrange/arrange.h"
 #include "kernels/epilogue/epilogue.h"
 #include "kernels/gemm/gemm.h"
+#include "kernels/gemm_packed/gemm_packed.h"
 #include "kernels/gemm_shift/gemm_shift.h"
 #include "kernels/gemv/gemv.h"
 #include "kernels/unpack/unpack.h"
@@ -50,7 +51,10 @@ class PanelProduct {
            const ProductOutput& out) const;
 
  private:
+  bool Few(int64_t rows) const;
   bool Arranges(int64_t rows) const;
+  bool RunPacked(const RowTile& tile, int64_t first_panel, int64_t panels,
+                 const ProductOutput& out) const;
   ArrangedRows Arranged(const RowTile& tile) const;
 
   PackedMatrix matrix_;
@@ -58,7 +62,8 @@ class PanelProduct {
   UnpackKernel* unpack_;
   GemmKernel* gemm_;
   ArrangeKernel* arrange_;
-  GemmShiftKernel* gemm_shift_;  // null where decoding to int8 is as fast
+  GemmPackedKernel* gemm_packed_;  // null where one of the next two multiplies
+  GemmShiftKernel* gemm_shift_;    // null where decoding to int8 is as fast
   GemvKernel* gemv_;
   EpilogueKernel* epilogue_;
 };

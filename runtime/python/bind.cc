@@ -19,6 +19,7 @@
 #include "kernels/epilogue/epilogue.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm_float/gemm_float.h"
+#include "kernels/gemm_packed/gemm_packed.h"
 #include "kernels/gemm_shift/gemm_shift.h"
 #include "kernels/gemm_wide/gemm_wide.h"
 #include "kernels/gemm_windows/gemm_windows.h"
@@ -242,6 +243,7 @@ nanobind::dict OperatorFamilies() {
   families["conv_quantize"] = Variants(ConvQuantizeKernels());
   families["conv_depthwise"] = Variants(ConvDepthwiseKernels());
   families["conv_sums"] = Variants(ConvSumsKernels());
+  families["gemm_packed"] = Variants(GemmPackedKernels());
   families["gemm_wide"] = Variants(GemmWideKernels());
   families["gemm_windows"] = Variants(GemmWindowsKernels());
   families["conv_epilogue"] = Variants(ConvEpilogueKernels());
@@ -288,6 +290,7 @@ NB_MODULE(_kernels, module) {
   Bind(module, "ConvQuantize", ConvQuantizeKernels());
   Bind(module, "ConvDepthwise", ConvDepthwiseKernels());
   Bind(module, "ConvSums", ConvSumsKernels());
+  Bind(module, "GemmPacked", GemmPackedKernels());
   Bind(module, "GemmWide", GemmWideKernels());
   Bind(module, "GemmWindows", GemmWindowsKernels());
   Bind(module, "ConvEpilogue", ConvEpilogueKernels());

@@ -31,4 +31,6 @@ ConvSumsKernel* ChooseSums() {
   return read ? ConvSumsKernels().Choose().run : nullptr;
 }
 
+bool ReadsPairSums() { return GemmKernels().Choose().isa != Isa::kVnni; }
+
 }  // namespace edgefold

@@ -30,4 +30,7 @@ GemmWindowsKernel* ChooseGemmWindows();
 // weights of int8 rows.
 ConvSumsKernel* ChooseSums();
 
+// Whether the product kernels in use read the sums of pairs of int8 rows.
+bool ReadsPairSums();
+
 }  // namespace edgefold

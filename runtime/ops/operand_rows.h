@@ -9,6 +9,7 @@
 #include "base/rounding.h"
 #include "base/scratch.h"
 #include "kernels/quantize/quantize.h"
+#include "ops/choose_product.h"
 
 namespace edgefold {
 
@@ -18,11 +19,12 @@ class OperandRows {
   OperandRows(int64_t rows, int64_t k, bool is_unsigned) {
     const int64_t groups = CeilDiv(k, kGroupDepth);
     const int64_t stride = groups * kGroupDepth;
-    memory_ = AllocateScratch(rows * (stride + 4 + 4 + groups * 8));
+    const bool pairs = !is_unsigned && ReadsPairSums();
+    memory_ = AllocateScratch(rows * (stride + 4 + 4 + (pairs ? groups * 8 : 0)));
     codes_ = memory_.get();
     scales_ = reinterpret_cast<float*>(codes_ + rows * stride);
     sums_ = reinterpret_cast<int32_t*>(scales_ + rows);
-    pair_sums_ = is_unsigned ? nullptr : reinterpret_cast<int16_t*>(sums_ + rows);
+    pair_sums_ = pairs ? reinterpret_cast<int16_t*>(sums_ + rows) : nullptr;
     all_ = {codes_, stride, rows, is_unsigned, sums_, pair_sums_, groups};
   }
 

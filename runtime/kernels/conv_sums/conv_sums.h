@@ -5,7 +5,7 @@
 //   pair_sums[m][g] = the same over the codes k % 4 < 2, and k % 4 >= 2, of the first and of the
 //                     second half of group g                                             int16
 //
-// Reads only the codes of `a`. Exact; nothing overlaps.
+// Reads only the codes of `a`. pair_sums may be null. Exact; nothing overlaps.
 #pragma once
 
 #include "base/activations.h"

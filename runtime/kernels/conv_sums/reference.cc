@@ -11,9 +11,10 @@ void conv_sums_reference(const Activations& a, int32_t* sums, int16_t* pair_sums
       for (int k = 0; k < kGroupDepth / 2; ++k) {
         pairs[k % 4 / 2] += static_cast<int8_t>(a.Row(m)[half * (kGroupDepth / 2) + k]);
       }
+      sums[m] += pairs[0] + pairs[1];
+      if (pair_sums == nullptr) continue;
       *pair_sums++ = static_cast<int16_t>(pairs[0]);
       *pair_sums++ = static_cast<int16_t>(pairs[1]);
-      sums[m] += pairs[0] + pairs[1];
     }
   }
 }

@@ -16,10 +16,13 @@ void Case(Random& random, int64_t rows, int64_t k, bool extreme, std::vector<Tal
     Guarded<int32_t> got(rows);
     Guarded<int16_t> got_pairs(rows * a.activations.groups * 4);
     kernels.rows[i].run(a.activations, got.data(), got_pairs.data());
+    Guarded<int32_t> alone(rows);
+    kernels.rows[i].run(a.activations, alone.data(), nullptr);
     char where[100];
     std::snprintf(where, sizeof where, "rows %d k %d extreme %d", static_cast<int>(rows),
                   static_cast<int>(k), extreme);
-    tallies[i].Check(got.Equals(sums) && got_pairs.Equals(pair_sums), where);
+    tallies[i].Check(got.Equals(sums) && alone.Equals(sums) && got_pairs.Equals(pair_sums),
+                     where);
   }
 }
 

@@ -7,41 +7,55 @@
 namespace edgefold {
 namespace {
 
+// The third-level cache answers after about as long as this takes to decode.
+constexpr int64_t kFetchAhead = 4096;
+
 template <typename Stripes, int kRows, bool kUnsigned>
 void Panel(const PackedMatrix& matrix, int64_t panel, const Activations& a, int64_t row,
            int32_t* acc, int64_t acc_stride) {
   constexpr int kUnits = Stripes::kUnits;
+  constexpr int kChains = kRows == 1 && kUnits == 2 ? 2 : 1;  // a product waits 4 cycles for one
   Stripes stripes(matrix, kUnsigned ? 0 : 0x80);
   const uint8_t* codes = matrix.PanelCodes(panel);
   const uint8_t* rows = a.Row(row);
   const int64_t units = matrix.Units();
-  __m512i sums[kRows][kUnits];
-  Unroll<kRows>([&](auto r) EF_INLINE {
-    Unroll<kUnits>([&](auto s) EF_INLINE { sums[r][s] = _mm512_setzero_si512(); });
+  __m512i sums[kChains][kRows][kUnits];
+  Unroll<kChains>([&](auto c) EF_INLINE {
+    Unroll<kRows>([&](auto r) EF_INLINE {
+      Unroll<kUnits>([&](auto s) EF_INLINE { sums[c][r][s] = _mm512_setzero_si512(); });
+    });
   });
   // Units beyond the last meet activations of 0.
-  const auto step = [&](int64_t u, auto all) EF_INLINE {
+  const auto step = [&](int64_t u, auto chain, auto all) EF_INLINE {
     __m512i w[kUnits];
-    stripes.template Weights<all>(codes + u * matrix.UnitBytes(), units - u, w);
+    const uint8_t* step_codes = codes + u * matrix.UnitBytes();
+    __builtin_prefetch(step_codes + kFetchAhead);
+    stripes.template Weights<all>(step_codes, units - u, w);
     Unroll<kRows>([&](auto r) EF_INLINE {
       Unroll<kUnits>([&](auto s) EF_INLINE {
         const __m512i x = Stripes::Operand(rows + r * a.stride + u * kUnitDepth, s);
-        sums[r][s] = kUnsigned ? _mm512_dpbusd_epi32(sums[r][s], x, w[s])
-                               : _mm512_dpbusd_epi32(sums[r][s], w[s], x);
+        __m512i& sum = sums[chain][r][s];
+        sum = kUnsigned ? _mm512_dpbusd_epi32(sum, x, w[s]) : _mm512_dpbusd_epi32(sum, w[s], x);
       });
     });
   };
   int64_t u = 0;
   for (; u + kGroupUnits <= units; u += kGroupUnits) {
     stripes.Group(matrix.GroupSelectors(panel, u / kGroupUnits));
-    Unroll<kGroupUnits / kUnits>([&](auto i) EF_INLINE { step(u + i * kUnits, Index<1>{}); });
+    Unroll<kGroupUnits / kUnits>(
+        [&](auto i) EF_INLINE { step(u + i * kUnits, Index<i % kChains>{}, Index<1>{}); });
   }
   if (u < units) stripes.Group(matrix.GroupSelectors(panel, u / kGroupUnits));
-  for (; u < units; u += kUnits) step(u, Index<0>{});
+  for (; u < units; u += kUnits) step(u, Index<0>{}, Index<0>{});
   Unroll<kRows>([&](auto r) EF_INLINE {
+    if constexpr (kChains == 2) {
+      Unroll<kUnits>([&](auto s) EF_INLINE {
+        sums[0][r][s] = _mm512_add_epi32(sums[0][r][s], sums[1][r][s]);
+      });
+    }
     const __m512i offset = _mm512_set1_epi32(kUnsigned ? 0 : a.sums[row + r] * 128);
     _mm512_storeu_si512(acc + r * acc_stride,
-                        _mm512_sub_epi32(Stripes::Columns(sums[r]), offset));
+                        _mm512_sub_epi32(Stripes::Columns(sums[0][r]), offset));
   });
 }
 

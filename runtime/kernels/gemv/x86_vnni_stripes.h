@@ -20,7 +20,7 @@ namespace {
 // kLow bits of `low`, the others of `high`, in every byte.
 template <int kLow>
 inline __m512i Join(__m512i low, __m512i high) {
-  return _mm512_ternarylogic_epi32(_mm512_set1_epi8((1 << kLow) - 1), low, high, 0xca);
+  return _mm512_ternarylogic_epi32(low, _mm512_set1_epi8((1 << kLow) - 1), high, 0xe2);
 }
 
 // A group's 8 bytes of selectors, each four times.
@@ -48,8 +48,9 @@ class NibbleStripes {
 
   template <bool kAll>
   void Weights(const uint8_t* codes, int64_t left, __m512i (&w)[kUnits]) const {
-    const __m512i bytes = kAll ? _mm512_loadu_si512(codes)
-                               : _mm512_maskz_loadu_epi8(FirstBytes(left * 32), codes);
+    __m512i bytes = kAll ? _mm512_loadu_si512(codes)
+                         : _mm512_maskz_loadu_epi8(FirstBytes(left * 32), codes);
+    asm("" : "+v"(bytes));  // or it is loaded twice
     w[0] = entries_.Look(Join<4>(bytes, low_));
     w[1] = entries_.Look(Join<4>(_mm512_srli_epi16(bytes, 4), high_));
   }

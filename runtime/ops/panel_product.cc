@@ -15,6 +15,7 @@ constexpr int64_t kMostPanels = 8;     // of one task
 constexpr int64_t kTasksWanted = 8;    // enough for the cores of a small machine
 constexpr int64_t kGemvPanels = 8;     // panels of one gemv task
 constexpr int64_t kPackedRows = 8;     // of the tile in which gemm_packed decodes
+constexpr int64_t kFewSums = (kPackedRows - 1) * kGemvPanels * kPanelColumns;
 
 }  // namespace
 
@@ -63,20 +64,22 @@ int64_t PanelProduct::PanelsPerTask(int64_t rows) const {
 bool PanelProduct::Run(const RowTile& tile, int64_t first_panel, int64_t panels,
                        const ProductOutput& out) const {
   const int64_t rows = tile.a.rows;
-  const bool few = Few(rows);
-  if (gemm_packed_ != nullptr && !few) return RunPacked(tile, first_panel, panels, out);
-  const int64_t units = matrix_.Units();
   const int64_t width = panels * kPanelColumns;
+  if (Few(rows) && rows * width <= kFewSums) {
+    alignas(64) int32_t acc[kFewSums];  // a task so short would spend much of its time on malloc
+    gemv_(matrix_, first_panel, panels, tile.a, acc, width);
+    Finish(tile, acc, first_panel, panels, out);
+    return true;
+  }
+  if (gemm_packed_ != nullptr) return RunPacked(tile, first_panel, panels, out);
+  const int64_t units = matrix_.Units();
   const int64_t panel_bytes = units * kUnitCodes;
-  const int64_t decoded = few              ? 0
-                          : Arranges(rows) ? GemmShiftScratch(Arranged(tile))
-                                           : panels * panel_bytes;
+  const int64_t decoded =
+      Arranges(rows) ? GemmShiftScratch(Arranged(tile)) : panels * panel_bytes;
   const Scratch memory = AllocateScratch(decoded + rows * width * 4);
   if (memory == nullptr) return false;
   int32_t* acc = reinterpret_cast<int32_t*>(memory.get() + decoded);
-  if (few) {
-    gemv_(matrix_, first_panel, panels, tile.a, acc, width);
-  } else if (Arranges(rows)) {
+  if (Arranges(rows)) {
     gemm_shift_(matrix_, first_panel, panels, Arranged(tile), memory.get(), acc, width);
   } else {
     int8_t* weights = reinterpret_cast<int8_t*>(memory.get());
@@ -85,12 +88,18 @@ bool PanelProduct::Run(const RowTile& tile, int64_t first_panel, int64_t panels,
     }
     gemm_(tile.a, weights, panels, units, acc, width);
   }
+  Finish(tile, acc, first_panel, panels, out);
+  return true;
+}
 
+void PanelProduct::Finish(const RowTile& tile, const int32_t* acc, int64_t first_panel,
+                          int64_t panels, const ProductOutput& out) const {
   const int64_t column = first_panel * kPanelColumns;
+  const int64_t width = panels * kPanelColumns;
   EpilogueArguments e = {};
   e.acc = acc;
   e.acc_stride = width;
-  e.rows = rows;
+  e.rows = tile.a.rows;
   e.columns = std::min(width, matrix_.n - column);
   e.row_scales = tile.row_scales;
   e.scales = scales_ + column;
@@ -99,7 +108,6 @@ bool PanelProduct::Run(const RowTile& tile, int64_t first_panel, int64_t panels,
   e.y = out.y;
   e.y_stride = out.stride;
   epilogue_(e);
-  return true;
 }
 
 bool PanelProduct::RunPacked(const RowTile& tile, int64_t first_panel, int64_t panels,

@@ -53,6 +53,9 @@ class PanelProduct {
  private:
   bool Few(int64_t rows) const;
   bool Arranges(int64_t rows) const;
+  // Float results of the sums [rows][16 * panels].
+  void Finish(const RowTile& tile, const int32_t* acc, int64_t first_panel, int64_t panels,
+              const ProductOutput& out) const;
   bool RunPacked(const RowTile& tile, int64_t first_panel, int64_t panels,
                  const ProductOutput& out) const;
   ArrangedRows Arranged(const RowTile& tile) const;

@@ -74,8 +74,7 @@ bool PanelProduct::Run(const RowTile& tile, int64_t first_panel, int64_t panels,
   if (gemm_packed_ != nullptr) return RunPacked(tile, first_panel, panels, out);
   const int64_t units = matrix_.Units();
   const int64_t panel_bytes = units * kUnitCodes;
-  const int64_t decoded =
-      Arranges(rows) ? GemmShiftScratch(Arranged(tile)) : panels * panel_bytes;
+  const int64_t decoded = Arranges(rows) ? GemmShiftScratch(Arranged(tile)) : panels * panel_bytes;
   const Scratch memory = AllocateScratch(decoded + rows * width * 4);
   if (memory == nullptr) return false;
   int32_t* acc = reinterpret_cast<int32_t*>(memory.get() + decoded);

@@ -21,8 +21,7 @@ void Case(Random& random, int64_t rows, int64_t k, bool extreme, std::vector<Tal
     char where[100];
     std::snprintf(where, sizeof where, "rows %d k %d extreme %d", static_cast<int>(rows),
                   static_cast<int>(k), extreme);
-    tallies[i].Check(got.Equals(sums) && alone.Equals(sums) && got_pairs.Equals(pair_sums),
-                     where);
+    tallies[i].Check(got.Equals(sums) && alone.Equals(sums) && got_pairs.Equals(pair_sums), where);
   }
 }
 

@@ -98,8 +98,8 @@ inline __attribute__((always_inline)) void Tile(const GemmPackedArguments& g, in
     const int64_t left = g.columns - first;
     const __mmask16 mask = left >= kPanelColumns ? 0xffff : (1 << left) - 1;
     const __m512 scale = _mm512_maskz_loadu_ps(mask, g.scales + first);
-    const __m512 bias = g.bias_is_scalar ? _mm512_set1_ps(*g.bias)
-                                         : _mm512_maskz_loadu_ps(mask, g.bias + first);
+    const __m512 bias =
+        g.bias_is_scalar ? _mm512_set1_ps(*g.bias) : _mm512_maskz_loadu_ps(mask, g.bias + first);
     Unroll<kRows>([&](auto r) EF_INLINE {
       const __m512i offset = _mm512_set1_epi32(kUnsigned ? 0 : g.a.sums[row + r] * 128);
       const __m512 sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[r][p], offset));

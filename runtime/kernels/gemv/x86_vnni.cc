@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // As gemm/x86_vnni.cc, with the flipped sign bit already in the tables.
-#include "kernels/gemv/x86_vnni_stripes.h"
-
 #include "kernels/gemv/gemv.h"
+#include "kernels/gemv/x86_vnni_stripes.h"
 
 namespace edgefold {
 namespace {
@@ -62,45 +61,42 @@ void Panel(const PackedMatrix& matrix, int64_t panel, const Activations& a, int6
 using PanelFunction = void(const PackedMatrix&, int64_t, const Activations&, int64_t, int32_t*,
                            int64_t);
 
-// For 1, 2, ... rows: as many as have room for their sums in registers.
-struct PanelFunctions {
-  PanelFunction* const* by_rows;
-  int64_t rows;
-};
+constexpr int64_t kMostRows = 7;
 
-template <typename Stripes, bool kUnsigned>
-PanelFunctions ForRows() {
-  static constexpr PanelFunction* kByRows[] = {
+// Stripes put the activations of several units side by side, for every row; with more than three of
+// them whole units are faster.
+template <typename Stripes, typename Units, bool kUnsigned>
+PanelFunction* ForRows(int64_t rows) {
+  static constexpr PanelFunction* kByRows[kMostRows] = {
       Panel<Stripes, 1, kUnsigned>, Panel<Stripes, 2, kUnsigned>, Panel<Stripes, 3, kUnsigned>,
-      Panel<Stripes, 4, kUnsigned>, Panel<Stripes, 5, kUnsigned>, Panel<Stripes, 6, kUnsigned>,
-      Panel<Stripes, 7, kUnsigned>};
-  return {kByRows, Stripes::kUnits == 2 ? 7 : 4};
+      Panel<Units, 4, kUnsigned>,   Panel<Units, 5, kUnsigned>,   Panel<Units, 6, kUnsigned>,
+      Panel<Units, 7, kUnsigned>};
+  return kByRows[rows - 1];
 }
 
-template <typename Stripes>
-PanelFunctions ForSign(bool is_unsigned) {
-  return is_unsigned ? ForRows<Stripes, true>() : ForRows<Stripes, false>();
+template <typename Stripes, typename Units = Stripes>
+PanelFunction* ForSign(int64_t rows, bool is_unsigned) {
+  return is_unsigned ? ForRows<Stripes, Units, true>(rows) : ForRows<Stripes, Units, false>(rows);
 }
 
-PanelFunctions Functions(const PackedMatrix& matrix, bool is_unsigned) {
-  using Choose = PanelFunctions(bool);
+PanelFunction* Function(const PackedMatrix& matrix, int64_t rows, bool is_unsigned) {
+  using Choose = PanelFunction*(int64_t, bool);
   static constexpr Choose* kByBits[2][7] = {
-      {ForSign<LaneStripes<2, 1>>, ForSign<LaneStripes<3, 2>>, ForSign<NibbleStripes<2>>,
-       ForSign<UnitStripes<5, 2>>, ForSign<UnitStripes<6, 2>>, ForSign<UnitStripes<7, 2>>,
-       ForSign<UnitStripes<8, 4>>},
-      {nullptr, nullptr, ForSign<NibbleStripes<4>>, ForSign<UnitStripes<5, 4>>,
+      {ForSign<LaneStripes<2, 1>, UnitStripes<2, 1>>, ForSign<LaneStripes<3, 2>, UnitStripes<3, 2>>,
+       ForSign<NibbleStripes<2>, UnitStripes<4, 2>>, ForSign<UnitStripes<5, 2>>,
+       ForSign<UnitStripes<6, 2>>, ForSign<UnitStripes<7, 2>>, ForSign<UnitStripes<8, 4>>},
+      {nullptr, nullptr, ForSign<NibbleStripes<4>, UnitStripes<4, 4>>, ForSign<UnitStripes<5, 4>>,
        ForSign<UnitStripes<6, 4>>, ForSign<UnitStripes<7, 4>>, ForSign<UnitStripes<8, 4>>}};
-  return kByBits[TableRegisters(matrix) > 2][matrix.bits - 2](is_unsigned);
+  return kByBits[TableRegisters(matrix) > 2][matrix.bits - 2](rows, is_unsigned);
 }
 
 }  // namespace
 
 void gemv_x86_vnni(const PackedMatrix& matrix, int64_t first_panel, int64_t panel_count,
                    const Activations& a, int32_t* acc, int64_t acc_stride) {
-  const PanelFunctions functions = Functions(matrix, a.is_unsigned);
-  for (int64_t m = 0; m < a.rows; m += functions.rows) {
-    const int64_t rows = a.rows - m < functions.rows ? a.rows - m : functions.rows;
-    PanelFunction* run = functions.by_rows[rows - 1];
+  for (int64_t m = 0; m < a.rows; m += kMostRows) {
+    const int64_t rows = a.rows - m < kMostRows ? a.rows - m : kMostRows;
+    PanelFunction* run = Function(matrix, rows, a.is_unsigned);
     for (int64_t p = 0; p < panel_count; ++p) {
       run(matrix, first_panel + p, a, m, acc + m * acc_stride + p * kPanelColumns, acc_stride);
     }

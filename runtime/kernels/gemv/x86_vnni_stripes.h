@@ -39,17 +39,17 @@ class NibbleStripes {
   NibbleStripes(const PackedMatrix& matrix, int flip) : entries_(matrix, flip) {}
 
   void Group(const uint8_t* selectors) {
-    high_ = FourTimes(selectors, _mm512_set_epi32(0x07070707, 0x06060606, 0x05050505, 0x04040404,
-                                                  0x03030303, 0x02020202, 0x01010101, 0,
-                                                  0x07070707, 0x06060606, 0x05050505, 0x04040404,
-                                                  0x03030303, 0x02020202, 0x01010101, 0));
+    high_ = FourTimes(
+        selectors, _mm512_set_epi32(0x07070707, 0x06060606, 0x05050505, 0x04040404, 0x03030303,
+                                    0x02020202, 0x01010101, 0, 0x07070707, 0x06060606, 0x05050505,
+                                    0x04040404, 0x03030303, 0x02020202, 0x01010101, 0));
     low_ = _mm512_slli_epi16(high_, 4);
   }
 
   template <bool kAll>
   void Weights(const uint8_t* codes, int64_t left, __m512i (&w)[kUnits]) const {
-    __m512i bytes = kAll ? _mm512_loadu_si512(codes)
-                         : _mm512_maskz_loadu_epi8(FirstBytes(left * 32), codes);
+    __m512i bytes =
+        kAll ? _mm512_loadu_si512(codes) : _mm512_maskz_loadu_epi8(FirstBytes(left * 32), codes);
     asm("" : "+v"(bytes));  // or it is loaded twice
     w[0] = entries_.Look(Join<4>(bytes, low_));
     w[1] = entries_.Look(Join<4>(_mm512_srli_epi16(bytes, 4), high_));
@@ -71,7 +71,8 @@ class NibbleStripes {
   __m512i low_, high_;  // table numbers of the stripes, above the bits of a code
 };
 
-// What 2 and 3 bits share: four units, a lane of 16 bytes each; stripe t holds columns 4t to 4t + 3.
+// What 2 and 3 bits share: four units, a lane of 16 bytes each; stripe t holds columns 4t to 4t
+// + 3.
 template <int kBits, int kRegisters>
 class LaneStripes {
  public:
@@ -101,10 +102,10 @@ class LaneStripes {
       const __m512i rest = _mm512_maskz_loadu_epi8(FirstBytes(bytes - 64), codes + 64);
       // A unit is two quadwords of the wide field and one of the narrow one, whose odd bits are
       // those of the second eight bytes.
-      const __m512i two = _mm512_permutex2var_epi64(
-          first, _mm512_setr_epi64(0, 1, 3, 4, 6, 7, 9, 10), rest);
-      const __m512i narrow = _mm512_permutex2var_epi64(
-          first, _mm512_setr_epi64(2, 2, 5, 5, 8, 8, 11, 11), rest);
+      const __m512i two =
+          _mm512_permutex2var_epi64(first, _mm512_setr_epi64(0, 1, 3, 4, 6, 7, 9, 10), rest);
+      const __m512i narrow =
+          _mm512_permutex2var_epi64(first, _mm512_setr_epi64(2, 2, 5, 5, 8, 8, 11, 11), rest);
       const __m512i one = _mm512_srlv_epi64(narrow, _mm512_setr_epi64(0, 1, 0, 1, 0, 1, 0, 1));
       const __m512i wide_bits = _mm512_set1_epi8(0x33);
       even = _mm512_ternarylogic_epi32(wide_bits, two, _mm512_slli_epi16(one, 2), 0xca);
@@ -137,7 +138,7 @@ class LaneStripes {
   __m512i tables_[kUnits];
 };
 
-// 5 to 8 bits: two units, a stripe each.
+// Any bits: two units, a stripe each.
 template <int kBits, int kRegisters>
 class UnitStripes {
  public:
@@ -153,7 +154,9 @@ class UnitStripes {
     w[1] = kAll || left > 1 ? LoadWeights<kBits>(entries_, codes + 8 * kBits, offsets_) : w[0];
   }
 
-  static __m512i Operand(const uint8_t* x, int stripe) { return Broadcast(x + stripe * kUnitDepth); }
+  static __m512i Operand(const uint8_t* x, int stripe) {
+    return Broadcast(x + stripe * kUnitDepth);
+  }
 
   static __m512i Columns(const __m512i (&sums)[kUnits]) {
     return _mm512_add_epi32(sums[0], sums[1]);

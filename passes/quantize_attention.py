@@ -16,6 +16,7 @@ from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
 from edgefold.passes.fusion.shapes import Shapes, run_shapes
 
+_NAMED = 2  # inputs of a cache, those of one layer
 _ONE_OPERATOR = ("Attention", "GroupQueryAttention", "MultiHeadAttention")
 
 
@@ -62,7 +63,7 @@ class QuantizeAttention(Pass, frozen=True, kw_only=True):
         store = InitializerStore(graph)
         edits: list[Edit] = []
         skips: list[Skip] = []
-        coded: list[str] = []
+        pasts: list[str] = []
         skips += [
             Skip(node_label(node), SkipReason.UNKNOWN_FORM, f"the operator {node.op_type}")
             for node in graph
@@ -75,14 +76,29 @@ class QuantizeAttention(Pass, frozen=True, kw_only=True):
             elif found is not None and any(context.excludes(node_label(node)) for node in found.nodes):
                 skips.append(Skip(node_label(softmax), SkipReason.EXCLUDED))
             elif found is not None:
-                caches = _caches(found, shapes) if self.cache == "int8" else None
-                if isinstance(caches, str):
+                caches = _caches(found, shapes)
+                if not isinstance(caches, str):
+                    pasts += [str(cache.past.name) for cache in caches]
+                elif self.cache == "int8":
                     skips.append(Skip(node_label(softmax), SkipReason.FALLBACK, f"no cache of codes: {caches}"))
-                    caches = None
-                coded += [str(cache.past.name) for cache in caches or ()]
-                edits.append(_replace(model, store, softmax, found, caches))
+                coded = None if isinstance(caches, str) or self.cache == "float" else caches
+                edits.append(_replace(model, store, softmax, found, coded))
         add_functions(model)
-        return Notes(tuple(edits), tuple(skips), {"attentions": len(edits), "caches": len(coded)}, caches=tuple(coded))
+        stats: dict[str, int | float | str] = {"attentions": len(edits), "caches": len(pasts), **self._finding(pasts)}
+        return Notes(tuple(edits), tuple(skips), stats, caches=tuple(pasts) if self.cache == "int8" else ())
+
+    def _finding(self, pasts: Sequence[str]) -> dict[str, str]:
+        """What a user of a decoder should know of its cache."""
+        if not pasts:
+            return {}
+        named = ", ".join(pasts[:_NAMED]) + (" and so on" if len(pasts) > _NAMED else "")
+        if self.cache == "int8":
+            text = f"The key/value cache ({named}) and its present are int8 now, with scales in inputs and outputs of "
+            text += "the same names with `_scales` behind."
+        else:
+            text = f"The key/value cache ({named}) stays float and is quantized anew at each step; "
+            text += "`--set quantize-attention.cache=int8` keeps codes in it, which changes these inputs and outputs."
+        return {"finding": text}
 
 
 def _caches(found: Attention, shapes: Shapes) -> tuple[Cache, Cache] | str:

@@ -55,7 +55,11 @@ def test_forty_steps_give_the_bits_of_a_float_cache(form: str, library: bool) ->
     assert [edit.what.split()[0] for edit in notes.edits] == ["CachedAttention"]
     assert not notes.skips
     assert notes.caches == ("past_k", "past_v")
-    rewritten(floats, "float")
+    assert "(past_k, past_v) and its present are int8 now" in str(notes.stats["finding"])
+    left = rewritten(floats, "float")
+    assert not left.caches
+    assert not left.skips
+    assert "(past_k, past_v) stays float and is quantized anew at each step" in str(left.stats["finding"])
     ends = [7, *range(8, POSITIONS + 1)]
     expected = in_pieces(opened(floats, library), x, ends, mask)
     found = coded_in_pieces(opened(coded, library), x, ends, mask)
@@ -205,6 +209,7 @@ def test_near_misses_keep_a_float_cache_and_say_why(case: str) -> None:
     assert NEAR_MISSES[case][3] in skip.detail
     assert [edit.what.split()[0] for edit in notes.edits] == ["ShiftAttention"]
     assert not notes.caches
+    assert "finding" not in notes.stats
     assert CACHES not in model.metadata_props
     assert [(value.name, value.dtype) for value in (*model.graph.inputs, *model.graph.outputs)] == before
     for found, wanted in zip(graphs.run(model, feeds), expected, strict=True):

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "base/low_bytes.h"
+#include "base/some_lanes.h"
 #include "kernels/activation/formulas.h"
 #include "kernels/softmax/softmax.h"
 
@@ -15,7 +16,7 @@ namespace {
 constexpr float kToInteger = 0x1.8p23f;  // adding it rounds to an integer, in the low bits
 constexpr float kUnit = 32768.0f;        // of the exponentials that are summed: 2^15 * 65535 < 2^31
 
-template <int kLanes, typename Narrow>
+template <int kLanes, typename Narrow, typename Some>
 struct SoftmaxRow {
   using F = Formulas<kLanes>;
   using Floats = typename F::Floats;
@@ -24,17 +25,22 @@ struct SoftmaxRow {
 
   static Floats Larger(Floats a, Floats b) { return a > b ? a : b; }
 
+  // Of lanes without a NaN, half of them at a time.
   static float Largest(Floats most) {
-    float largest = most[0];
-    for (int i = 1; i < kLanes; ++i) largest = most[i] > largest ? most[i] : largest;
-    return largest;
+    if constexpr (kLanes > 1) {
+      using Half = SoftmaxRow<kLanes / 2, Narrow, Some>;
+      typename Half::Floats halves[2];
+      __builtin_memcpy(halves, &most, sizeof most);
+      return Half::Largest(Half::Larger(halves[0], halves[1]));
+    }
+    return most[0];
   }
 
   static float Largest(const float* x, int64_t columns) {
     Floats most = F::All(kLowest);
     int64_t n = 0;
     for (; n + kLanes <= columns; n += kLanes) most = Larger(F::Load(x + n), most);
-    if (n < columns) most = Larger(F::LoadSome(x + n, columns - n, kLowest), most);
+    if (n < columns) most = Larger(Some::Load(x + n, columns - n, kLowest), most);
     return Largest(most);
   }
 
@@ -60,10 +66,10 @@ struct SoftmaxRow {
       __builtin_memcpy(x + n, &u, sizeof u);
     }
     if (n < columns) {
-      const Floats some = F::LoadSome(factors + n, columns - n, 0.0f);
-      const Floats u = Weigh(F::LoadSome(x + n, columns - n, kLowest), largest, some, &totals);
+      const Floats some = Some::Load(factors + n, columns - n, 0.0f);
+      const Floats u = Weigh(Some::Load(x + n, columns - n, kLowest), largest, some, &totals);
       most = Larger(u, most);
-      __builtin_memcpy(x + n, &u, static_cast<size_t>(columns - n) * sizeof(float));
+      Some::Store(u, x + n, columns - n);
     }
     *total = 0;
     for (int i = 0; i < kLanes; ++i) *total += static_cast<uint32_t>(totals[i]);
@@ -78,14 +84,14 @@ struct SoftmaxRow {
       Narrow::Store(Codes(F::Load(u + n), factor), codes + n);
     if (n == columns) return;
     uint8_t last[kLanes];
-    Narrow::Store(Codes(F::LoadSome(u + n, columns - n, 0.0f), factor), last);
+    Narrow::Store(Codes(Some::Load(u + n, columns - n, 0.0f), factor), last);
     __builtin_memcpy(codes + n, last, static_cast<size_t>(columns - n));
   }
 };
 
-template <int kLanes, typename Narrow = LowBytes<kLanes>>
+template <int kLanes, typename Narrow = LowBytes<kLanes>, typename Some = SomeLanes<kLanes>>
 inline void Softmax(const SoftmaxArguments& s) {
-  using Row = SoftmaxRow<kLanes, Narrow>;
+  using Row = SoftmaxRow<kLanes, Narrow, Some>;
   for (int64_t m = 0; m < s.rows; ++m) {
     float* x = s.x + m * s.x_stride;
     uint8_t* codes = s.codes + m * s.stride;

@@ -8,7 +8,8 @@ from collections import Counter
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-_WITHOUT_WEIGHTS = ("ShiftAttention", "RowCodes", "RowScales", "CodeMean", "CodeGate")
+_ATTENTION = ("ShiftAttention", "CachedAttention", "AttendCodes", "QuantizeRows", "RowCodes", "RowScales")
+_WITHOUT_WEIGHTS = (*_ATTENTION, "CodeMean", "CodeGate")
 
 
 def unfused(model: ir.Model) -> ir.Model:

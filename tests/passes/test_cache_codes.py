@@ -14,6 +14,7 @@ from cached_decoder import FORMS, Call, coded_in_pieces, in_pieces
 
 from edgefold.errors import EdgefoldError
 from edgefold.float_caches import FloatCaches, native_call, quantize_rows
+from edgefold.measuring.measure import model_macs
 from edgefold.passes import Context, Notes
 from edgefold.passes.base import CACHES
 from edgefold.passes.quantize_attention import QuantizeAttention
@@ -214,3 +215,13 @@ def test_near_misses_keep_a_float_cache_and_say_why(case: str) -> None:
     assert [(value.name, value.dtype) for value in (*model.graph.inputs, *model.graph.outputs)] == before
     for found, wanted in zip(graphs.run(model, feeds), expected, strict=True):
         assert np.abs(found - wanted).max() < 0.08 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("cache", ["float", "int8"])
+def test_multiply_accumulates_are_those_of_before(cache: str) -> None:
+    model = cached_decoder.decoder("boolean: scores where seen")
+    model.opset_imports[""] = 21
+    before = model_macs(model, SHAPES)
+    rewritten(model, cache)
+    assert before is not None
+    assert model_macs(model, SHAPES) == before

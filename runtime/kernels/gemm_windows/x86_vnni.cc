@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tiles of as many rows and up to four panels as leave 24 sums in registers: with four panels ten
-// loads feed 24 multiplications, of which the processor starts one a cycle. vpdpbusd multiplies
-// unsigned by signed bytes: int8 codes get 128 added as they are loaded (their sign bit flipped),
-// and sums start from -128 times the sum of the weights.
+// Tiles of 16 sums, with four panels of four rows: eight loads feed 16 multiplications, of which
+// the processor starts one a cycle. Tiles of 24 need fewer loads, but on Zen 4 the next one starts
+// later where lines are short: 0.57 of the peak at 16 codes, and 0.65 with these. vpdpbusd
+// multiplies unsigned by signed bytes: int8 codes get 128 added as they are loaded (their sign bit
+// flipped), and sums start from -128 times the sum of the weights.
 #include <immintrin.h>
 
 #include <array>
@@ -16,7 +17,7 @@ namespace {
 
 constexpr int kMostPanels = 4;
 
-constexpr int MostRows(int panels) { return panels == 1 ? 12 : 24 / panels; }
+constexpr int MostRows(int panels) { return panels == 1 ? 12 : 16 / panels; }
 
 template <bool kUnsigned>
 inline EF_INLINE __m512i Broadcast(const uint8_t* four) {

@@ -3,8 +3,10 @@
 
     python runtime/bench/bench_attention.py [--json FILE] [--seconds 2] [--threads 1]
 
-``float32`` is MatMul, Mul, Softmax and MatMul on heads already split, as ShiftAttention reads them; ONNX Runtime's own
-``MultiHeadAttention`` also splits and joins the heads. Ratios are of least times; above 1 is faster.
+``float32`` is MatMul, Mul, Softmax and MatMul on heads already split, as ShiftAttention reads them; ``int8 dynamic``
+what quantize_dynamic makes of that where it may quantize products of activations. ONNX Runtime's own
+``MultiHeadAttention`` also splits and joins the heads. Ratios are of least times; above 1 is faster. ``peak`` is the
+share of the time that the two products alone would take at the rate of the processor's 8-bit multiplication.
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
-from graph_session import open_graph
+from graph_session import open_graph, open_model, quantized_dynamically
 from onnx import TensorProto, helper, numpy_helper
 
+from edgefold.measuring.waterline.ceilings import ceilings
 from edgefold.runtime import kernels
 
 # Heads, queries, keys, depth: MiniLM at two lengths, ViT-S at 224, a decoder's step at three lengths of its cache.
@@ -37,16 +41,25 @@ SHAPES = [
 Inputs = dict[str, np.ndarray]
 
 
-def session(nodes: list[Any], inputs: Inputs, threads: int, **constants: np.ndarray) -> ort.InferenceSession:
-    """A model of these nodes from the inputs to y."""
-    graph = helper.make_graph(
+def graph_of(nodes: list[Any], inputs: Inputs, **constants: np.ndarray) -> onnx.GraphProto:
+    """These nodes from the inputs to y."""
+    return helper.make_graph(
         nodes,
         "bench",
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape) for name, array in inputs.items()],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
-    return open_graph(graph, threads)
+
+
+def session(nodes: list[Any], inputs: Inputs, threads: int, **constants: np.ndarray) -> ort.InferenceSession:
+    """A model of these nodes from the inputs to y."""
+    return open_graph(graph_of(nodes, inputs, **constants), threads)
+
+
+def dynamic_session(nodes: list[Any], inputs: Inputs, threads: int, **constants: np.ndarray) -> ort.InferenceSession:
+    """The same, its products quantized by ONNX Runtime."""
+    return open_model(quantized_dynamically(graph_of(nodes, inputs, **constants)), threads)
 
 
 def contenders(heads: int, rows: int, keys: int, depth: int, threads: int) -> dict[str, Any]:
@@ -68,6 +81,7 @@ def contenders(heads: int, rows: int, keys: int, depth: int, threads: int) -> di
     own = helper.make_node("MultiHeadAttention", ["q", "k", "v"], ["y"], domain="com.microsoft", num_heads=heads)
     made = {
         "float32": (session(written_out, swapped, threads, c=np.array(scale, np.float32)), swapped),
+        "int8 dynamic": (dynamic_session(written_out, swapped, threads, c=np.array(scale, np.float32)), swapped),
         "MultiHeadAttention": (session([own], joined, threads), joined),
         "ShiftAttention": (session([integer], split, threads, m=np.zeros((1, 1, 1, 1), np.float32)), split),
     }
@@ -98,19 +112,22 @@ def main() -> None:
     setting = {"isa": isa, "threads": options.threads, "onnxruntime": ort.__version__, "machine": platform.machine()}
     print(f"instruction set {isa}, {options.threads} thread(s), ONNX Runtime {ort.__version__}")
     print(
-        f"{'heads x rows x keys x depth':>28} {'':<20} {'min us':>9} {'median us':>10} {'vs float32':>11} {'vs MHA':>7}"
+        f"{'heads x rows x keys x depth':>28} {'':<20} {'min us':>9} {'median us':>10} {'vs float32':>11} "
+        f"{'vs MHA':>7} {'peak':>5}"
     )
     results = []
+    peak = ceilings().integer_operations * options.threads
     for shape in SHAPES:
         times = measure(contenders(*shape, options.threads), options.seconds)
         least = {name: min(values) for name, values in times.items()}
         for name, values in times.items():
             row = {"shape": shape, "backend": name, "min_us": least[name], "median_us": float(np.median(values))}
+            row["of_peak"] = 4 * np.prod(shape) / peak / (least[name] * 1e-6)
             row |= {"vs_float32": least["float32"] / least[name], "vs_mha": least["MultiHeadAttention"] / least[name]}
             results.append(row)
             print(
                 f"{'x'.join(map(str, shape)):>28} {name:<20} {least[name]:>9.1f} {row['median_us']:>10.1f} "
-                f"{row['vs_float32']:>10.2f}x {row['vs_mha']:>6.2f}x"
+                f"{row['vs_float32']:>10.2f}x {row['vs_mha']:>6.2f}x {row['of_peak']:>5.0%}"
             )
     if options.json:
         options.json.write_text(json.dumps({"setting": setting, "rows": results}, indent=2) + "\n")

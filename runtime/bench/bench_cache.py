@@ -19,16 +19,14 @@ import argparse
 import json
 import platform
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 from bench_attention import measure
-from graph_session import open_graph, open_model
+from graph_session import open_graph, open_model, quantized_dynamically
 from onnx import TensorProto, helper, numpy_helper
 
 from edgefold.runtime import kernels
@@ -111,7 +109,7 @@ def contenders(shape: tuple[int, int, int], past: int, threads: int) -> dict[str
     )
     made = {
         "float32": (open_graph(plain, threads), floats),
-        "int8 dynamic": (open_model(dynamic(plain), threads), floats),
+        "int8 dynamic": (open_model(quantized_dynamically(plain), threads), floats),
         "float cache": (open_graph(shifted, threads), floats),
         "int8 cache": (open_graph(graph(coded(scale), codes, code_kinds, m=no_mask), threads), codes),
     }
@@ -121,18 +119,6 @@ def contenders(shape: tuple[int, int, int], past: int, threads: int) -> dict[str
         fused = helper.make_node("MultiHeadAttention", names, PRESENT, domain="com.microsoft", num_heads=heads)
         made["MultiHeadAttention"] = (open_graph(graph([fused], joined, kinds), threads), joined)
     return {name: _step(session, feeds) for name, (session, feeds) in made.items()} | {"floor": _copy(codes)}
-
-
-def dynamic(plain: Any) -> onnx.ModelProto:
-    """What quantize_dynamic makes of a graph of products of activations."""
-    from onnxruntime.quantization import quantize_dynamic
-
-    model = helper.make_model(plain, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / name for name in ("float.onnx", "int8.onnx")]
-        onnx.save(model, paths[0])
-        quantize_dynamic(*paths, op_types_to_quantize=["MatMul"], extra_options={"MatMulConstBOnly": False})
-        return onnx.load(paths[1])
 
 
 def _step(session: ort.InferenceSession, feeds: Arrays) -> Callable[[], Any]:

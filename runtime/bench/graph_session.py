@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import onnx
 import onnxruntime as ort
 from onnx import helper
@@ -26,3 +29,15 @@ def open_model(model: onnx.ModelProto, threads: int) -> ort.InferenceSession:
     options.log_severity_level = 3
     options.register_custom_ops_library(str(ops_library()))
     return ort.InferenceSession(model.SerializeToString(), options)
+
+
+def quantized_dynamically(graph: onnx.GraphProto) -> onnx.ModelProto:
+    """What ONNX Runtime's quantize_dynamic makes of a graph where it may quantize products of two activations."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / name for name in ("float.onnx", "int8.onnx")]
+        onnx.save(model, paths[0])
+        quantize_dynamic(*paths, op_types_to_quantize=["MatMul"], extra_options={"MatMulConstBOnly": False})
+        return onnx.load(paths[1])

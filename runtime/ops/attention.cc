@@ -101,22 +101,28 @@ void Attention::Scores(const AttentionInputs& inputs, const KeyValueOperands& op
                        int32_t* acc, float* scores) const {
   const int64_t width = operands.KeyColumns(block.keys);
   operands.DotKeys(block.head, q, block.keys, acc, width);
-  epilogue_({acc, width, block.lines, block.keys, q_scales, operands.KeyScales(block.head), &kZero,
-             true, scores, block.stride});
-  if (inputs.mask == nullptr) return;
-  const AttentionShape& shape = inputs.shape;
-  for (int64_t m = 0; m < block.lines; ++m) {
-    const int64_t line = block.first + m;
-    const int64_t head = block.head * shape.group + line / shape.rows;
-    const float* added =
-        inputs.mask + inputs.mask_head_offsets[head] + line % shape.rows * inputs.mask_row_stride;
-    float* row = scores + m * block.stride;
-    if (inputs.mask_key_stride == 0) {
-      for (int64_t n = 0; n < block.keys; ++n) row[n] += *added;
-    } else {
-      for (int64_t n = 0; n < block.keys; ++n) row[n] += added[n];
-    }
+  EpilogueArguments e = {
+      acc,    width, block.lines, block.keys,  q_scales, operands.KeyScales(block.head),
+      &kZero, true,  scores,      block.stride};
+  if (inputs.mask == nullptr) return epilogue_(e);
+  // The mask is the bias of the epilogue, of as many lines at a time as share it.
+  e.bias_is_scalar = inputs.mask_key_stride == 0;
+  for (int64_t m = 0; m < block.lines; m += e.rows) {
+    e.acc = acc + m * width;
+    e.row_scales = q_scales + m;
+    e.y = scores + m * block.stride;
+    e.bias = MaskOf(inputs, block, m);
+    e.rows = 1;
+    while (m + e.rows < block.lines && MaskOf(inputs, block, m + e.rows) == e.bias) ++e.rows;
+    epilogue_(e);
   }
+}
+
+const float* Attention::MaskOf(const AttentionInputs& inputs, const Block& block, int64_t m) {
+  const AttentionShape& shape = inputs.shape;
+  const int64_t line = block.first + m;
+  const int64_t head = block.head * shape.group + line / shape.rows;
+  return inputs.mask + inputs.mask_head_offsets[head] + line % shape.rows * inputs.mask_row_stride;
 }
 
 void Attention::Weights(const AttentionInputs& inputs, const float* factors, const Block& block,

@@ -60,6 +60,8 @@ class Attention {
                 const Block& block) const;
   void Scores(const AttentionInputs& inputs, const KeyValueOperands& operands, const Block& block,
               const Activations& q, const float* q_scales, int32_t* acc, float* scores) const;
+  // What is added to the scores of a line of a block.
+  static const float* MaskOf(const AttentionInputs& inputs, const Block& block, int64_t line);
   void Weights(const AttentionInputs& inputs, const float* factors, const Block& block,
                float* scores, uint8_t* codes, float* steps) const;
 

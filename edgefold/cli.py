@@ -101,8 +101,8 @@ def compress(form: str, log_level: str, **options: Any) -> None:
 @click.option(
     "--augment",
     default="",
-    metavar="flip,crop,warp,colour,mix,patch,splice",
-    help="Random changes of images, or of sequences (splice), shown to both models.",
+    metavar="flip,crop,warp,colour,mix,patch,splice,swap",
+    help="Random changes of images, or of tokens (splice, swap), shown to both models.",
 )
 @click.option("--samples", type=int, help="Of the calibration data; default all there are.")
 @click.option("--patience", type=int, help="Epochs without a better held-out loss before it stops; 0 never.")

@@ -14,7 +14,7 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 LossName = Literal["output", "tail", "blockwise", "pairs", "labels"]
 Distance = Literal["error", "error+cosine", "batch-kl"]
-Augmentation = Literal["flip", "crop", "warp", "colour", "mix", "patch", "splice"]
+Augmentation = Literal["flip", "crop", "warp", "colour", "mix", "patch", "splice", "swap"]
 
 DEFAULT_EPOCHS = 10
 DEFAULT_RATE = 3e-3
@@ -74,7 +74,8 @@ class Heal(Pass, frozen=True, kw_only=True):
             to an eighth of the side, `warp` magnifies by up to 1.4 either way and turns by up to 15 degrees, `colour`
             changes brightness, contrast and saturation, `mix` blends with another image of the batch, `patch` puts a
             rectangle of another in (named together, each image takes one of the two). Of sequences of tokens:
-            `splice`, every second one goes on as another of the batch from some position. Two samples in one have no
+            `splice`, every second one goes on as another of the batch from some position, and `swap`, up to half of the
+            tokens become others of the model's vocabulary, most of which the samples lack. Two samples in one have no
             label, so mix, patch and splice are for label-free losses only.
         samples: of the calibration data, from the start; all where it is not given, also where the task names fewer.
         held_out: share of them that training never sees, for early stopping.

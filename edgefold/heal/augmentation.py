@@ -21,18 +21,21 @@ Array = np.ndarray[Any, Any]
 BLENDING = frozenset(("mix", "patch"))
 MIXING = BLENDING | {"splice"}
 """Changes that make one sample of two."""
+MAX_SWAPPED = 0.5  # of the tokens of a sequence
 SPLICED = 0.5  # of the sequences; the others stay whole, as they will be asked later
 
 
-def check_inputs(feeds: Mapping[str, Array], changes: Sequence[str]) -> None:
+def check_inputs(feeds: Mapping[str, Array], changes: Sequence[str], vocabulary: tuple[str, int] | None = None) -> None:
     """Refuse an augmentation that no input can take.
 
     Raises:
-        UsageError: no input holds images, or sequences where these are to be spliced; lists the shapes.
+        UsageError: no input holds images, or sequences and tokens where these are to change; lists the shapes.
     """
     shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
-    if set(changes) - {"splice"} and not any(map(is_images, feeds.values())):
+    if set(changes) - {"splice", "swap"} and not any(map(is_images, feeds.values())):
         raise UsageError(f"--augment changes images, [N, C, H, W] or [N, H, W, C] in float; the inputs are {shapes}")
+    if "swap" in changes and vocabulary is None:
+        raise UsageError(f"--augment swap replaces tokens that the model looks up in a table; the inputs are {shapes}")
     if "splice" in changes and not _sequences(feeds):
         raise UsageError(
             f"--augment splice joins sequences of numbers, integer [N, positions], all alike; the inputs are {shapes}"
@@ -53,6 +56,8 @@ class Draw:
         warps: [rows, 2] of the largest magnification (its logarithm) and turn, from -1 to 1.
         colours: [rows, 3] of the largest change of brightness, contrast and saturation, from -1 to 1.
         cuts: [rows] where in a sequence the partner takes over, from 0 to 1; above it the sequence stays whole.
+        swaps: [rows] share of the tokens of a sequence that become others of the vocabulary.
+        seeds: [rows] of which, and of what they become.
     """
 
     flips: Array
@@ -64,6 +69,8 @@ class Draw:
     warps: Array
     colours: Array
     cuts: Array
+    swaps: Array
+    seeds: Array
 
     @classmethod
     def of(cls, random: np.random.Generator, rows: int) -> Draw:
@@ -73,7 +80,8 @@ class Draw:
         patched, centres = random.random(rows) < 0.5, random.random((rows, 2))
         warps, colours = random.uniform(-1, 1, (rows, 2)), random.uniform(-1, 1, (rows, 3))
         cuts = random.uniform(0, 1 / SPLICED, rows)
-        return cls(flips, shifts, partners, shares, patched, centres, warps, colours, cuts)
+        swaps, seeds = random.uniform(0, MAX_SWAPPED, rows), random.integers(2**32, size=rows)
+        return cls(flips, shifts, partners, shares, patched, centres, warps, colours, cuts, swaps, seeds)
 
     def take(self, positions: Array) -> Draw:
         """What was drawn for some of the batch."""
@@ -153,6 +161,26 @@ def _own_shares(changes: Sequence[str], draw: Draw, size: tuple[int, ...]) -> Ar
     return own
 
 
+def swapped(feeds: Mapping[str, Array], vocabulary: tuple[str, int], draw: Draw) -> dict[str, Array]:
+    """Sequences some of whose tokens are replaced by others of the vocabulary, whatever they then say.
+
+    A few thousand samples hold a small part of the words that a model knows; asked about all of them the teacher
+    teaches its student all (Krishna et al. 2020, arXiv 1910.12366, steal models with random words).
+
+    Args:
+        feeds: input name -> array [rows, ...].
+        vocabulary: the input that holds tokens, and how many there are.
+        draw: for the same rows. The first and the last token of a sequence, which may be marks, stay.
+    """
+    name, words = vocabulary
+    tokens, lengths = feeds[name].copy(), _lengths(feeds, feeds[name].shape)
+    for row, (length, share, seed) in enumerate(zip(lengths, draw.swaps, draw.seeds, strict=True)):
+        random = np.random.default_rng(seed)
+        inside = 1 + np.flatnonzero(random.random(max(length - 2, 0)) < share)
+        tokens[row, inside] = random.integers(words, size=len(inside))
+    return {**feeds, name: tokens}
+
+
 def _sequences(feeds: Mapping[str, Array]) -> dict[str, Array]:
     """The inputs that hold a number for each position, where they agree on how many there are."""
     found = {name: value for name, value in feeds.items() if value.ndim == 2 and value.dtype.kind in "iu"}
@@ -164,12 +192,15 @@ def _own_positions(feeds: Mapping[str, Array], partners: Mapping[str, Array], dr
 
     Of one that is cut, the first position stays; where the shorter of the two ends, the partner has taken over.
     """
-    positions = next(iter(_sequences(feeds).values())).shape[1]
-    mask = padding_mask(feeds)
-    lengths = np.full(len(draw.cuts), positions)
-    if mask is not None:
-        lengths = np.minimum(*(np.not_equal(inputs[mask], 0).sum(axis=1) for inputs in (feeds, partners)))
+    shape = next(iter(_sequences(feeds).values())).shape
+    lengths = np.minimum(_lengths(feeds, shape), _lengths(partners, shape))
     first = 1 + np.floor(draw.cuts * np.maximum(lengths - 1, 0)).astype(int)
-    first = np.where(draw.cuts < 1, first, positions)
-    own: Array = np.arange(positions) < first[:, None]
+    first = np.where(draw.cuts < 1, first, shape[1])
+    own: Array = np.arange(shape[1]) < first[:, None]
     return own
+
+
+def _lengths(feeds: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
+    """Of each sequence without padding; all positions where no mask tells."""
+    mask = padding_mask(feeds)
+    return np.full(shape[0], shape[1]) if mask is None else np.not_equal(feeds[mask], 0).sum(axis=1)

@@ -36,6 +36,7 @@ from edgefold.session import LITTLE_MEMORY, make_session
 log = logging.getLogger("edgefold")
 LISTED_REASONS = 3
 PROBE_ROWS = 2
+TABLES = ("Gather",)  # operators whose first input is looked up by the numbers of the second
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +117,8 @@ def heal_model(
     samples = read_samples(task, interface, options, seed)
     probe = samples.take(samples.training[: samples.chunk or PROBE_ROWS])
     if options.augment:
-        check_inputs(probe, options.augment)
+        samples = dataclasses.replace(samples, vocabulary=vocabulary(student))
+        check_inputs(probe, options.augment, samples.vocabulary)
     objective = make_objective(options, task, interface, student, teacher, probe)
     saved = TrainingFile(state, _fingerprint(student, teacher, task, options, seed)) if state else None
     told = best_teacher(teacher, objective.of_teacher, options.threads, processes.device)
@@ -170,6 +172,22 @@ def _what_is_read(student: ir.Model, objective: Objective) -> ir.Model:
     copy.graph.outputs.extend(computed[name] for name in objective.of_student)
     RemoveUnusedNodesPass()(copy)
     return copy
+
+
+def vocabulary(model: ir.Model) -> tuple[str, int] | None:
+    """The input whose numbers are looked up in the largest table, and its rows; None where none is looked up."""
+    found: list[tuple[int, str]] = []
+    for value in model.graph.inputs:
+        readers = [node for node, _ in value.uses()]
+        readers += [node for cast in readers if cast.op_type == "Cast" for node, _ in cast.outputs[0].uses()]
+        for node in readers:
+            table = node.inputs[0] if node.op_type in TABLES else None
+            if table is not None and table is not value and table.const_value is not None:
+                found.append((int(table.const_value.shape.numpy()[0]), str(value.name)))
+    if not found:
+        return None
+    rows, name = max(found)
+    return name, rows
 
 
 def refusal(model: ir.Model) -> str | None:

@@ -47,6 +47,7 @@ class Samples:
         held_out: row numbers that training never sees.
         chunk: rows that the model takes at once where its batch is fixed, or None.
         padding: of the inputs, where the model takes any length.
+        vocabulary: the input that holds tokens, and how many the model knows; None where none does.
     """
 
     feeds: dict[str, Array]
@@ -55,6 +56,7 @@ class Samples:
     held_out: Array
     chunk: int | None
     padding: Padding | None = None
+    vocabulary: tuple[str, int] | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.feeds.values())))

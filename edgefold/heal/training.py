@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from edgefold.errors import UsageError
-from edgefold.heal.augmentation import MIXING, Draw, augmented, mixed
+from edgefold.heal.augmentation import MIXING, Draw, augmented, mixed, swapped
 from edgefold.heal.graph_module import GraphModule
 from edgefold.heal.objective import Objective
 from edgefold.heal.optimizer import make_optimizer
@@ -127,6 +127,13 @@ class Training:
 
     def _changed(self, batch: Array, positions: Array, draw: Draw) -> dict[str, Array]:
         """The feeds of some positions in the batch, augmented as drawn."""
+        changes, own = self._options.augment, draw.take(positions)
+        feeds = self._mixed(batch, positions, draw)
+        vocabulary = self._samples.vocabulary
+        return swapped(feeds, vocabulary, own) if "swap" in changes and vocabulary else feeds
+
+    def _mixed(self, batch: Array, positions: Array, draw: Draw) -> dict[str, Array]:
+        """The same before tokens are replaced."""
         changes, own = self._options.augment, draw.take(positions)
         if not MIXING & set(changes):
             return augmented(self._samples.take(batch[positions]), changes, own)

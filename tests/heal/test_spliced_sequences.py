@@ -6,10 +6,11 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from edgefold.errors import UsageError
-from edgefold.heal.augmentation import Draw, check_inputs, mixed
+from edgefold.heal.augmentation import Draw, check_inputs, mixed, swapped
 from edgefold.passes.heal import Heal
 
 OWN = np.array([[101, 1, 2, 3, 4, 102, 0, 0], [101, 5, 102, 0, 0, 0, 0, 0]])
@@ -71,3 +72,43 @@ def test_what_holds_no_sequences_is_refused(rng: np.random.Generator) -> None:
 def test_spliced_sequences_have_no_labels() -> None:
     with pytest.raises(ValueError, match="augment splice mixes samples"):
         Heal(loss=("labels",), augment=("splice",))
+
+
+def swap(share: float) -> Draw:
+    return dataclasses.replace(cut(1.5, 1.5), swaps=np.full(2, share), seeds=np.array([3, 4]))
+
+
+def test_tokens_between_the_first_and_the_last_become_others_of_the_vocabulary() -> None:
+    swapped_all = swapped(feeds(OWN), ("input_ids", 9), swap(1.0))
+    ids = swapped_all["input_ids"]
+    np.testing.assert_array_equal(ids[:, 0], OWN[:, 0])
+    assert (ids[0, 5], ids[1, 2]) == (102, 102)
+    assert (ids[OWN == 0] == 0).all()  # padding stays padding
+    assert ((ids[0, 1:5] >= 0) & (ids[0, 1:5] < 9)).all()
+    assert not np.array_equal(ids, OWN)
+    np.testing.assert_array_equal(swapped_all["attention_mask"], OWN > 0)
+    np.testing.assert_array_equal(swapped(feeds(OWN), ("input_ids", 9), swap(0.0))["input_ids"], OWN)
+
+
+def test_about_the_drawn_share_of_tokens_is_swapped_and_each_row_draws_its_own() -> None:
+    ids = np.full((2, 2000), 10)
+    changed = swapped({"ids": ids}, ("ids", 5), swap(0.3))["ids"] != 10
+    np.testing.assert_allclose(changed.mean(axis=1), 0.3, atol=0.04)
+    assert not np.array_equal(changed[0], changed[1])
+
+
+def test_tokens_are_what_a_model_looks_up_in_its_largest_table() -> None:
+    pytest.importorskip("torch")
+    from edgefold.heal.engine import vocabulary
+
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    g (int64[n, s] ids, int32[n, s] types, float[n, s, 2] x) => (float[n, s, 2] y)
+    <float[9, 2] words = {WORDS}, float[2, 2] kinds = {1, 2, 3, 4}>
+    { a = Gather(words, ids) wide = Cast<to=7>(types) b = Gather(kinds, wide) c = Add(a, b) y = Add(c, x) }"""
+    text = text.replace("WORDS", ", ".join(["1"] * 18))
+    assert vocabulary(ir.from_onnx_text(text)) == ("ids", 9)
+    without = text.replace("a = Gather(words, ids)", "a = Identity(x)").replace("Gather(kinds, wide)", "Identity(x)")
+    assert vocabulary(ir.from_onnx_text(without)) is None
+    with pytest.raises(UsageError, match="--augment swap replaces tokens that the model looks up"):
+        check_inputs(feeds(OWN), ("swap",), None)
+    check_inputs(feeds(OWN), ("swap",), ("input_ids", 9))

@@ -93,7 +93,13 @@ def test_the_learning_rate_ends_at_nothing() -> None:
 def draw(flip: bool, down: float, right: float) -> Draw:
     shares = np.array([0.25, 1.0], np.float32)
     flips, shifts = np.array([flip, False]), np.array([[down, right], [0.0, 0.0]])
-    still = {"warps": np.zeros((2, 2)), "colours": np.zeros((2, 3)), "cuts": np.full(2, 1.5)}
+    still = {
+        "warps": np.zeros((2, 2)),
+        "colours": np.zeros((2, 3)),
+        "cuts": np.full(2, 1.5),
+        "swaps": np.zeros(2),
+        "seeds": np.zeros(2, int),
+    }
     return Draw(flips, shifts, np.array([1, 0]), shares, np.array([False, False]), np.full((2, 2), 0.5), **still)
 
 

@@ -174,13 +174,12 @@ def _of(name: str, subject: Subject) -> Iterator[Row]:
             if "shared" in method:
                 yield in_4_bits_without_shifts(f"{method}, healed")
     smaller = {"pass": "share-weights", "keep": 0.47, "form": "factors", "refits": 0}  # 1/15 of the bytes in 4 bits
-    for method, base in (
-        ("less than half in shared factors", ""),
-        ("third removed, rest in shared factors", "third removed"),
-    ):
-        yield Row(name, method, [smaller], base)
-        yield healed(method)
-        yield in_4_bits(f"{method}, healed")
+    method = "less than half in shared factors"
+    yield Row(name, method, [smaller])
+    yield healed(method)
+    yield in_4_bits(f"{method}, healed")
+    short = {**heal, "steps": 120}
+    yield Row(name, "third removed, rest in shared factors, healed, 4 bits", [smaller, short, *W4], "third removed")
     yield Row(name, "third fused", [_fusion(subject)], "", SEEDS)
     yield Row(name, "control: last removed", [{**third, "criterion": "last", "repair": "none"}])
     tuned = [{**heal, "train": list(subject.ends)}]

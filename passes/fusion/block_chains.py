@@ -10,6 +10,9 @@ import onnx_ir as ir
 RESIDUAL, RESIDUAL_SCALE, Y_SCALE = 8, 9, 10
 """Operands of a FusedConvBlock."""
 
+PIXELS_AT_ONCE = 64
+"""Output pixels for which a kernel that streams rows reads the weights of its 1x1 convolutions again."""
+
 
 def is_block(node: ir.Node) -> bool:
     """Whether a node is a FusedConvBlock."""

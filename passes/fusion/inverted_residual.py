@@ -15,6 +15,7 @@ import onnx_ir as ir
 from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Context, Edit, Notes, Skip, SkipReason
 from edgefold.passes.fusion.block_chains import (
+    PIXELS_AT_ONCE,
     Y_SCALE,
     adds_only,
     channels,
@@ -34,8 +35,6 @@ _WEIGHTS = slice(1, 6)  # codes, selectors, table, scales, bias
 _X_SCALE = 6
 _GEOMETRY = ("kernel_shape", "strides", "pads", "dilations", "group")
 _CODES = ("low", "high", "dtype")
-_PIXELS_AT_ONCE = 64
-"""Output pixels for which the kernel reads the weights of the projection again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +120,7 @@ def _decision(block: InvertedResidual, shapes: Shapes, device: Device) -> Decisi
     wide = channels(block.expand)
     expanded = height * width * wide
     filtered = -(-height // strides[0]) * -(-width // strides[1]) * wide
-    ring, rows = kernel[0] * width * wide, max(_PIXELS_AT_ONCE, -(-width // strides[1])) * wide
+    ring, rows = kernel[0] * width * wide, max(PIXELS_AT_ONCE, -(-width // strides[1])) * wide
     weights = weight_bytes(block.expand) + weight_bytes(block.project)
     turns = max(filtered // rows, 1)
     unfused = (Move("expanded", 2 * expanded, expanded), Move("filtered", 2 * filtered, filtered))

@@ -21,6 +21,7 @@ import onnx_ir as ir
 from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Notes, Skip, SkipReason
 from edgefold.passes.fusion.block_chains import (
+    PIXELS_AT_ONCE,
     adds_only,
     channels,
     is_block,
@@ -32,8 +33,6 @@ from edgefold.passes.fusion.block_chains import (
 )
 from edgefold.passes.fusion.cost import Decision, Device, Move, Plan, decide
 from edgefold.passes.fusion.shapes import Shapes
-
-_PIXELS_AT_ONCE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +93,7 @@ def _decision(block: SeparateBlock, shapes: Shapes, device: Device) -> Decision 
         return None
     _, height, width, _ = sizes
     kernel = second.attributes.get_ints("kernel_shape", (1, 1))
-    rows = min(height, -(-_PIXELS_AT_ONCE // width))
+    rows = min(height, -(-PIXELS_AT_ONCE // width))
     narrow, wide = (math.prod((height, width, channels(node))) for node in (first, second))
     part = (rows + kernel[0] - 1) * width * channels(first), rows * width * channels(second)
     weights = sum(weight_bytes(node) for node in block.nodes)

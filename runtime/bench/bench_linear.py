@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Linear layers of real models, ShiftMatMul against ONNX Runtime's products and against this machine's ceilings.
 
-    python runtime/bench/bench_linear.py [--json FILE] [--seconds 1] [--threads 1] [--only mobilenet]
+    python runtime/bench/bench_linear.py [--json FILE] [--seconds 1] [--threads 1] [--calls 1] [--only mobilenet]
 
 One-node models through `session.run`, input quantization included, interleaved in one process; a 1x1 convolution is the
 product of its pixels. Prints the least microseconds of a call, and of `shift 4` its speed, its ratio to ONNX Runtime's
 int8 and to MatMulNBits (above 1 is faster), and the fraction of its floor: the longer of the operations at the speed of
 the integer instructions alone and the weights read once from the level of memory that holds them, both measured at
-the start of this run.
+the start of this run. With one call a turn every contender finds the caches full of the others' weights, as a layer of
+a large model does; with several it finds its own, as a layer of a small one.
 """
 
 from __future__ import annotations
@@ -97,14 +98,15 @@ def floor(layer: Layer, threads: int, machine: waterline.Ceilings) -> tuple[floa
     return max((compute, "compute"), (memory, level.name))
 
 
-def bench(layer: Layer, threads: int, seconds: float, machine: waterline.Ceilings) -> Row:
-    sessions = backends(layer, threads)
+def bench(layer: Layer, options: argparse.Namespace, machine: waterline.Ceilings) -> Row:
+    sessions = backends(layer, options.threads)
     x = np.random.default_rng(1).standard_normal((layer.rows, layer.k)).astype(np.float32)
-    times = measure({name: one for name, one in sessions.items() if one is not None}, x, seconds)
+    present = {name: one for name, one in sessions.items() if one is not None}
+    times = measure(present, x, options.seconds, options.calls)
     least = {name: float(times[name].min()) if name in times else None for name in sessions}
     median = {name: float(np.median(times[name])) if name in times else None for name in sessions}
     gops = 2e-3 * layer.rows * layer.k * layer.n / (least["shift 4"] or 1.0)
-    return Row(layer, least, median, gops, *floor(layer, threads, machine))
+    return Row(layer, least, median, gops, *floor(layer, options.threads, machine))
 
 
 def table(rows: list[Row]) -> str:
@@ -126,17 +128,23 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--seconds", type=float, default=1.0, help="per layer")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--calls", type=int, default=1, help="of a contender before the next one's turn")
     parser.add_argument("--only", default="", help="layers whose name holds this")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ[waterline.ENVIRONMENT] = str(Path(folder) / "ceilings.json")  # measured now, not read
         machine = waterline.ceilings()
     layers = [layer for layer in SUITE if options.only in layer.model]
-    rows = [bench(layer, options.threads, options.seconds, machine) for layer in layers]
+    rows = [bench(layer, options, machine) for layer in layers]
     print(f"{options.threads} thread(s), ONNX Runtime {ort.__version__}; {machine.to_text()}")
     print(table(rows))
     if options.json:
-        setting = {"threads": options.threads, "onnxruntime": ort.__version__, "ceilings": asdict(machine)}
+        setting = {
+            "threads": options.threads,
+            "calls": options.calls,
+            "onnxruntime": ort.__version__,
+            "ceilings": asdict(machine),
+        }
         results = [asdict(row) | {"floor_fraction": row.floor_fraction} for row in rows]
         options.json.write_text(json.dumps({"setting": setting, "rows": results}, indent=2) + "\n")
 

@@ -94,17 +94,20 @@ def lut_table() -> np.ndarray:
     return np.concatenate([-positive[:, ::-1], positive], axis=1).astype(np.int8)
 
 
-def measure(sessions: dict[str, ort.InferenceSession], x: np.ndarray, seconds: float) -> dict[str, np.ndarray]:
-    """Microseconds of every call, the sessions in turn, so that all see the same machine."""
+def measure(
+    sessions: dict[str, ort.InferenceSession], x: np.ndarray, seconds: float, calls: int = 1
+) -> dict[str, np.ndarray]:
+    """Microseconds of every call, the sessions in turns of `calls` calls, so that all see the same machine."""
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for one in sessions.values():
         one.run(None, {"x": x})
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         for name, one in sessions.items():
-            start = time.perf_counter()
-            one.run(None, {"x": x})
-            times[name].append((time.perf_counter() - start) * 1e6)
+            for _ in range(calls):
+                start = time.perf_counter()
+                one.run(None, {"x": x})
+                times[name].append((time.perf_counter() - start) * 1e6)
     return {name: np.array(values) for name, values in times.items()}
 
 

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <immintrin.h>
+#include "base/x86_vnni.h"
 
-#include <cmath>
-
+#include "base/unroll.h"
 #include "kernels/quantize/quantize.h"
 
 namespace edgefold {
 namespace {
 
-constexpr int kHalfEven = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+constexpr int kBlock = 64;  // channels whose codes fill a register
 
-// Sixteen floats from x, zeros where fewer are left.
-inline __m512 Load(const float* x, int64_t left) {
-  if (left >= 16) return _mm512_loadu_ps(x);
+// Sixteen of the floats at x, zeros where fewer are left.
+template <bool kAll>
+inline EF_INLINE __m512 Load(const float* x, int64_t left) {
+  if (kAll || left >= 16) return _mm512_loadu_ps(x);
   return _mm512_maskz_loadu_ps(left <= 0 ? 0 : (1u << left) - 1, x);
 }
 
@@ -22,68 +22,145 @@ inline __m512 Reciprocal(__m512 step) {
       _mm512_sub_epi32(_mm512_set1_epi32(254 << 23), _mm512_castps_si512(step)));
 }
 
+// What one register of channels adds to the largest magnitude.
+template <bool kStepped, bool kAll>
+inline EF_INLINE __m512 Larger(const QuantizeArguments& q, const float* x, int64_t k, __m512 most) {
+  __m512 value = _mm512_abs_ps(Load<kAll>(x + k, q.columns - k));
+  if (kStepped) value = _mm512_mul_ps(value, Reciprocal(_mm512_loadu_ps(q.steps + k)));
+  return _mm512_max_ps(value, most);  // its second operand where one is NaN
+}
+
 template <bool kStepped>
 float AbsMax(const QuantizeArguments& q, const float* x) {
-  __m512 most[2] = {};
-  for (int64_t k = 0; k < q.columns; k += 32) {
-    for (int i = 0; i < 2; ++i) {
-      const int64_t at = k + i * 16;
-      __m512 value = _mm512_abs_ps(Load(x + at, q.columns - at));
-      if (kStepped) value = _mm512_mul_ps(value, Reciprocal(_mm512_loadu_ps(q.steps + at)));
-      most[i] = _mm512_max_ps(value, most[i]);  // its second operand where one is NaN
-    }
+  __m512 most[4] = {};
+  int64_t k = 0;
+  for (; k + kBlock <= q.columns; k += kBlock) {
+    Unroll<4>([&](auto i)
+                  EF_INLINE { most[i] = Larger<kStepped, true>(q, x, k + i * 16, most[i]); });
   }
-  return _mm512_reduce_max_ps(_mm512_max_ps(most[0], most[1]));
+  for (; k < q.columns; k += 16) most[0] = Larger<kStepped, false>(q, x, k, most[0]);
+  return _mm512_reduce_max_ps(
+      _mm512_max_ps(_mm512_max_ps(most[0], most[1]), _mm512_max_ps(most[2], most[3])));
 }
 
-// Of a half group: its codes k % 4 < 2, and the others.
-inline void StorePairs(__m512i codes, int16_t* pair_sums) {
-  pair_sums[0] = static_cast<int16_t>(_mm512_mask_reduce_add_epi32(0x3333, codes));
-  pair_sums[1] = static_cast<int16_t>(_mm512_mask_reduce_add_epi32(0xcccc, codes));
+template <bool kStepped, bool kSigned>
+class Quantizer {
+ public:
+  Quantizer(const QuantizeArguments& q, float scale)
+      : q_(q),
+        divider_(scale),
+        high_(_mm512_set1_ps(static_cast<float>(q.high) * scale)),
+        low_(_mm512_set1_epi32(q.low)),
+        low_bytes_(_mm512_set1_epi8(static_cast<char>(q.low))) {}
+
+  // The operands of 16 * kSixteens channels from k on, of which `left` exist.
+  template <int kSixteens, bool kAll>
+  inline EF_INLINE __m512i Block(const float* x, int64_t k, int64_t left) const {
+    __m512i codes[4] = {};
+    Unroll<kSixteens>([&](auto i) EF_INLINE {
+      codes[i] = Sixteen<kAll>(x + k + i * 16, k + i * 16, left - i * 16);
+    });
+    const __m512i first = _mm512_packs_epi32(codes[0], codes[1]);
+    const __m512i second = _mm512_packs_epi32(codes[2], codes[3]);
+    __m512i bytes =
+        kSigned ? _mm512_packs_epi16(first, second) : _mm512_packus_epi16(first, second);
+    if constexpr (kSigned && !kStepped) bytes = _mm512_max_epi8(bytes, low_bytes_);
+    return _mm512_permutexvar_epi32(
+        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), bytes);
+  }
+
+ private:
+  // As int32; less than `low` there is what is too small or not a number, unless kStepped.
+  template <bool kAll>
+  inline EF_INLINE __m512i Sixteen(const float* x, int64_t k, int64_t left) const {
+    const __m512 values = Load<kAll>(x, left);
+    // The smaller one; a NaN stays, and becomes less than every code.
+    if constexpr (!kStepped) return divider_.Round(_mm512_min_ps(high_, values));
+    const __m512 step = _mm512_loadu_ps(q_.steps + k);
+    const __m512 scaled = _mm512_mul_ps(values, Reciprocal(step));
+    const __m512i codes = divider_.Round(_mm512_min_ps(high_, scaled));
+    return _mm512_mullo_epi32(_mm512_max_epi32(codes, low_), _mm512_cvtps_epi32(step));
+  }
+
+  const QuantizeArguments& q_;
+  Divider divider_;
+  __m512 high_;
+  __m512i low_, low_bytes_;
+};
+
+// Of each half group: its codes k % 4 < 2, and the others.
+void PairSums(const int8_t* codes, int64_t stride, int16_t* pair_sums) {
+  for (int64_t half = 0; half < stride; half += 16, pair_sums += 2) {
+    pair_sums[0] = pair_sums[1] = 0;
+    for (int k = 0; k < 16; ++k) pair_sums[k % 4 / 2] += codes[half + k];
+  }
 }
 
-template <bool kStepped>
-void Row(const QuantizeArguments& q, int64_t m, float divisor) {
-  const __m512 low = _mm512_set1_ps(static_cast<float>(q.low));
-  const __m512 high = _mm512_set1_ps(static_cast<float>(q.high));
+template <bool kStepped, bool kSigned>
+void Row(const QuantizeArguments& q, int64_t m, float scale) {
+  const Quantizer<kStepped, kSigned> quantizer(q, scale);
   const float* x = q.x + m * q.columns;
   uint8_t* out = q.codes + m * q.stride;
-  int16_t* pair_sums = q.pair_sums == nullptr ? nullptr : q.pair_sums + m * (q.stride / 8);
+  const __m512i ones = _mm512_set1_epi8(1);
   __m512i sums = _mm512_setzero_si512();
-  for (int64_t k = 0; k < q.stride; k += 16) {
-    const __m512 step = kStepped ? _mm512_loadu_ps(q.steps + k) : _mm512_set1_ps(1.0f);
-    const __m512 by = _mm512_mul_ps(_mm512_set1_ps(divisor), step);
-    __m512 value = _mm512_div_ps(Load(x + k, q.columns - k), by);
-    // Clipping to integers before rounding equals clipping after it; NaN becomes low.
-    value = _mm512_min_ps(_mm512_max_ps(value, low), high);
-    if (kStepped) value = _mm512_mul_ps(_mm512_roundscale_ps(value, kHalfEven), step);
-    const __m512i codes = _mm512_cvtps_epi32(value);
-    sums = _mm512_add_epi32(sums, codes);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + k), _mm512_cvtepi32_epi8(codes));
-    if (pair_sums != nullptr) StorePairs(codes, pair_sums + k / 8);
+  const auto add = [&](__m512i bytes) EF_INLINE {
+    sums =
+        kSigned ? _mm512_dpbusd_epi32(sums, ones, bytes) : _mm512_dpbusd_epi32(sums, bytes, ones);
+  };
+  int64_t k = 0;
+  for (; k + kBlock <= q.columns; k += kBlock) {
+    const __m512i bytes = quantizer.template Block<4, true>(x, k, kBlock);
+    _mm512_storeu_si512(out + k, bytes);
+    add(bytes);
+  }
+  const int64_t left = q.columns - k;
+  if (q.stride - k == kBlock) {
+    const __m512i bytes = quantizer.template Block<4, false>(x, k, left);
+    _mm512_storeu_si512(out + k, bytes);
+    add(bytes);
+  } else if (k < q.stride) {
+    const __m512i bytes = quantizer.template Block<2, false>(x, k, left);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + k), _mm512_castsi512_si256(bytes));
+    add(bytes);
   }
   q.sums[m] = _mm512_reduce_add_epi32(sums);
+  if (q.pair_sums == nullptr) return;
+  PairSums(reinterpret_cast<const int8_t*>(out), q.stride, q.pair_sums + m * (q.stride / 8));
 }
 
-template <bool kStepped>
+// A row whose scale is out of Divider's range, or that has none.
+void DividedRow(const QuantizeArguments& q, int64_t m) {
+  QuantizeArguments row = q;
+  row.x += m * q.columns;
+  row.rows = 1;
+  row.codes += m * q.stride;
+  row.row_scales += m;
+  row.sums += m;
+  if (row.pair_sums != nullptr) row.pair_sums += m * (q.stride / 8);
+  quantize_x86_avx2(row);
+}
+
+template <bool kStepped, bool kSigned>
 void Rows(const QuantizeArguments& q) {
   const float high = static_cast<float>(q.high);
   for (int64_t m = 0; m < q.rows; ++m) {
-    float scale = q.static_scale;
-    if (scale == 0.0f) {
-      const float absmax = AbsMax<kStepped>(q, q.x + m * q.columns);
-      scale = absmax > 1e-30f ? absmax / high : 0.0f;
+    const bool is_static = q.static_scale != 0.0f;
+    const float scale =
+        is_static ? q.static_scale : AbsMax<kStepped>(q, q.x + m * q.columns) / high;
+    if (scale < 0x1p-64f || !(scale <= 0x1p64f)) {
+      DividedRow(q, m);
+      continue;
     }
     q.row_scales[m] = scale;
-    Row<kStepped>(q, m, scale > 0.0f ? scale : INFINITY);  // codes 0 where there is no scale
+    Row<kStepped, kSigned>(q, m, scale);
   }
 }
 
 }  // namespace
 
 void quantize_x86_vnni(const QuantizeArguments& q) {
-  if (q.steps == nullptr) return Rows<false>(q);
-  Rows<true>(q);
+  if (q.steps == nullptr) return q.low < 0 ? Rows<false, true>(q) : Rows<false, false>(q);
+  q.low < 0 ? Rows<true, true>(q) : Rows<true, false>(q);
 }
 
 }  // namespace edgefold

@@ -12,7 +12,7 @@
 namespace edgefold {
 namespace {
 
-constexpr int64_t kBlockPixels = 32;  // about so many go through a stage at once: they stay in L1
+constexpr int64_t kBlockPixels = 48;  // about so many go through a stage at once
 constexpr int64_t kMostBands = 8;     // of an image: enough for the cores of a small machine
 constexpr int64_t kHaloShare = 16;    // of a band's expanded rows, at most one is computed twice
 constexpr int64_t kRingSlack = 64;    // bytes that kernels may read past the ring

@@ -45,6 +45,8 @@ class CodeProduct {
     if (gemm_windows_ != nullptr) return RoundUp(matrix_.k, kUnitDepth);
     return gemm_wide_ != nullptr ? RoundUp(matrix_.k, 2) : matrix_.Groups() * kGroupDepth;
   }
+  // Whether rows are multiplied as they lie: nothing is copied, arranged or summed beforehand.
+  bool TakesRowsAsTheyLie() const { return gemm_windows_ != nullptr; }
   // Bytes of scratch, 64-byte aligned, for so many rows; a multiple of 64.
   int64_t ScratchBytes(int64_t rows) const;
   // The same for windows.

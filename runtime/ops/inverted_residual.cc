@@ -12,10 +12,13 @@
 namespace edgefold {
 namespace {
 
-constexpr int64_t kBlockPixels = 48;  // about so many go through a stage at once
-constexpr int64_t kMostBands = 8;     // of an image: enough for the cores of a small machine
-constexpr int64_t kHaloShare = 16;    // of a band's expanded rows, at most one is computed twice
-constexpr int64_t kRingSlack = 64;    // bytes that kernels may read past the ring
+// About so many pixels go through a stage at once: more weigh less on products, of which weights
+// are read once for all, and more on the first-level cache.
+constexpr int64_t kBlockPixels = 32;
+constexpr int64_t kBlockPixelsInPlace = 48;  // where products need no copy of them
+constexpr int64_t kMostBands = 8;            // of an image: enough for the cores of a small machine
+constexpr int64_t kHaloShare = 16;  // of a band's expanded rows, at most one is computed twice
+constexpr int64_t kRingSlack = 64;  // bytes that kernels may read past the ring
 
 int64_t Align(int64_t bytes) { return CeilDiv(bytes, 64) * 64; }
 
@@ -85,11 +88,12 @@ InvertedResidual::InvertedResidual(const InvertedResidualStages& stages)
 InvertedResidual::Plan InvertedResidual::MakePlan(const ConvShape& s) const {
   const ConvAttributes& a = stages_.depthwise.attributes;
   Plan plan = {};
-  plan.group_rows = std::min(s.out[1], CeilDiv(kBlockPixels, s.out[2]));
+  const int64_t at_once = project_.TakesRowsAsTheyLie() ? kBlockPixelsInPlace : kBlockPixels;
+  plan.group_rows = std::min(s.out[1], CeilDiv(at_once, s.out[2]));
   plan.ring_rows = (plan.group_rows - 1) * a.strides[1] + Reach(a);
   plan.row_bytes = s.padded[2] * a.in_channels;
   const int64_t pixels = plan.group_rows * s.out[2];
-  const int64_t blocks = std::max<int64_t>(1, (pixels + kBlockPixels / 2) / kBlockPixels);
+  const int64_t blocks = std::max<int64_t>(1, (pixels + at_once / 2) / at_once);
   plan.block = CeilDiv(CeilDiv(pixels, blocks), 4) * 4;  // products take four rows at a time
   plan.ring = Align(plan.ring_rows * plan.row_bytes + kRingSlack);
   plan.rows = project_.RowBytes();

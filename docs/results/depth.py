@@ -81,8 +81,8 @@ READING = (
     "Rows of 2026-11-21 are read back from the page of that day; their models are gone. `third removed, healed` and",
     "its 4 bits then started from 0.8519, with only the layers refitted that write to the stream. Rows at padding,",
     "three fifths of MiniLM's calibration rows, counted in its refits until they were left out on 2026-11-22; of the",
-    "rows here `third removed` and those at 0.47 are without them. It makes no difference that can be seen: `third",
-    "removed` was 0.8524 with them, from which the rows of 2026-11-22 behind it start.",
+    "rows here `third removed` and those at 0.47 are without them. It makes little difference: with them 0.47 in",
+    "shared factors was 0.8192 and `third removed` 0.8524, from which the rows of 2026-11-22 behind it start.",
 )
 BY_BYTES = (
     "method",

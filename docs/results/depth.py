@@ -32,11 +32,12 @@ LATENCIES = PAGE.with_name("depth_latencies.jsonl")
 NOT_COMMITTED = ("notes", "model")
 Result = Mapping[str, Any]
 INTRODUCTION = (
-    "Methods on the same models, from the same calibration data, healed for the same number of steps without labels.",
-    "Bytes are those of all tensors that the blocks read, over those of the original's blocks in float32; latency is",
-    "the median of one sample on one thread in ONNX Runtime over the original's, in one interleaved run (below 1 is",
-    "faster). `change` is against the original on the evaluation set, with the paired 95 % interval of seed 0, or with",
-    "the range over seeds where there are several. Everything is chosen, fitted and stopped on calibration data.",
+    "Methods on the same models, from the same calibration data, healed without labels; the recipes at the end of the",
+    "page tell for how many steps. Bytes are those of all tensors that the blocks read, over those of the original's",
+    "blocks in float32; latency is the median of one sample on one thread in ONNX Runtime over the original's, in one",
+    "interleaved run (below 1 is faster). `change` is against the original on the evaluation set, with the paired",
+    "95 % interval of seed 0, or with the range over seeds where there are several. Everything is chosen, fitted and",
+    "stopped on calibration data.",
     "Processor seconds are those of the row's own steps; what it starts from is in the row of that name.",
     "",
     "Controls (`control: ...`): the last third of the blocks dropped, and of what remains only the head and the last",

@@ -248,7 +248,7 @@ class Training:
             100 * min(done, 1.0),
             epoch,
             loss,
-            progress.best_loss,
+            math.nan if progress.best_loss is None else progress.best_loss,
             clock(left),
             extra={"passing": True},
         )

@@ -15,7 +15,6 @@ import argparse
 import json
 import platform
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import onnx
 import onnxruntime as ort
 from graph_session import open_graph, open_model, quantized_dynamically
 from onnx import TensorProto, helper, numpy_helper
+from taking_turns import taking_turns
 
 from edgefold.measuring.waterline.ceilings import ceilings
 from edgefold.runtime import kernels
@@ -88,20 +88,6 @@ def contenders(heads: int, rows: int, keys: int, depth: int, threads: int) -> di
     return {name: (lambda one=one, feeds=feeds: one.run(None, feeds)) for name, (one, feeds) in made.items()}
 
 
-def measure(calls: dict[str, Any], seconds: float) -> dict[str, list[float]]:
-    """Microseconds of every call, the contenders in turn, so that all see the same machine."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append((time.perf_counter() - start) * 1e6)
-    return times
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path)
@@ -118,7 +104,7 @@ def main() -> None:
     results = []
     peak = ceilings().integer_operations * options.threads
     for shape in SHAPES:
-        times = measure(contenders(*shape, options.threads), options.seconds)
+        times = taking_turns(contenders(*shape, options.threads), options.seconds)
         least = {name: min(values) for name, values in times.items()}
         for name, values in times.items():
             row = {"shape": shape, "backend": name, "min_us": least[name], "median_us": float(np.median(values))}

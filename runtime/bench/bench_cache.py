@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from bench_attention import measure
 from graph_session import open_graph, open_model, quantized_dynamically
 from onnx import TensorProto, helper, numpy_helper
+from taking_turns import taking_turns
 
 from edgefold.runtime import kernels
 
@@ -157,7 +157,7 @@ def main() -> None:
     print(f"{'heads, of keys, depth, past':>28} {'':<20} {'min us':>9} {'median us':>10} {'vs float32':>11}")
     results = []
     for past in PASTS:
-        times = measure(contenders(shape, past, options.threads), options.seconds)
+        times = taking_turns(contenders(shape, past, options.threads), options.seconds)
         least = {name: min(values) for name, values in times.items()}
         for name, values in times.items():
             row = {

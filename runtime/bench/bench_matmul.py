@@ -13,7 +13,7 @@ import argparse
 import json
 import platform
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 import onnxruntime as ort
 from graph_session import open_graph
 from onnx import TensorProto, helper, numpy_helper
+from taking_turns import taking_turns
 
 from edgefold.runtime import kernels
 
@@ -97,18 +98,9 @@ def lut_table() -> np.ndarray:
 def measure(
     sessions: dict[str, ort.InferenceSession], x: np.ndarray, seconds: float, calls: int = 1
 ) -> dict[str, np.ndarray]:
-    """Microseconds of every call, the sessions in turns of `calls` calls, so that all see the same machine."""
-    times: dict[str, list[float]] = {name: [] for name in sessions}
-    for one in sessions.values():
-        one.run(None, {"x": x})
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        for name, one in sessions.items():
-            for _ in range(calls):
-                start = time.perf_counter()
-                one.run(None, {"x": x})
-                times[name].append((time.perf_counter() - start) * 1e6)
-    return {name: np.array(values) for name, values in times.items()}
+    """Microseconds of every call, the sessions in turns of `calls` calls."""
+    runs = {name: partial(one.run, None, {"x": x}) for name, one in sessions.items()}
+    return taking_turns(runs, seconds, in_a_row=calls)
 
 
 def bench(k: int, n: int, rows: list[int], seconds: float) -> list[dict[str, Any]]:

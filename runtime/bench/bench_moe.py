@@ -15,7 +15,7 @@ import argparse
 import json
 import platform
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import onnxruntime as ort
 from graph_session import open_graph
 from moe_forms import EXPORTED, RUNTIMES, Array, Form, Size
 from onnx import TensorProto, helper, numpy_helper
+from taking_turns import taking_turns
 
 from edgefold.runtime import kernels
 
@@ -64,19 +65,9 @@ def feeds(rng: np.random.Generator, size: Size, rows: int) -> dict[str, Array]:
 
 
 def measure(sessions: dict[str, ort.InferenceSession], data: dict[str, Array], seconds: float) -> dict[str, Array]:
-    """Microseconds of every call, the sessions in turn, so that all see the same machine; at least three rounds."""
+    """Microseconds of every call, each session with those of the data that it takes; at least three rounds."""
     own = {name: {one.name: data[one.name] for one in its.get_inputs()} for name, its in sessions.items()}
-    times: dict[str, list[float]] = {name: [] for name in sessions}
-    for name, its in sessions.items():
-        its.run(None, own[name])
-    end, rounds = time.perf_counter() + seconds, 0
-    while time.perf_counter() < end or rounds < 3:
-        rounds += 1
-        for name, its in sessions.items():
-            start = time.perf_counter()
-            its.run(None, own[name])
-            times[name].append((time.perf_counter() - start) * 1e6)
-    return {name: np.array(values) for name, values in times.items()}
+    return taking_turns({name: partial(its.run, None, own[name]) for name, its in sessions.items()}, seconds, rounds=3)
 
 
 def ratio(peer: float | None, own: float) -> float | None:

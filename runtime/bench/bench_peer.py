@@ -27,6 +27,7 @@ import numpy as np
 import onnxruntime as ort
 from bench_matmul import float32, int8_dynamic, lut_table, matmul_nbits, shift_matmul, shift_table
 from ggml_product import Ggml
+from taking_turns import taking_turns
 
 from edgefold.runtime import kernels
 
@@ -68,22 +69,8 @@ def contenders(ggml: Ggml, k: int, n: int, rows: int) -> dict[str, Callable[[], 
     return {PEER: peer(ggml, rng, k, n, x), **calls}
 
 
-def measure(calls: dict[str, Callable[[], Any]], seconds: float) -> dict[str, list[float]]:
-    """Microseconds of every call, the contenders in turn, so that all see the same machine."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        for name, call in calls.items():
-            start = time.thread_time_ns()
-            call()
-            times[name].append((time.thread_time_ns() - start) * 1e-3)
-    return times
-
-
 def bench(ggml: Ggml, k: int, n: int, rows: int, seconds: float) -> dict[str, Any]:
-    times = measure(contenders(ggml, k, n, rows), seconds)
+    times = taking_turns(contenders(ggml, k, n, rows), seconds, clock=time.thread_time_ns)
     least = {name: round(min(values), 1) for name, values in times.items()}
     medians = {name: round(float(np.median(values)), 1) for name, values in times.items()}
     return {"k": k, "n": n, "rows": rows, "min_us": least, "median_us": medians}

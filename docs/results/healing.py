@@ -46,7 +46,7 @@ READING = (
     "blends change nothing over 8 epochs either (0.517), nor does a better start: pruned with statistics of 2,700",
     "images instead of 512 the student has 80.00 before and, after 10 epochs, 82.23 (-0.95; held-out loss 0.44).",
     "Images magnified, turned and in other colours (`warp`, `colour`) beside blends are too much for 8 epochs:",
-    "held-out divergence and hidden tensors 0.552 against 0.504 without them, top1 81.85 (seed 0); no longer run.",
+    "held-out divergence and hidden tensors 0.552 against 0.504 without them, top1 81.85 (seed 0, one run).",
     "",
     "MiniLM ends 0.90 % below its original, within the goal of 1 %, after 1.5 % before; without the cosines between",
     "samples and with padded positions counted it had ended at 1.2 %. Its student was made by the pass alone, without",

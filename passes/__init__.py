@@ -24,6 +24,7 @@ from edgefold.passes.quantize_attention import QuantizeAttention
 from edgefold.passes.remove_blocks import RemoveBlocks
 from edgefold.passes.share_weights import ShareWeights
 from edgefold.passes.simplify import Simplify
+from edgefold.passes.subpixel_conv import SubpixelConv
 
 __all__ = [
     "PASSES",
@@ -44,6 +45,7 @@ __all__ = [
 PASSES: tuple[type[Pass], ...] = (
     Simplify,
     FoldBatchnorm,
+    SubpixelConv,
     DispatchExperts,
     RemoveBlocks,
     FuseLayers,

@@ -30,9 +30,9 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
 
     `conv-region`: convolutions that hand tensors to each other hand on 8-bit codes, channel-last, in place of floats;
     each becomes a FusedConvBlock with its activation and the addition behind it. Pooling by maximum, concatenation,
-    padding, slicing and nearest resizing between them work on codes too, and so does squeeze and excitation: CodeMean
-    sums codes, CodeGate multiplies their channels. Only where such a region meets the rest of the graph are there
-    floats.
+    padding, slicing, nearest resizing and depth to space between them work on codes too, where whole factors and blocks
+    move all channels of a pixel at once; and so does squeeze and excitation: CodeMean sums codes, CodeGate multiplies
+    their channels. Only where such a region meets the rest of the graph are there floats.
 
     `inverted-residual`: of a region, the 1x1, depthwise and 1x1 convolutions of a block become FusedInvertedResidual,
     which keeps some rows of the wide tensors in a ring. It joins what `conv-region` made. Bottlenecks and ConvFirst

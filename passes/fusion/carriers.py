@@ -33,4 +33,4 @@ def _picks(node: ir.Node) -> bool:
         value = small_constant(filler)
         zero = filler is None or (value is not None and not value.any())
         return node.attributes.get_string("mode", "constant") != "constant" or zero
-    return node.op_type == "Slice"
+    return node.op_type in ("Slice", "DepthToSpace")

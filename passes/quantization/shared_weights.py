@@ -17,6 +17,9 @@ from edgefold.passes.quantization.codebook import LUT_TABLES
 from edgefold.passes.quantization.codes import Method
 from edgefold.passes.quantization.packing import packed_bytes
 
+_BORDER_BYTES = 1024
+"""What a small convolution may grow by: left float, it would make its neighbours leave the integers and come back."""
+
 
 @dataclasses.dataclass(frozen=True)
 class WeightGroup:
@@ -41,7 +44,7 @@ class WeightGroup:
 def group_by_content(
     sites: Sequence[WeightedNode], bits: Mapping[ir.Node, int], methods: Mapping[ir.Node, Method]
 ) -> tuple[list[WeightGroup], list[Skip]]:
-    """Groups nodes whose matrices are equal, and refuses those that packing would not make smaller.
+    """Groups nodes whose matrices are equal, and refuses those that packing would make larger.
 
     Matrices are compared by a hash of their content in the orientation [K, N], so it does not matter in how many
     tensors, which way round, or behind which views they are stored.
@@ -62,7 +65,7 @@ def group_by_content(
         group = WeightGroup(tuple(members), bits[widest.node], method_at(methods[widest.node], bits[widest.node]))
         stored = sum({site.weight.root: site.weight.nbytes for site in members}.values())
         packed = packed_bytes(widest.k, widest.n, group.bits, _tables(group.method, group.bits))
-        if packed >= stored:
+        if packed >= stored + (_BORDER_BYTES if widest.kind == "conv" else 0):
             detail = f"{packed} bytes packed, {stored} now"
             skips.extend(Skip(site.label, SkipReason.WOULD_GROW, detail) for site in members)
         else:

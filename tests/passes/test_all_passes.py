@@ -29,7 +29,8 @@ TEXT = """g (float[2, 16, 6, 6] x, int64[2] ids) => (float[2, 32] y) {
     [conv] c = Conv<pads = [1, 1, 1, 1]>(x, k)
     [norm] n = BatchNormalization(c, g, o, m, v)
     [relu] r = Relu(n)
-    [pool] p = GlobalAveragePool(r)
+    [wide] l = ConvTranspose<strides = [2, 2]>(r, larger)
+    [pool] p = GlobalAveragePool(l)
     [flat] f = Flatten(p)
     [look] e = Gather(w, ids)
     [id] i = Identity(e)
@@ -82,7 +83,12 @@ def model(kind: type[Pass]) -> ir.Model:
     tables = {"k": weights(32, 16, 3, 3), "w": weights(90, 32), "u": uneven, "b": weights(32, seed=9)}
     tables |= {f"up{i}": weights(32, 48, seed=30 + i) for i in range(3)}
     tables |= {f"down{i}": weights(48, 32, seed=40 + i) / 200 for i in range(3)}
-    tables |= {"router": weights(32, 4), "ups": weights(4, 32, 16), "downs": weights(4, 16, 32) / 200}
+    tables |= {
+        "larger": weights(32, 32, 2, 2),
+        "router": weights(32, 4),
+        "ups": weights(4, 32, 16),
+        "downs": weights(4, 16, 32) / 200,
+    }
     made = graph(TEXT, {**channel, "v": np.ones(32, np.float32), "two": np.array([2], np.int64), **tables})
     if kind is FuseBlocks:
         made.graph.opset_imports[""] = 21

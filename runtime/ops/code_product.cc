@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "base/rounding.h"
-#include "kernels/unpack/unpack.h"
 #include "ops/choose_product.h"
 #include "ops/code_image.h"
 #include "ops/tap_pairs.h"
@@ -15,6 +14,10 @@ namespace {
 int64_t Align(int64_t bytes) { return RoundUp(bytes, 64); }
 
 constexpr int64_t kRowStart = 0;
+constexpr int64_t kDecodedAtOnce = 64 * 1024;  // bytes of a task
+// Smaller weights stay decoded: a network of such layers has them in its caches, and decoding them
+// in every call takes 3 % of a ResNet on CIFAR.
+constexpr int64_t kKeptBytes = 40 * 1024;
 
 }  // namespace
 
@@ -22,6 +25,7 @@ CodeProduct::CodeProduct(const PackedMatrix& matrix, bool is_unsigned, int64_t l
     : matrix_(matrix),
       is_unsigned_(is_unsigned),
       lines_(lines),
+      unpack_(UnpackKernels().Choose().run),
       gemm_(GemmKernels().Choose().run),
       arrange_(ArrangeKernels().Choose().run),
       gemm_shift_(ChooseGemmShift(matrix)),
@@ -39,30 +43,29 @@ CodeProduct::CodeProduct(const PackedMatrix& matrix, bool is_unsigned, int64_t l
     wide_panels_ = TapPairs(matrix);
     return;
   }
-  if (gemm_windows_ != nullptr) {
-    DecodeLines();
+  if (gemm_windows_ != nullptr) sum_codes_ = nullptr;
+  if (gemm_windows_ != nullptr && matrix.k / lines % kUnitDepth != 0) {
+    KeepLines();
     return;
   }
-  const int64_t bytes = matrix.Units() * kUnitCodes;
-  UnpackKernel* unpack = UnpackKernels().Choose().run;
-  panels_.resize(matrix.Panels() * bytes);
-  for (int64_t p = 0; p < matrix.Panels(); ++p) {
-    unpack(matrix, p, 0, matrix.Units(), panels_.data() + p * bytes);
-  }
+  weight_bytes_ = matrix.Panels() * matrix.Units() * kUnitCodes;
+  if (gemm_windows_ != nullptr) SumColumns();
+  if (weight_bytes_ > kKeptBytes) return;
+  panels_.resize(weight_bytes_);
+  DecodePanels(0, matrix.Panels(), panels_.data());
+  weight_bytes_ = 0;
 }
 
 // Panels whose lines begin with a unit, zero beyond N, and the sums of their columns.
-void CodeProduct::DecodeLines() {
-  sum_codes_ = nullptr;
+void CodeProduct::KeepLines() {
   const int64_t line = matrix_.k / lines_;
   const int64_t line_units = CeilDiv(line, kUnitDepth);
   const int64_t bytes = lines_ * line_units * kUnitCodes;
   panels_.resize(matrix_.Panels() * bytes);
   totals_.resize(matrix_.Panels() * kPanelColumns);
   std::vector<int8_t> units(matrix_.Units() * kUnitCodes);
-  UnpackKernel* unpack = UnpackKernels().Choose().run;
   for (int64_t p = 0; p < matrix_.Panels(); ++p) {
-    unpack(matrix_, p, 0, matrix_.Units(), units.data());
+    unpack_(matrix_, p, 0, matrix_.Units(), units.data());
     const int64_t columns = std::min<int64_t>(kPanelColumns, matrix_.n - p * kPanelColumns);
     for (int64_t k = 0; k < matrix_.k; ++k) {
       const int64_t unit = k / line * line_units + k % line / kUnitDepth;
@@ -73,6 +76,35 @@ void CodeProduct::DecodeLines() {
         totals_[p * kPanelColumns + c] += from[c * kUnitDepth];
       }
     }
+  }
+}
+
+// K is a multiple of a unit here, so that nothing beyond it is summed.
+void CodeProduct::SumColumns() {
+  totals_.resize(matrix_.Panels() * kPanelColumns);
+  std::vector<int8_t> units(matrix_.Units() * kUnitCodes);
+  for (int64_t p = 0; p < matrix_.Panels(); ++p) {
+    unpack_(matrix_, p, 0, matrix_.Units(), units.data());
+    for (size_t i = 0; i < units.size(); ++i) {
+      totals_[p * kPanelColumns + i % kUnitCodes / kUnitDepth] += units[i];
+    }
+  }
+}
+
+void CodeProduct::DecodeWeights(uint8_t* weights, const Parallel& parallel) const {
+  if (weight_bytes_ == 0) return;
+  const int64_t share = std::max<int64_t>(1, kDecodedAtOnce / (matrix_.Units() * kUnitCodes));
+  parallel.For(static_cast<size_t>(CeilDiv(matrix_.Panels(), share)), [&](size_t task) {
+    const int64_t first = static_cast<int64_t>(task) * share;
+    const int64_t panels = std::min(share, matrix_.Panels() - first);
+    DecodePanels(first, panels, reinterpret_cast<int8_t*>(weights));
+  });
+}
+
+// To their places among all panels.
+void CodeProduct::DecodePanels(int64_t first, int64_t panels, int8_t* weights) const {
+  for (int64_t p = first; p < first + panels; ++p) {
+    unpack_(matrix_, p, 0, matrix_.Units(), weights + p * matrix_.Units() * kUnitCodes);
   }
 }
 
@@ -124,7 +156,7 @@ void CodeProduct::Chunk(const Operands& o, int64_t first_panel, int64_t panels) 
   } else if (gemm_wide_ != nullptr) {
     WideChunk(o, first_panel, panels);
   } else {
-    const int8_t* weights = panels_.data() + first_panel * matrix_.Units() * kUnitCodes;
+    const int8_t* weights = o.weights + first_panel * matrix_.Units() * kUnitCodes;
     gemm_(o.a, weights, panels, matrix_.Units(), o.sums, kChunkColumns);
   }
 }
@@ -146,7 +178,7 @@ void CodeProduct::WideChunk(const Operands& o, int64_t first_panel, int64_t pane
 void CodeProduct::WindowsChunk(const Operands& o, int64_t first_panel, int64_t panels) const {
   const CodeWindows& w = o.windows;
   const int64_t units = CeilDiv(w.line_codes, kUnitDepth);
-  const int8_t* weights = panels_.data() + first_panel * w.lines * units * kUnitCodes;
+  const int8_t* weights = o.weights + first_panel * w.lines * units * kUnitCodes;
   const int32_t* totals = totals_.data() + first_panel * kPanelColumns;
   const int64_t columns = std::min(panels * kPanelColumns, matrix_.n - first_panel * kPanelColumns);
   for (int64_t row = 0; row < w.height; ++row) {

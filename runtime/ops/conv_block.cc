@@ -49,14 +49,17 @@ bool ConvBlock::Run(const ConvBlockInputs& inputs, const Parallel& parallel) con
   if (inputs.batch == 0) return true;
   const int64_t pixels = inputs.shape.InPixels();
   const int64_t codes = CeilDiv(image_.Bytes(pixels), 64) * 64;
-  const Scratch memory = AllocateScratch(codes + finish_.ConstantFloats() * 4);
+  const int64_t weights = product_ ? product_->WeightBytes() : 0;
+  const Scratch memory = AllocateScratch(weights + codes + finish_.ConstantFloats() * 4);
   if (memory == nullptr) return false;
-  float* constants = reinterpret_cast<float*>(memory.get() + codes);
-  Call call = {inputs, {}, 0, nullptr};
+  uint8_t* x = memory.get() + weights;
+  float* constants = reinterpret_cast<float*>(x + codes);
+  Call call = {inputs, {}, memory.get(), 0, nullptr};
+  if (product_) product_->DecodeWeights(memory.get(), parallel);
   call.constants = finish_.Prepare(inputs.stage, inputs.x_scale, inputs.residual_scale, constants);
   const bool pointwise = stage_.attributes.Pointwise() && stage_.attributes.group == 1;
   for (call.image = 0; call.image < inputs.batch; ++call.image) {
-    call.x = image_.Codes(inputs.x, call.image, pixels, inputs.x_scale, memory.get(), parallel);
+    call.x = image_.Codes(inputs.x, call.image, pixels, inputs.x_scale, x, parallel);
     if (!(pointwise ? RunPointwise(call, parallel) : RunBands(call, parallel))) return false;
   }
   return true;
@@ -121,7 +124,7 @@ bool ConvBlock::PointwiseBlock(const Call& call, int64_t first_pixel, int64_t pi
     codes = copy;
   }
   const StageFinish::Target target = Target(call, first_pixel);
-  product_->Run(codes, pixels, first_panel, panels, memory.get(),
+  product_->Run(call.weights, codes, pixels, first_panel, panels, memory.get(),
                 [&](int64_t column, int64_t columns, const int32_t* sums) {
                   finish_.Run(call.constants, target, sums, CodeProduct::kChunkColumns, pixels,
                               column, columns, tile);

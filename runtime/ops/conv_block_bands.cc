@@ -60,7 +60,7 @@ bool ConvBlock::BandWindows(const Call& call, const Band& band, const Panels& pa
     const StageFinish::Target target = Target(call, (band.first_row + row) * width);
     for (int64_t part = 0; part < Parts(); ++part) {
       w.codes = band.x + (row * w.row_step + FirstInput(part)) * CodeBytes();
-      product_->Run(w, part * PartPanels() + panels.first, panels.count, memory.get(),
+      product_->Run(call.weights, w, part * PartPanels() + panels.first, panels.count, memory.get(),
                     [&](int64_t column, int64_t columns, const int32_t* of) {
                       finish_.Run(call.constants, target, of, CodeProduct::kChunkColumns, pixels,
                                   column, columns, tile);
@@ -91,8 +91,8 @@ bool ConvBlock::BandProduct(const Call& call, const Band& band, const Panels& pa
     for (int64_t part = 0; part < Parts(); ++part) {
       BuildRows(a, band.shape, runs, band.x + FirstInput(part), a.in_channels, p, pixels, row_bytes,
                 rows);
-      product_->Run(rows, pixels, part * PartPanels() + panels.first, panels.count, memory.get(),
-                    [&](int64_t column, int64_t columns, const int32_t* sums) {
+      product_->Run(call.weights, rows, pixels, part * PartPanels() + panels.first, panels.count,
+                    memory.get(), [&](int64_t column, int64_t columns, const int32_t* sums) {
                       finish_.Run(call.constants, target, sums, CodeProduct::kChunkColumns, pixels,
                                   column, columns, tile);
                     });

@@ -13,8 +13,9 @@ inline int64_t ConvBlock::BandSlack() const { return 64 + 2 * (spread_ ? spread_
 struct ConvBlock::Call {
   const ConvBlockInputs& inputs;
   StageFinish::Constants constants;
-  int64_t image;     // of the batch
-  const uint8_t* x;  // its codes
+  const uint8_t* weights;  // of product_
+  int64_t image;           // of the batch
+  const uint8_t* x;        // its codes
 };
 
 struct ConvBlock::Band {

@@ -60,6 +60,8 @@ struct InvertedResidual::Call {
   StageFinish::Constants expand;
   StageFinish::Constants depthwise;
   StageFinish::Constants project;
+  const uint8_t* expand_weights;
+  const uint8_t* project_weights;
   int64_t image;     // of the batch
   const uint8_t* x;  // its codes
 };
@@ -118,12 +120,20 @@ bool InvertedResidual::Run(const InvertedResidualInputs& inputs, const Parallel&
   if (inputs.batch == 0) return true;
   const int64_t in_pixels = inputs.shape.InPixels();
   const int64_t codes = Align(image_.Bytes(in_pixels));
-  const Scratch memory = AllocateScratch(codes + 4 * (finish_expand_.ConstantFloats() +
-                                                      finish_depthwise_.ConstantFloats() +
-                                                      finish_project_.ConstantFloats()));
+  const int64_t expand_bytes = expand_ ? expand_->WeightBytes() : 0;
+  const int64_t weights = expand_bytes + project_.WeightBytes();
+  const Scratch memory =
+      AllocateScratch(weights + codes +
+                      4 * (finish_expand_.ConstantFloats() + finish_depthwise_.ConstantFloats() +
+                           finish_project_.ConstantFloats()));
   if (memory == nullptr) return false;
-  float* constants = reinterpret_cast<float*>(memory.get() + codes);
-  Call call = {inputs, MakePlan(inputs.shape), {}, {}, {}, 0, nullptr};
+  uint8_t* x = memory.get() + weights;
+  float* constants = reinterpret_cast<float*>(x + codes);
+  uint8_t* project_weights = memory.get() + expand_bytes;
+  Call call = {inputs,       MakePlan(inputs.shape), {}, {},     {},
+               memory.get(), project_weights,        0,  nullptr};
+  if (expand_) expand_->DecodeWeights(memory.get(), parallel);
+  project_.DecodeWeights(project_weights, parallel);
   float scale = inputs.x_scale;
   if (stages_.has_expand) {
     call.expand = finish_expand_.Prepare(inputs.expand, scale, 0.0f, constants);
@@ -139,7 +149,7 @@ bool InvertedResidual::Run(const InvertedResidualInputs& inputs, const Parallel&
   const int64_t share = CeilDiv(out_rows, BandsOf(stages_.depthwise.attributes, inputs.shape));
   std::atomic<bool> enough_memory{true};
   for (call.image = 0; call.image < inputs.batch; ++call.image) {
-    call.x = image_.Codes(inputs.x, call.image, in_pixels, inputs.x_scale, memory.get(), parallel);
+    call.x = image_.Codes(inputs.x, call.image, in_pixels, inputs.x_scale, x, parallel);
     // rings[i] is what band i - 1 has left, where it is done: a thread that runs one after the
     // other computes no row twice. What comes too late for its band waits for the image's end.
     std::array<std::atomic<uint8_t*>, kMostBands + 1> rings = {};
@@ -219,8 +229,8 @@ void InvertedResidual::ExpandRows(const Call& call, const Work& work, int64_t fi
       PadRows(codes, in_channels, pixels, expand_->RowBytes(), work.rows);
       codes = work.rows;
     }
-    expand_->Run(codes, pixels, 0, stages_.expand.matrix.Panels(), work.product,
-                 [&](int64_t column, int64_t columns, const int32_t* sums) {
+    expand_->Run(call.expand_weights, codes, pixels, 0, stages_.expand.matrix.Panels(),
+                 work.product, [&](int64_t column, int64_t columns, const int32_t* sums) {
                    for (int64_t i = 0; i < pixels;) {
                      const int64_t at = (p + i) % width;
                      const int64_t run = std::min(pixels - i, width - at);
@@ -301,8 +311,8 @@ void InvertedResidual::ProjectRows(const Call& call, const Work& work, int64_t p
     target.y_stride = channels;
   }
   if (stages_.project.residual != Residual::kNone) target.residual = call.x + pixel * channels;
-  project_.Run(work.rows, pixels, 0, stages_.project.matrix.Panels(), work.product,
-               [&](int64_t column, int64_t columns, const int32_t* sums) {
+  project_.Run(call.project_weights, work.rows, pixels, 0, stages_.project.matrix.Panels(),
+               work.product, [&](int64_t column, int64_t columns, const int32_t* sums) {
                  finish_project_.Run(call.project, target, sums, CodeProduct::kChunkColumns, pixels,
                                      column, columns, work.tile);
                });

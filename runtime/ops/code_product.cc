@@ -133,11 +133,11 @@ CodeProduct::Operands CodeProduct::Prepare(const uint8_t* codes, int64_t rows,
     o.arranged.blocks = scratch + Align(GemmShiftScratch(o.arranged));
     arrange_(o.a, 0, o.arranged);
   } else if (gemm_windows_ != nullptr) {
-    o.windows = {codes, rows, 1, RowBytes(), 0, &kRowStart, 1, RowBytes()};
+    o.windows = {codes, rows, 1, RowBytes(), 0, &kRowStart, 1, RowBytes(), 0, 0};
   } else if (gemm_wide_ != nullptr) {
     int16_t* wide = reinterpret_cast<int16_t*>(scratch);
     Widen(codes, rows * RowBytes(), is_unsigned_, wide);
-    o.windows = {wide, rows, 1, RowBytes(), 0, &kRowStart, 1, RowBytes()};
+    o.windows = {wide, rows, 1, RowBytes(), 0, &kRowStart, 1, RowBytes(), 0, 0};
   } else if (sum_codes_ != nullptr) {
     int32_t* sums = reinterpret_cast<int32_t*>(scratch);
     int16_t* pair_sums = reinterpret_cast<int16_t*>(sums + rows);
@@ -168,7 +168,7 @@ void CodeProduct::WideChunk(const Operands& o, int64_t first_panel, int64_t pane
   for (int64_t p = 0; p < panels; ++p) {
     const int16_t* weights = wide_panels_.data() + (first_panel + p) * TapPairValues(matrix_.k);
     for (int64_t row = 0; row < w.height; ++row) {
-      int32_t* sums = o.sums + row * w.width * kChunkColumns + p * kPanelColumns;
+      int32_t* sums = o.sums + (w.first + row * w.pitch) * kChunkColumns + p * kPanelColumns;
       gemm_wide_({codes + row * w.row_step, w.step, w.width, w.offsets, w.lines, w.line_codes / 2,
                   weights, 1, sums, kChunkColumns});
     }
@@ -183,7 +183,7 @@ void CodeProduct::WindowsChunk(const Operands& o, int64_t first_panel, int64_t p
   const int64_t columns = std::min(panels * kPanelColumns, matrix_.n - first_panel * kPanelColumns);
   for (int64_t row = 0; row < w.height; ++row) {
     const uint8_t* codes = static_cast<const uint8_t*>(w.codes) + row * w.row_step;
-    int32_t* sums = o.sums + row * w.width * kChunkColumns;
+    int32_t* sums = o.sums + (w.first + row * w.pitch) * kChunkColumns;
     gemm_windows_({codes, is_unsigned_, w.step, w.width, w.offsets, w.lines, units, weights, totals,
                    panels, columns, sums, kChunkColumns});
   }

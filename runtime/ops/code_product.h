@@ -29,6 +29,8 @@ struct CodeWindows {
   const int64_t* offsets;  // [lines]: codes from a window's start
   int64_t lines;           // those of the product, or 1
   int64_t line_codes;
+  int64_t first;  // of the first window, the row among the sums
+  int64_t pitch;  // rows among the sums from a row of windows to the next one
 };
 
 // Read-only once made.
@@ -86,7 +88,7 @@ class CodeProduct {
     Operands operands = {};
     operands.weights = Weights(weights);
     operands.windows = windows;
-    operands.sums = reinterpret_cast<int32_t*>(scratch);
+    operands.sums = reinterpret_cast<int32_t*>(scratch);  // those of no window stay as they are
     Chunks(operands, first_panel, panels, finish);
   }
 

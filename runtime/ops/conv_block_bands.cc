@@ -14,6 +14,20 @@ constexpr int64_t kWindowBytes = 64 * 1024;  // windows of a product, well withi
 constexpr int64_t kWindowsAtOnce = 64;       // about so many: their sums stay in L1
 constexpr int64_t kDirectPixels = 32;        // all channels of their windows fit L1
 
+struct Range {
+  int64_t first;
+  int64_t last;  // exclusive
+};
+
+// Output rows, or columns, whose windows reach the image: the sums of the others are zero.
+Range Reaching(const ConvAttributes& a, const ConvShape& s, int d) {
+  const int64_t reach = a.dilations[d] * (a.kernel[d] - 1) + 1;
+  if (std::max(a.pads_begin[d], a.pads_end[d]) < reach) return {0, s.out[d]};
+  const int64_t first = CeilDiv(std::max<int64_t>(0, a.pads_begin[d] + 1 - reach), a.strides[d]);
+  const int64_t last = CeilDiv(a.pads_begin[d] + s.in[d], a.strides[d]);
+  return {std::min(first, s.out[d]), std::min(last, s.out[d])};
+}
+
 }  // namespace
 
 // What the direct convolution of a band works with. Where the 16 channels of a panel are no
@@ -47,19 +61,27 @@ bool ConvBlock::BandWindows(const Call& call, const Band& band, const Panels& pa
   int64_t* offsets = reinterpret_cast<int64_t*>(memory.get() + sums);
   uint8_t* tile = reinterpret_cast<uint8_t*>(offsets + a.Taps());
   const WindowRuns runs = Runs(s, offsets);
+  const Range rows = Reaching(a, call.inputs.shape, 1);
+  const Range columns = Reaching(a, call.inputs.shape, 2);
   CodeWindows w = {};
-  w.width = width;
+  w.width = columns.last - columns.first;
   w.step = a.strides[2] * a.in_channels;
   w.row_step = a.strides[1] * s.padded[2] * a.in_channels;
   w.offsets = runs.offsets;
   w.lines = runs.runs;
   w.line_codes = runs.run_bytes;
+  w.pitch = width;
   for (int64_t row = 0; row < s.out[1]; row += block) {
-    w.height = std::min(block, s.out[1] - row);
-    const int64_t pixels = w.height * width;
+    const int64_t height = std::min(block, s.out[1] - row);
+    const int64_t pixels = height * width;
+    const int64_t first = std::clamp(rows.first - band.first_row, row, row + height);
+    w.height = std::clamp(rows.last - band.first_row, first, row + height) - first;
+    w.first = (first - row) * width + columns.first;
+    if (w.height * w.width < pixels) std::memset(memory.get(), 0, static_cast<size_t>(sums));
     const StageFinish::Target target = Target(call, (band.first_row + row) * width);
     for (int64_t part = 0; part < Parts(); ++part) {
-      w.codes = band.x + (row * w.row_step + FirstInput(part)) * CodeBytes();
+      w.codes =
+          band.x + (first * w.row_step + columns.first * w.step + FirstInput(part)) * CodeBytes();
       product_->Run(call.weights, w, part * PartPanels() + panels.first, panels.count, memory.get(),
                     [&](int64_t column, int64_t columns, const int32_t* of) {
                       finish_.Run(call.constants, target, of, CodeProduct::kChunkColumns, pixels,

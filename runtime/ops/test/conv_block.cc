@@ -100,6 +100,9 @@ std::vector<Tally> TestConvBlock() {
       {Square(16, 16, 3, 1, 2, 2, 2), 7, 5},
       {Square(8, 16, 3, 1, 1, 8), 4, 5},
       {Square(1, 5, 3, 1, 1, 1), 6, 6},
+      {Square(32, 40, 1, 1, 1, 1), 5, 6},  // windows in the padding alone
+      {Square(16, 24, 2, 3, 4, 1), 4, 20},
+      {Square(16, 16, 1, 2, 5, 4), 3, 4},
       {line, 1, 20},
   };
   const Activation activations[] = {kRelu6, kNoActivation, kHardSwish};

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from edgefold.passes._attention import AXES, Attention, Mask, find_attention
+from edgefold.passes._attention_heads import heads_side_by_side
 from edgefold.passes._cache import Cache, Coded, find_cache, keep_as_codes
 from edgefold.passes._initializers import InitializerStore
 from edgefold.passes._weighted_nodes import node_label
@@ -35,9 +37,11 @@ class QuantizeAttention(Pass, frozen=True, kw_only=True):
     When it fires: on a Softmax over the last axis between two matrix products of four axes, as exporters write
     attention with its heads split: with or without constant factors on queries, keys or scores, masks that are added or
     chosen by Where, and zeros for rows that see no key. Keys and values may come from a cache, of any length, and may
-    have been repeated for heads that share them. A cache becomes codes where keys and values both are a Concat, along
-    the third of four axes, of a graph input and new positions, whose result is a graph output; heads may be repeated
-    behind it, which CachedAttention then does without.
+    have been repeated for heads that share them. Where a Reshape and a Transpose split the heads of queries, keys and
+    values and join those of the result, all four go, with the sizes that they need: ShiftMultiHeadAttention reads and
+    writes rows with heads side by side, as the projections do. A cache becomes codes where keys and values both are a
+    Concat, along the third of four axes, of a graph input and new positions, whose result is a graph output; heads may
+    be repeated behind it, which CachedAttention then does without.
 
     When it does not: where a value in between is read elsewhere or is an output, where shapes are not known to have
     four axes, where something else happens to the scores, and where attention is one operator already. Each is a skip
@@ -81,8 +85,12 @@ class QuantizeAttention(Pass, frozen=True, kw_only=True):
                     pasts += [str(cache.past.name) for cache in caches]
                 elif self.cache == "int8":
                     skips.append(Skip(node_label(softmax), SkipReason.FALLBACK, f"no cache of codes: {caches}"))
-                coded = None if isinstance(caches, str) or self.cache == "float" else caches
-                edits.append(_replace(model, store, softmax, found, coded))
+                new: list[ir.Node] = []
+                if isinstance(caches, str) or self.cache == "float":
+                    by = _of_floats(found, shapes, new)
+                else:
+                    by = _of_codes(model, found, caches)
+                edits.append(_replace(model, store, softmax, found, by, new))
         add_functions(model)
         stats: dict[str, int | float | str] = {"attentions": len(edits), "caches": len(pasts), **self._finding(pasts)}
         return Notes(tuple(edits), tuple(skips), stats, caches=tuple(pasts) if self.cache == "int8" else ())
@@ -116,36 +124,64 @@ def _caches(found: Attention, shapes: Shapes) -> tuple[Cache, Cache] | str:
     return keys, values
 
 
+@dataclasses.dataclass(frozen=True)
+class _Replacement:
+    """An operator, what it reads before the mask, and the nodes and the value that it replaces.
+
+    Attributes:
+        unread: values that perhaps nothing reads any more, beside inputs of the nodes.
+        note: of the report.
+    """
+
+    operator: str
+    inputs: Sequence[ir.Value]
+    nodes: Sequence[ir.Node]
+    result: ir.Value
+    attributes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    unread: Sequence[ir.Value] = ()
+    note: str = ""
+
+
 def _replace(
-    model: ir.Model, store: InitializerStore, softmax: ir.Node, found: Attention, caches: tuple[Cache, Cache] | None
+    model: ir.Model, store: InitializerStore, softmax: ir.Node, found: Attention, by: _Replacement, new: list[ir.Node]
 ) -> Edit:
-    """Puts the operator in the place of the nodes."""
+    """Puts the operator, behind `new` nodes that it reads, in the place of others."""
     label, last, graph = node_label(softmax), found.nodes[-1], model.graph
     name = str(last.outputs[0].name)
-    operands = [*found.nodes[0].inputs, last.inputs[1]]
-    new: list[ir.Node] = []
-    if caches is None:
-        keys = found.keys
-        if found.keys_swapped:
-            keys = _append(new, "Transpose", [keys], f"{name}.keys", perm=[0, 1, 3, 2])
-        operator, read = "ShiftAttention", [keys, found.values]
-    else:
-        ports = ", ".join(f"{one.past.name}, {one.present.name}" for one in caches)
-        coded: list[Coded] = [keep_as_codes(model, cache) for cache in caches]
-        operator, read = "CachedAttention", [value for one in coded for value in (one.codes, one.scales)]
     mask = _mask(new, store, found.masks, f"{name}.mask")
-    output = ir.Value(name=f"{name}.integer", type=ir.TensorType(ir.DataType.FLOAT), shape=last.outputs[0].shape)
-    attributes = ir.convenience.convert_attributes({"scale": found.scale, "causal": 0})
-    node = ir.Node("ai.edgefold", operator, [found.queries, *read, mask], attributes, outputs=[output], name=label)
-    old = ",".join(node_label(one) for one in found.nodes)
-    node.metadata_props.update({"edgefold.pass": "quantize-attention", "edgefold.from": old})
-    ir.convenience.replace_nodes_and_values(graph, last, found.nodes[::-1], [*new, node], [last.outputs[0]], [output])
-    for operand in (*operands, *(cache.present for cache in caches or ())):
-        _remove_unread(graph, operand)
-    what = f"{operator} of {', '.join(one.op_type for one in found.nodes)}"
-    if caches is not None:
-        what += f"; int8 with scales: {ports}"
-    return Edit(label, what)
+    output = ir.Value(name=f"{name}.integer", type=ir.TensorType(ir.DataType.FLOAT), shape=by.result.shape)
+    attributes = ir.convenience.convert_attributes({"scale": found.scale, "causal": 0, **by.attributes})
+    node = ir.Node("ai.edgefold", by.operator, [*by.inputs, mask], attributes, outputs=[output], name=label)
+    node.metadata_props["edgefold.pass"] = "quantize-attention"
+    node.metadata_props["edgefold.from"] = ",".join(node_label(one) for one in found.nodes)
+    unread = [*(value for one in by.nodes for value in one.inputs), *by.unread]
+    ir.convenience.replace_nodes_and_values(graph, last, by.nodes[::-1], [*new, node], [by.result], [output])
+    for value in unread:
+        _remove_unread(graph, value)
+    return Edit(label, f"{by.operator} of {', '.join(one.op_type for one in found.nodes)}{by.note}")
+
+
+def _of_floats(found: Attention, shapes: Shapes, new: list[ir.Node]) -> _Replacement:
+    """The operator that reads keys and values as floats."""
+    rows, last = heads_side_by_side(found, shapes), found.nodes[-1].outputs[0]
+    if rows is not None:
+        heads = {"num_heads": rows.heads, "kv_num_heads": rows.kv_heads}
+        inputs = [rows.queries, rows.keys, rows.values]
+        return _Replacement("ShiftMultiHeadAttention", inputs, (*found.nodes, *rows.join), rows.result, heads)
+    keys = found.keys
+    if found.keys_swapped:
+        keys = _append(new, "Transpose", [keys], f"{last.name}.keys", perm=[0, 1, 3, 2])
+    return _Replacement("ShiftAttention", [found.queries, keys, found.values], found.nodes, last)
+
+
+def _of_codes(model: ir.Model, found: Attention, caches: tuple[Cache, Cache]) -> _Replacement:
+    """The operator that reads codes and scales of a cache, which the model then keeps."""
+    note = "; int8 with scales: " + ", ".join(f"{one.past.name}, {one.present.name}" for one in caches)
+    coded: list[Coded] = [keep_as_codes(model, cache) for cache in caches]
+    inputs = [found.queries, *(value for one in coded for value in (one.codes, one.scales))]
+    floats = [cache.present for cache in caches]
+    result = found.nodes[-1].outputs[0]
+    return _Replacement("CachedAttention", inputs, found.nodes, result, unread=floats, note=note)
 
 
 def _mask(new: list[ir.Node], store: InitializerStore, masks: Sequence[Mask], name: str) -> ir.Value:

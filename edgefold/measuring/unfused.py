@@ -8,8 +8,9 @@ from collections import Counter
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-_ATTENTION = ("ShiftAttention", "CachedAttention", "AttendCodes", "QuantizeRows", "RowCodes", "RowScales")
-_WITHOUT_WEIGHTS = (*_ATTENTION, "CodeMean", "CodeGate")
+_ATTENTION = ("ShiftAttention", "ShiftMultiHeadAttention", "CachedAttention", "AttendCodes", "SplitHeads")
+_CODES = ("QuantizeRows", "RowCodes", "RowScales", "CodeMean", "CodeGate")
+_WITHOUT_WEIGHTS = (*_ATTENTION, *_CODES)
 
 
 def unfused(model: ir.Model) -> ir.Model:

@@ -132,6 +132,50 @@ def ShiftAttention(
 
 
 @script(EDGEFOLD)
+def SplitHeads(x: FLOAT[...], heads: int) -> FLOAT[...]:
+    """``[B, rows, heads * columns]`` as ``[B, heads, rows, columns]``."""
+    count = op.Reshape(op.Constant(value_int=heads), op.Constant(value_ints=[1]))
+    apart = op.Concat(op.Shape(x, end=2), count, op.Div(op.Shape(x, start=2), count), axis=0)
+    return op.Transpose(op.Reshape(x, apart, allowzero=1), perm=[0, 2, 1, 3])
+
+
+@script(EDGEFOLD)
+def ShiftMultiHeadAttention(
+    q: FLOAT[...],
+    k: FLOAT[...],
+    v: FLOAT[...],
+    mask: FLOAT[...],
+    num_heads: int,
+    kv_num_heads: int,
+    scale: float,
+    causal: int,
+) -> FLOAT[...]:
+    """`ShiftAttention` of heads that lie side by side in a row, as projections write and read them.
+
+    Inputs:
+      q: float32 [B, rows, H * depth].
+      k: float32 [B, keys, G * depth], where G divides H: neighbouring heads of queries share one of keys.
+      v: float32 [B, keys, G * values].
+      mask: float32 of four axes that broadcasts to [B, H, rows, keys]; a single 0 where there is none.
+
+    Attributes:
+      num_heads: H.
+      kv_num_heads: G.
+      scale, causal: as in `ShiftAttention`.
+
+    Output:
+      float32 [B, rows, H * values].
+    """
+    queries = SplitHeads(q, heads=num_heads)
+    keys = SplitHeads(k, heads=kv_num_heads)
+    values = SplitHeads(v, heads=kv_num_heads)
+    results = op.Transpose(ShiftAttention(queries, keys, values, mask, scale=scale, causal=causal), perm=[0, 2, 1, 3])
+    count = op.Reshape(op.Constant(value_int=num_heads), op.Constant(value_ints=[1]))
+    joined = op.Concat(op.Shape(results, end=2), op.Mul(count, op.Shape(results, start=3)), axis=0)
+    return op.Reshape(results, joined, allowzero=1)
+
+
+@script(EDGEFOLD)
 def QuantizeRows(x: FLOAT[...]) -> tuple[INT8[...], FLOAT[...]]:
     """Rows to int8 codes with a scale each, as a cache of keys or values keeps them.
 

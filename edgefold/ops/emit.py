@@ -12,7 +12,16 @@ from onnxscript.values import OnnxFunction
 
 from edgefold.errors import ModelError
 from edgefold.ops.activation import Activation
-from edgefold.ops.attention import AttendCodes, CachedAttention, QuantizeRows, RowCodes, RowScales, ShiftAttention
+from edgefold.ops.attention import (
+    AttendCodes,
+    CachedAttention,
+    QuantizeRows,
+    RowCodes,
+    RowScales,
+    ShiftAttention,
+    ShiftMultiHeadAttention,
+    SplitHeads,
+)
 from edgefold.ops.channel_gate import CodeGate, CodeMean
 from edgefold.ops.conv_block import FusedConvBlock
 from edgefold.ops.feed_forward import FusedFeedForward
@@ -31,6 +40,7 @@ OPERATORS: tuple[OnnxFunction, ...] = (
     L1LayerNormalization,
     FusedFeedForward,
     ShiftAttention,
+    ShiftMultiHeadAttention,
     QuantizeRows,
     CachedAttention,
     ShiftMoE,
@@ -40,6 +50,7 @@ OPERATORS: tuple[OnnxFunction, ...] = (
     CodeGate,
 )
 _CALLED = (
+    SplitHeads,
     AttendCodes,
     RowCodes,
     RowScales,

@@ -164,8 +164,8 @@ void RunQuantizers(int64_t k) {
       for (const auto& kernel : QuantizeKernels()) {
         if (!kernel.Supported() || kernel.isa == Isa::kReference) continue;
         const QuantizeArguments q = {
-            x.data(), kRows,        k,      shift,         scale,       -7,
-            7,        codes.data(), stride, scales.data(), sums.data(), pair_sums.data()};
+            x.data(),     k,      kRows,         k,           shift,           scale, -7, 7,
+            codes.data(), stride, scales.data(), sums.data(), pair_sums.data()};
         std::printf("%s, %s: ", shift == nullptr ? "no shifts" : "shifts",
                     scale == 0.0f ? "dynamic" : "static");
         Report(kernel.name, kRows, values, Best([&] { kernel.run(q); }));

@@ -6,7 +6,7 @@
 
 #include "base/rounding.h"
 #include "base/scratch.h"
-#include "ops/operand_rows.h"
+#include "ops/head_rows.h"
 
 namespace edgefold {
 namespace {
@@ -22,6 +22,16 @@ struct Attention::Block {
   int64_t lines;
   int64_t keys;    // that some line sees
   int64_t stride;  // of a line of scores and of weights
+
+  // Calls visit(first line, head of queries, its row, lines) for the lines of each head of queries.
+  template <typename Visit>
+  void ForEachHead(const AttentionShape& shape, const Visit& visit) const {
+    for (int64_t m = 0, some = 0; m < lines; m += some) {
+      const int64_t row = (first + m) % shape.rows;
+      some = std::min(lines - m, shape.rows - row);
+      visit(m, head * shape.group + (first + m) / shape.rows, row, some);
+    }
+  }
 };
 
 Attention::Attention()
@@ -61,10 +71,8 @@ bool Attention::Run(const AttentionInputs& inputs, const Parallel& parallel) con
 bool Attention::RunBlock(const AttentionInputs& inputs, const KeyValueOperands& operands,
                          const Block& block) const {
   const AttentionShape& shape = inputs.shape;
-  const int64_t line = block.head * shape.Lines() + block.first;
-  float* y = inputs.y + line * shape.values;
   if (block.keys == 0) {
-    std::fill_n(y, block.lines * shape.values, 0.0f);
+    FillZeros(inputs, block);
     return true;
   }
   const OperandRows queries(block.lines, shape.depth, false);
@@ -79,21 +87,43 @@ bool Attention::RunBlock(const AttentionInputs& inputs, const KeyValueOperands& 
   uint8_t* codes = reinterpret_cast<uint8_t*>(ones + shape.values);    // [lines][stride]
   std::fill_n(ones, shape.values, 1.0f);
 
-  QuantizeArguments q = {};
-  q.x = inputs.q + line * shape.depth;
-  q.rows = block.lines;
-  q.columns = shape.depth;
-  q.low = -127;
-  q.high = 127;
-  queries.Receive(0, &q);
-  quantize_(q);
+  Quantize(inputs, block, queries);
   Scores(inputs, operands, block, queries.Rows(0, block.lines), queries.Scales(0), acc, scores);
   Weights(inputs, operands.ValueScales(block.head), block, scores, codes, steps);
   const Activations weights = {
       codes, block.stride, block.lines, true, nullptr, nullptr, block.stride / kGroupDepth};
   operands.SumValues(block.head, weights, block.keys, acc, wide);
-  epilogue_({acc, wide, block.lines, shape.values, steps, ones, &kZero, true, y, shape.values});
+  const HeadRows at = {shape.rows, shape.values, inputs.side_by_side};
+  block.ForEachHead(shape, [&](int64_t m, int64_t head, int64_t row, int64_t rows) {
+    float* y = inputs.y + at.Offset(head) + row * at.Stride();
+    epilogue_(
+        {acc + m * wide, wide, rows, shape.values, steps + m, ones, &kZero, true, y, at.Stride()});
+  });
   return true;
+}
+
+void Attention::FillZeros(const AttentionInputs& inputs, const Block& block) {
+  const HeadRows at = {inputs.shape.rows, inputs.shape.values, inputs.side_by_side};
+  block.ForEachHead(inputs.shape, [&](int64_t, int64_t head, int64_t row, int64_t rows) {
+    float* y = inputs.y + at.Offset(head) + row * at.Stride();
+    for (int64_t i = 0; i < rows; ++i) std::fill_n(y + i * at.Stride(), at.columns, 0.0f);
+  });
+}
+
+void Attention::Quantize(const AttentionInputs& inputs, const Block& block,
+                         const OperandRows& queries) const {
+  const HeadRows at = {inputs.shape.rows, inputs.shape.depth, inputs.side_by_side};
+  QuantizeArguments q = {};
+  q.x_stride = at.Stride();
+  q.columns = at.columns;
+  q.low = -127;
+  q.high = 127;
+  block.ForEachHead(inputs.shape, [&](int64_t m, int64_t head, int64_t row, int64_t rows) {
+    q.x = inputs.q + at.Offset(head) + row * at.Stride();
+    q.rows = rows;
+    queries.Receive(m, &q);
+    quantize_(q);
+  });
 }
 
 void Attention::Scores(const AttentionInputs& inputs, const KeyValueOperands& operands,

@@ -14,6 +14,7 @@
 #include "kernels/quantize/quantize.h"
 #include "kernels/softmax/softmax.h"
 #include "ops/key_value_operands.h"
+#include "ops/operand_rows.h"
 
 namespace edgefold {
 
@@ -32,7 +33,7 @@ struct AttentionShape {
 
 struct AttentionInputs {
   AttentionShape shape;
-  const float* q;  // [query heads][rows][depth]
+  const float* q;  // of every head of queries, [rows][depth]
   KeysAndValues kv;
   float scale;  // of the products
   bool causal;  // query i of the last `rows` of all positions sees keys up to its own
@@ -42,7 +43,8 @@ struct AttentionInputs {
   const int64_t* mask_head_offsets;  // [query heads]
   int64_t mask_row_stride;
   int64_t mask_key_stride;
-  float* y;  // [query heads][rows][values]
+  float* y;                  // of every head of queries, [rows][values]
+  int64_t side_by_side = 1;  // heads of q and of y that lie beside one another in a row
 };
 
 // Read-only once made; Run may be called from several threads at a time.
@@ -58,6 +60,9 @@ class Attention {
 
   bool RunBlock(const AttentionInputs& inputs, const KeyValueOperands& operands,
                 const Block& block) const;
+  void Quantize(const AttentionInputs& inputs, const Block& block,
+                const OperandRows& queries) const;
+  static void FillZeros(const AttentionInputs& inputs, const Block& block);
   void Scores(const AttentionInputs& inputs, const KeyValueOperands& operands, const Block& block,
               const Activations& q, const float* q_scales, int32_t* acc, float* scores) const;
   // What is added to the scores of a line of a block.

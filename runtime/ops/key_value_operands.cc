@@ -27,8 +27,10 @@ KeyValueKernels::KeyValueKernels()
 KeyValueOperands::KeyValueOperands(const KeyValueKernels& kernels, const KeysAndValues& kv,
                                    const Shape& shape, int64_t queries)
     : kernels_(kernels), shape_(shape), by_rows_(queries <= kFewQueries) {
-  keys_ = {kv.k, kv.k_codes, nullptr, shape.depth, 0, nullptr, true};
-  values_ = {kv.v, kv.v_codes, nullptr, shape.values, 0, nullptr, false};
+  const HeadRows keys = {shape.keys, shape.depth, kv.side_by_side};
+  const HeadRows values = {shape.keys, shape.values, kv.side_by_side};
+  keys_ = {kv.k, keys, kv.k_codes, nullptr, shape.depth, 0, nullptr, true};
+  values_ = {kv.v, values, kv.v_codes, nullptr, shape.values, 0, nullptr, false};
   for (Operand* operand : {&keys_, &values_}) {
     const bool given = by_rows_ && operand->codes != nullptr;
     const int64_t columns = operand->columns;
@@ -59,18 +61,19 @@ void KeyValueOperands::Prepare(int64_t head, float scale) const {
 
 void KeyValueOperands::Make(const Operand& operand, int64_t head) const {
   if (operand.bytes == 0) return;
-  const int64_t start = head * shape_.keys * operand.columns;
   int8_t* made = operand.made + head * operand.bytes;
   if (operand.codes != nullptr) {
-    return PackCodes(operand.codes + start, shape_.keys, operand.columns, operand.transposed, made);
+    return PackCodes(Rows(operand, head), shape_.keys, operand.columns, operand.transposed, made);
   }
+  const float* floats = operand.floats + operand.floats_at.Offset(head);
+  const int64_t stride = operand.floats_at.Stride();
   float* scales = operand.scales + head * shape_.keys;
   if (!by_rows_) {
     return kernels_.quantize_panels(
-        {operand.floats + start, shape_.keys, operand.columns, operand.transposed, made, scales});
+        {floats, stride, shape_.keys, operand.columns, operand.transposed, made, scales});
   }
   QuantizeArguments q = {};
-  q.x = operand.floats + start;
+  q.x = floats;
   q.rows = 1;
   q.columns = operand.columns;
   q.low = -127;
@@ -78,7 +81,7 @@ void KeyValueOperands::Make(const Operand& operand, int64_t head) const {
   q.stride = RoundUp(operand.columns, kGroupDepth);
   int32_t sum;
   q.sums = &sum;
-  for (int64_t n = 0; n < shape_.keys; ++n, q.x += q.columns) {
+  for (int64_t n = 0; n < shape_.keys; ++n, q.x += stride) {
     q.codes = reinterpret_cast<uint8_t*>(made + n * q.stride);
     q.row_scales = scales + n;
     kernels_.quantize(q);

@@ -14,17 +14,19 @@
 #include "kernels/quantize_panels/quantize_panels.h"
 #include "kernels/row_dots/row_dots.h"
 #include "kernels/row_sums/row_sums.h"
+#include "ops/head_rows.h"
 
 namespace edgefold {
 
 // Either floats or, where k is null, codes with scales that are not negative.
 struct KeysAndValues {
-  const float* k;         // [heads][keys][depth]
-  const float* v;         // [heads][keys][values]
-  const int8_t* k_codes;  // as k
-  const int8_t* v_codes;  // as v
+  const float* k;         // of every head, [keys][depth]
+  const float* v;         // of every head, [keys][values]
+  const int8_t* k_codes;  // [heads][keys][depth]
+  const int8_t* v_codes;  // [heads][keys][values]
   const float* k_scales;  // [heads][keys]
   const float* v_scales;
+  int64_t side_by_side = 1;  // heads whose floats lie beside one another in a row
 };
 
 struct KeyValueKernels {
@@ -74,6 +76,7 @@ class KeyValueOperands {
   // Codes or panels of one of the two operands, of all heads.
   struct Operand {
     const float* floats;
+    HeadRows floats_at;
     const int8_t* codes;  // given
     int8_t* made;
     int64_t columns;

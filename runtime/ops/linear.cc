@@ -87,6 +87,7 @@ void Linear::Prepare(const Call& call, int64_t first, int64_t rows) const {
 void Linear::Quantize(const Call& call, int64_t first, int64_t rows) const {
   QuantizeArguments q = {};
   q.x = static_cast<const float*>(call.inputs.x) + first * matrix_.k;
+  q.x_stride = matrix_.k;
   q.rows = rows;
   q.columns = matrix_.k;
   q.steps = range_.steps.empty() ? nullptr : range_.steps.data();

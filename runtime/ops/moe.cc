@@ -84,6 +84,7 @@ void QuantizeRows(QuantizeKernel* quantize, const float* x, int64_t rows, int64_
                   const OperandRows& operands, int64_t first) {
   QuantizeArguments q = {};
   q.x = x;
+  q.x_stride = columns;
   q.rows = rows;
   q.columns = columns;
   q.low = -kHigh;

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // CachedAttention(q, k_codes, k_scales, v_codes, v_scales, mask) -> y
-#include <vector>
-
 #include "ort/attention_node.h"
 
 namespace edgefold::ort {
@@ -13,10 +11,7 @@ class CachedAttention {
   static constexpr int kInputTypes[] = {kFloat, kInt8, kFloat, kInt8, kFloat, kFloat};
   enum Input { kQ, kKCodes, kKScales, kVCodes, kVScales, kMask };
 
-  explicit CachedAttention(const Node& node)
-      : scale_(node.Float("scale", 0.0f)), causal_(node.Int("causal", 0, 1) == 1) {}
-
-  static CachedAttention* Create(const Node& node) { return new CachedAttention(node); }
+  static CachedAttention* Create(const Node& node) { return new CachedAttention{node}; }
 
   void Compute(const Context& context, Error* error) const {
     const Tensor q = context.Input(kQ, error);
@@ -25,31 +20,15 @@ class CachedAttention {
     const Tensor v = context.Input(kVCodes, error);
     const Tensor v_scales = context.Input(kVScales, error);
     const Tensor mask = context.Input(kMask, error);
-    AttentionInputs inputs = {};
-    if (error->failed() ||
-        !TakeAttentionShapes(kName, q.shape, k.shape, v.shape, &inputs.shape, error)) {
-      return;
-    }
-    inputs.q = q.As<float>();
-    inputs.kv = {nullptr,
-                 nullptr,
-                 k.As<int8_t>(),
-                 v.As<int8_t>(),
-                 k_scales.As<float>(),
-                 v_scales.As<float>()};
-    inputs.scale = scale_;
-    inputs.causal = causal_;
-    std::vector<int64_t> offsets;
+    const AttentionShape shape = attention_.ShapeOf(q.shape, k.shape, v.shape, error);
     ExpectScales(k_scales, "k_scales", k.shape, error);
     ExpectScales(v_scales, "v_scales", v.shape, error);
-    if (error->failed() || !TakeAttentionMask(kName, mask, q.shape, &offsets, &inputs, error)) {
-      return;
-    }
-    Shape shape = q.shape;
-    shape.dims[3] = inputs.shape.values;
-    inputs.y = static_cast<float*>(context.Output(shape, error));
-    if (error->failed()) return;
-    if (!attention_.Run(inputs, context.Threads())) error->Set("%s: out of memory", kName);
+    KeysAndValues kv = {};
+    kv.k_codes = k.As<int8_t>();
+    kv.v_codes = v.As<int8_t>();
+    kv.k_scales = k_scales.As<float>();
+    kv.v_scales = v_scales.As<float>();
+    attention_.Run(context, shape, q, kv, mask, error);
   }
 
   static void InferShape(const Api& api, OrtShapeInferContext* context, Error* error) {
@@ -57,6 +36,8 @@ class CachedAttention {
   }
 
  private:
+  explicit CachedAttention(const Node& node) : attention_(node) {}
+
   static void ExpectScales(const Tensor& scales, const char* role, Shape codes, Error* error) {
     codes.dims[3] = 1;
     if (scales.shape.Is(codes.rank, codes.dims)) return;
@@ -65,9 +46,7 @@ class CachedAttention {
                ShapeText(scales.shape, texts[0], 100), ShapeText(codes, texts[1], 100));
   }
 
-  float scale_;
-  bool causal_;
-  Attention attention_;
+  AttentionNode attention_;
 };
 
 }  // namespace

@@ -65,6 +65,7 @@ class QuantizeRows {
     if (!operand.ok()) return false;
     QuantizeArguments q = {};
     q.x = x;
+    q.x_stride = columns;
     q.rows = rows;
     q.columns = columns;
     q.low = -127;

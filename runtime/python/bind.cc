@@ -122,8 +122,8 @@ nanobind::tuple Quantize(QuantizeKernel* run, const Input<float, 2>& x, int low,
   Output<int32_t, 1> sums({rows});
   Output<int16_t, 3> pair_sums({rows, groups, 4});
   std::fill_n(pair_sums.data(), rows * groups * 4, int16_t{0});
-  run({x.data(), rows, columns, shifts.shape(0) == 0 ? nullptr : steps.data(), x_scale, low, high,
-       codes.data(), groups * kGroupDepth, scales.data(), sums.data(),
+  run({x.data(), columns, rows, columns, shifts.shape(0) == 0 ? nullptr : steps.data(), x_scale,
+       low, high, codes.data(), groups * kGroupDepth, scales.data(), sums.data(),
        low < 0 ? pair_sums.data() : nullptr});
   return nanobind::make_tuple(codes.Take(), scales.Take(), sums.Take(), pair_sums.Take());
 }

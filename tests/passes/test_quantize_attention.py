@@ -136,3 +136,81 @@ def test_attention_in_one_operator_is_a_skip() -> None:
     ends = "(float[b,2,s,8] q, float[b,2,t,8] k, float[b,2,t,8] v) => (float[b,2,s,8] y)"
     model = graphs.graph(f"own {ends} {{y = com.microsoft.MultiHeadAttention<num_heads=2>(q, k, v)}}", {})
     assert ["the operator MultiHeadAttention" in str(skip) for skip in quantize(model).skips] == [True]
+
+
+ROWS = "agraph (float[b,s,16] q, float[b,t,16] k, float[b,t,16] v, float[b,1,1,t] m) => (float[b,s,16] y)"
+SPLIT = "{x}r = Reshape({x}, split) {x}h = Transpose<perm=[0,2,1,3]>({x}r) "
+KEYS = {
+    "heads before rows": SPLIT.format(x="k") + "kt = Transpose<perm=[0,1,3,2]>(kh) ",
+    "heads before columns": "kr = Reshape(k, split) kt = Transpose<perm=[0,2,3,1]>(kr) ",
+}
+PRODUCTS = "p = MatMul(qh, kt) d = Mul(p, c) a = Add(d, m) w = Softmax(a) z = MatMul(w, vh) "
+JOIN = "zt = Transpose<perm=[0,2,1,3]>(z) y = Reshape(zt, join)"
+
+
+def rows_model(text: str, **constants: np.ndarray) -> ir.Model:
+    known = {
+        "c": np.array(0.3, np.float32),
+        "split": np.array([0, -1, 2, 8]),
+        "join": np.array([0, -1, 16]),
+    } | constants
+    words = text.replace("(", " ").replace(")", " ").replace(",", " ").split()
+    model = graphs.graph(f"{ROWS} {{{text}}}", {name: array for name, array in known.items() if name in words})
+    model.graph.opset_imports[""] = 21
+    return model
+
+
+def rows_feeds() -> dict[str, np.ndarray]:
+    split = feeds()
+    return {name: x.swapaxes(1, 2).reshape(2, -1, 16) if name in "qkv" else x for name, x in split.items()}
+
+
+def quantize_rows(model: ir.Model) -> Notes:
+    return QuantizeAttention().rewrite(model, Context(probe=lambda one: probe(one, feeds=rows_feeds())))
+
+
+@pytest.mark.parametrize("keys", KEYS)
+def test_heads_side_by_side_stay_so(keys: str) -> None:
+    model = rows_model(SPLIT.format(x="q") + KEYS[keys] + SPLIT.format(x="v") + PRODUCTS + JOIN)
+    [before] = graphs.run(model, rows_feeds())
+    quantize_rows(model)
+    [node] = model.graph
+    assert node.op_type == "ShiftMultiHeadAttention"
+    assert [str(value.name) for value in node.inputs] == ["q", "k", "v", "m"]
+    assert {name: node.attributes.get_int(name) for name in ("num_heads", "kv_num_heads")} == {
+        "num_heads": 2,
+        "kv_num_heads": 2,
+    }
+    [after] = graphs.run(model, rows_feeds())
+    assert np.abs(after - before).max() < 0.08 * np.abs(before).max()
+
+
+SPLIT_ELSEWHERE = {
+    "the result is read with its heads split": (
+        SPLIT.format(x="q") + KEYS["heads before rows"] + SPLIT.format(x="v") + PRODUCTS
+        + "zt = Transpose<perm=[0,2,1,3]>(z) j = Reshape(zt, join) s = ReduceMax(z) y = Add(j, s)"
+    ),
+    "queries are rotated between": (
+        SPLIT.format(x="q").replace("qh =", "q0 =") + "qh = Mul(q0, rotation) "
+        + KEYS["heads before rows"] + SPLIT.format(x="v") + PRODUCTS + JOIN
+    ),
+    "rows and samples in one": (
+        SPLIT.format(x="q") + KEYS["heads before rows"] + SPLIT.format(x="v") + PRODUCTS
+        + "zt = Transpose<perm=[0,2,1,3]>(z) f = Reshape(zt, flat) g = Reshape(f, shape) y = Identity(g)"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SPLIT_ELSEWHERE)
+def test_heads_that_others_read_split_stay_split(case: str) -> None:
+    constants = {
+        "rotation": graphs.weights(1, 1, 5, 8),
+        "flat": np.array([-1, 16]),
+        "shape": np.array([2, 5, 16]),
+    }
+    model = rows_model(SPLIT_ELSEWHERE[case], **constants)
+    [before] = graphs.run(model, rows_feeds())
+    quantize_rows(model)
+    assert [node.op_type for node in model.graph if node.domain] == ["ShiftAttention"]
+    [after] = graphs.run(model, rows_feeds())
+    assert np.abs(after - before).max() < 0.08 * np.abs(before).max()

@@ -45,6 +45,7 @@ def _of_rows() -> dict[str, Callable[[np.random.Generator], Node]]:
     from test_feed_forward import Block as FeedForwardBlock
     from test_l1_layer_normalization import model as l1_norm
     from test_shift_attention import model as attention
+    from test_shift_multi_head_attention import model as multi_head_attention
 
     def matmul(rng: np.random.Generator) -> Node:
         weights = random_weights(rng, 40, 24, int(rng.integers(2, 9)), "rtn")
@@ -70,6 +71,12 @@ def _of_rows() -> dict[str, Callable[[np.random.Generator], Node]]:
         feeds = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
         return _parsed(attention(list(feeds.values()), functions=False, causal=int(rng.integers(2)))), feeds
 
+    def attended_side_by_side(rng: np.random.Generator) -> Node:
+        shapes = {"q": (1, 5, 16), "k": (1, 7, 8), "v": (1, 7, 6), "mask": (1, 1, 5, 7)}
+        feeds = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+        causal = int(rng.integers(2))
+        return _parsed(multi_head_attention(list(feeds.values()), 2, 1, functions=False, causal=causal)), feeds
+
     def quantized(rng: np.random.Generator) -> Node:
         return _parsed(quantize_rows(functions=False)), {"x": rng.standard_normal((2, 3, 40)).astype(np.float32)}
 
@@ -90,6 +97,7 @@ def _of_rows() -> dict[str, Callable[[np.random.Generator], Node]]:
         "FusedFeedForward": feed_forward,
         "ShiftMoE": experts,
         "ShiftAttention": attended,
+        "ShiftMultiHeadAttention": attended_side_by_side,
         "QuantizeRows": quantized,
         "CachedAttention": cached,
         "L1LayerNormalization": normalized,

@@ -33,9 +33,9 @@ void Quantize(Random& random) {
   std::vector<uint8_t> codes(kRows * kColumns);
   std::vector<int32_t> sums(kRows);
   std::vector<int16_t> pair_sums(kRows * kColumns / 8);
-  QuantizeArguments q = {x.data(), kRows,         kColumns,    nullptr,
-                         0.0f,     -127,          127,         codes.data(),
-                         kColumns, scales.data(), sums.data(), pair_sums.data()};
+  QuantizeArguments q = {
+      x.data(),     kColumns, kRows,         kColumns,    nullptr,         0.0f, -127, 127,
+      codes.data(), kColumns, scales.data(), sums.data(), pair_sums.data()};
   const auto count = [&](const char* name) {
     Count(name, [&] { QuantizeKernels().Choose().run(q); });
   };
@@ -55,7 +55,7 @@ void Attention(Random& random) {
   std::vector<int8_t> panels(kPositions * kDepth);
   std::vector<float> scales(kPositions);
   for (bool transposed : {false, true}) {
-    const QuantizePanelsArguments q = {x.data(),   kPositions,    kDepth,
+    const QuantizePanelsArguments q = {x.data(),   kDepth,        kPositions,   kDepth,
                                        transposed, panels.data(), scales.data()};
     Count(transposed ? "quantize_panels 128x32 transposed" : "quantize_panels 128x32",
           [&] { QuantizePanelsKernels().Choose().run(q); });

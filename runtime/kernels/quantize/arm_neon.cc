@@ -95,7 +95,7 @@ int32_t SumSigned(const uint8_t* codes, int64_t stride, int16_t* pair_sums) {
 void quantize_arm_neon(const QuantizeArguments& q) {
   const float high = static_cast<float>(q.high);
   for (int64_t m = 0; m < q.rows; ++m) {
-    const float* x = q.x + m * q.columns;
+    const float* x = q.x + m * q.x_stride;
     uint8_t* codes = q.codes + m * q.stride;
     float scale = q.static_scale;
     if (scale == 0.0f) {

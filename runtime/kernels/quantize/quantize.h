@@ -20,7 +20,8 @@
 namespace edgefold {
 
 struct QuantizeArguments {
-  const float* x;  // [rows][columns]
+  const float* x;  // [rows][x_stride]
+  int64_t x_stride;
   int64_t rows;
   int64_t columns;
   const float* steps;  // [stride], powers of two from 1 to 128; null: all are 1

@@ -29,7 +29,7 @@ void quantize_reference(const QuantizeArguments& q) {
   const float high = static_cast<float>(q.high);
   const int64_t groups = q.stride / 32;
   for (int64_t m = 0; m < q.rows; ++m) {
-    const float* x = q.x + m * q.columns;
+    const float* x = q.x + m * q.x_stride;
     uint8_t* codes = q.codes + m * q.stride;
     float scale = q.static_scale;
     if (scale == 0.0f) {

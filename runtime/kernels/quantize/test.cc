@@ -69,11 +69,13 @@ std::vector<Tally> TestQuantize() {
         for (float scale : {0.0f, 1.0f, 0.0173f}) {
           const int64_t rows = random.Range(1, 3);
           const int64_t stride = (columns + 31) / 32 * 32;
-          const std::vector<float> x = Values(random, rows * columns, kind);
+          const int64_t x_stride = columns + random.Range(0, 2) * 7;
+          const std::vector<float> x = Values(random, rows * x_stride, kind);
           const std::vector<float> steps = Steps(random, stride, range[0], range[1]);
           QuantizeArguments q = {};
           q.steps = random.Range(0, 2) == 0 ? nullptr : steps.data();
           q.x = x.data();
+          q.x_stride = x_stride;
           q.rows = rows;
           q.columns = columns;
           q.static_scale = scale;

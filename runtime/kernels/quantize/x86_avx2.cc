@@ -91,7 +91,7 @@ void Row(const QuantizeArguments& q, int64_t m, float divisor) {
   const bool is_signed = q.low < 0;
   const Codes<kStepped> codes = {_mm256_set1_ps(divisor), _mm256_set1_ps(static_cast<float>(q.low)),
                                  _mm256_set1_ps(static_cast<float>(q.high)), q.steps};
-  const float* x = q.x + m * q.columns;
+  const float* x = q.x + m * q.x_stride;
   uint8_t* out = q.codes + m * q.stride;
   const int64_t groups = q.stride / 32;
   const __m256i ones = _mm256_set1_epi8(1);
@@ -116,7 +116,7 @@ void Rows(const QuantizeArguments& q) {
   for (int64_t m = 0; m < q.rows; ++m) {
     float scale = q.static_scale;
     if (scale == 0.0f) {
-      const float absmax = AbsMax<kStepped>(q, q.x + m * q.columns);
+      const float absmax = AbsMax<kStepped>(q, q.x + m * q.x_stride);
       scale = absmax > 1e-30f ? absmax / high : 0.0f;
     }
     q.row_scales[m] = scale;

@@ -99,7 +99,7 @@ void PairSums(const int8_t* codes, int64_t stride, int16_t* pair_sums) {
 template <bool kStepped, bool kSigned>
 void Row(const QuantizeArguments& q, int64_t m, float scale) {
   const Quantizer<kStepped, kSigned> quantizer(q, scale);
-  const float* x = q.x + m * q.columns;
+  const float* x = q.x + m * q.x_stride;
   uint8_t* out = q.codes + m * q.stride;
   const __m512i ones = _mm512_set1_epi8(1);
   __m512i sums = _mm512_setzero_si512();
@@ -131,7 +131,7 @@ void Row(const QuantizeArguments& q, int64_t m, float scale) {
 // A row whose scale is out of Divider's range, or that has none.
 void DividedRow(const QuantizeArguments& q, int64_t m) {
   QuantizeArguments row = q;
-  row.x += m * q.columns;
+  row.x += m * q.x_stride;
   row.rows = 1;
   row.codes += m * q.stride;
   row.row_scales += m;
@@ -146,7 +146,7 @@ void Rows(const QuantizeArguments& q) {
   for (int64_t m = 0; m < q.rows; ++m) {
     const bool is_static = q.static_scale != 0.0f;
     const float scale =
-        is_static ? q.static_scale : AbsMax<kStepped>(q, q.x + m * q.columns) / high;
+        is_static ? q.static_scale : AbsMax<kStepped>(q, q.x + m * q.x_stride) / high;
     if (scale < 0x1p-64f || !(scale <= 0x1p64f)) {
       DividedRow(q, m);
       continue;

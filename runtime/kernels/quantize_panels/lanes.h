@@ -53,7 +53,7 @@ struct UnitLanes {
   UnitLanes(const QuantizePanelsArguments& q, int64_t first) {
     for (int i = 0; i < kUnitDepth; ++i) {
       const int64_t k = first + i < q.rows ? first + i : q.rows - 1;
-      rows[i] = q.x + k * q.columns;
+      rows[i] = q.x + k * q.x_stride;
       const float scale = first + i < q.rows ? Row::Scale(rows[i], q.columns) : 0.0f;
       if (first + i < q.rows) q.scales[k] = scale;
       divisors[i] = scale > 0.0f ? scale : __builtin_inff();
@@ -105,7 +105,7 @@ inline void QuantizeTransposed(const QuantizePanelsArguments& q) {
     }
   }
   for (int64_t k = 0; k < q.rows; ++k) {
-    const float* x = q.x + k * q.columns;
+    const float* x = q.x + k * q.x_stride;
     const float scale = q.scales[k] = Row::Scale(x, q.columns);
     const float divisor = scale > 0.0f ? scale : __builtin_inff();
     int8_t* out = q.panels + k / kPanelColumns * panel_bytes + k % kPanelColumns * kUnitDepth;

@@ -18,7 +18,8 @@
 namespace edgefold {
 
 struct QuantizePanelsArguments {
-  const float* x;  // [rows][columns]
+  const float* x;  // [rows][x_stride]
+  int64_t x_stride;
   int64_t rows;
   int64_t columns;
   bool transposed;

@@ -15,7 +15,8 @@ std::vector<Tally> TestQuantizePanels() {
       for (int kind = 0; kind < 4; ++kind) {
         const bool odd = kind % 2 == 1;
         const bool transposed = kind / 2 == 1;
-        std::vector<float> x(rows * columns);
+        const int64_t x_stride = columns + random.Range(0, 2) * 5;
+        std::vector<float> x(rows * x_stride);
         for (float& value : x) {
           value = random.Uniform() * (random.Next() % 4 == 0 ? 1e-31f : 5.0f);
           const bool nan = odd && random.Next() % 8 == 0;
@@ -24,7 +25,8 @@ std::vector<Tally> TestQuantizePanels() {
         const int64_t wide = transposed ? rows : columns;
         const int64_t deep = transposed ? columns : rows;
         const int64_t bytes = (wide + 15) / 16 * ((deep + 3) / 4) * kUnitCodes;
-        QuantizePanelsArguments q = {x.data(), rows, columns, transposed, nullptr, nullptr};
+        QuantizePanelsArguments q = {x.data(),   x_stride, rows,   columns,
+                                     transposed, nullptr,  nullptr};
         Guarded<int8_t> panels(bytes);
         Guarded<float> scales(rows);
         q.panels = panels.data();

@@ -133,12 +133,55 @@ void DefinedAttention(const AttentionInputs& in, float* y) {
   }
 }
 
+// Rows of heads where `at` puts them.
+std::vector<float> Joined(const float* split, const HeadRows& at, int64_t heads) {
+  std::vector<float> joined(heads * at.rows * at.columns);
+  for (int64_t head = 0; head < heads; ++head) {
+    float* row = joined.data() + at.Offset(head);
+    for (int64_t m = 0; m < at.rows; ++m, row += at.Stride()) {
+      for (int64_t c = 0; c < at.columns; ++c) row[c] = *split++;
+    }
+  }
+  return joined;
+}
+
+// All of it with the heads of `samples` side by side: nothing but the places changes.
+void JoinedCase(const AttentionCase& c, int64_t samples, const float* split, Tally& tally) {
+  const AttentionShape& shape = c.inputs.shape;
+  const int64_t q_heads = shape.QueryHeads() / samples;
+  const int64_t kv_heads = shape.heads / samples;
+  const HeadRows k_at = {shape.keys, shape.depth, kv_heads};
+  const HeadRows v_at = {shape.keys, shape.values, kv_heads};
+  const HeadRows y_at = {shape.rows, shape.values, q_heads};
+  const auto q = Joined(c.q.data(), {shape.rows, shape.depth, q_heads}, shape.QueryHeads());
+  const auto k = Joined(c.k.data(), k_at, shape.heads);
+  const auto v = Joined(c.v.data(), v_at, shape.heads);
+  const auto y = Joined(split, y_at, shape.QueryHeads());
+  Guarded<float> got(static_cast<int64_t>(y.size()));
+  AttentionInputs inputs = c.inputs;
+  inputs.q = q.data();
+  inputs.side_by_side = q_heads;
+  inputs.kv.k = k.data();
+  inputs.kv.v = v.data();
+  inputs.kv.side_by_side = kv_heads;
+  inputs.y = got.data();
+  char where[80];
+  std::snprintf(where, sizeof where, "%d samples, %d heads side by side, %d rows",
+                static_cast<int>(samples), static_cast<int>(q_heads), static_cast<int>(shape.rows));
+  tally.Check(Attention().Run(inputs, Backwards()) && std::equal(y.begin(), y.end(), got.data()) &&
+                  got.Intact(),
+              where);
+}
+
 // From floats, and from a cache that holds their codes: both give what the definition gives.
 void Case(Random& random, const AttentionShape& shape, bool causal, Mask mask, Tally& tally) {
   AttentionCase c(random, shape, causal, mask);
   const int64_t size = shape.QueryHeads() * shape.rows * shape.values;
   Guarded<float> expected(size);
   DefinedAttention(c.inputs, expected.data());
+  for (int64_t samples = 1; samples <= shape.heads; ++samples) {
+    if (shape.heads % samples == 0) JoinedCase(c, samples, expected.data(), tally);
+  }
   const Cache keys(c.k.data(), shape.heads * shape.keys, shape.depth);
   const Cache values(c.v.data(), shape.heads * shape.keys, shape.values);
   const KeysAndValues codes = {nullptr,

@@ -17,6 +17,7 @@ class Divider {
     high_ = _mm512_set1_ps(1.0f / scale);
     low_ = _mm512_div_ps(_mm512_fnmadd_ps(high_, divisor, _mm512_set1_ps(1.0f)), divisor);
   }
+  Divider(float high, float low) : high_(_mm512_set1_ps(high)), low_(_mm512_set1_ps(low)) {}
 
   // What does not fit 32 bits, and a NaN, becomes the least integer.
   inline __attribute__((always_inline)) __m512i Round(__m512 value) const {
@@ -25,6 +26,22 @@ class Divider {
 
  private:
   __m512 high_, low_;
+};
+
+// Those of sixteen scales, whose divisions are done at once.
+class SixteenDividers {
+ public:
+  explicit SixteenDividers(__m512 scales) {
+    const __m512 one = _mm512_set1_ps(1.0f);
+    const __m512 high = _mm512_div_ps(one, scales);
+    _mm512_storeu_ps(high_, high);
+    _mm512_storeu_ps(low_, _mm512_div_ps(_mm512_fnmadd_ps(high, scales, one), scales));
+  }
+
+  Divider operator[](int i) const { return Divider(high_[i], low_[i]); }
+
+ private:
+  float high_[16], low_[16];
 };
 
 }  // namespace

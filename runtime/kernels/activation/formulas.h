@@ -61,8 +61,12 @@ struct Formulas {
     return value;
   }
 
-  // exp(x) for x <= 0; 0 below -86, where 2^n leaves the normal numbers.
-  static Floats Exp(Floats x) {
+  // exp(x) for x <= 0; 0 below kLeastExponent, where 2^n leaves the normal numbers.
+  static constexpr float kLeastExponent = -86.0f;
+  static Floats Exp(Floats x) { return x < All(kLeastExponent) ? Floats{} : NormalExp(x); }
+  // The same, and 0 of a NaN.
+  static Floats ExpOrZero(Floats x) { return x >= All(kLeastExponent) ? NormalExp(x) : Floats{}; }
+  static Floats NormalExp(Floats x) {
     constexpr float kLog2E = 0x1.715476p+0f;
     constexpr float kLn2High = 0x1.62e4p-1f;  // few enough bits that its multiples are exact
     constexpr float kLn2Low = 0x1.7f7d1cp-20f;
@@ -74,7 +78,7 @@ struct Formulas {
     const Floats r = x - n * kLn2High - n * kLn2Low;
     const Floats fraction = Polynomial(r, kTail) * (r * r) + r + 1.0f;
     const Floats power = (Floats)((Ints)shifted << 23);
-    return x < All(-86.0f) ? Floats{} : fraction * power;
+    return fraction * power;
   }
 
   static Floats Sigmoid(Floats x) {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <cmath>
 #include <limits>
 
 #include "kernels/quantize_panels/quantize_panels.h"
@@ -10,7 +11,7 @@ std::vector<Tally> TestQuantizePanels() {
   const KernelTable<QuantizePanelsKernel> kernels = QuantizePanelsKernels();
   std::vector<Tally> tallies = Tallies(kernels);
   Random random(29);
-  for (int64_t rows : {0, 1, 3, 4, 5, 33}) {
+  for (int64_t rows : {0, 1, 3, 4, 5, 33, 64}) {
     for (int64_t columns : {1, 3, 8, 15, 16, 17, 40}) {
       for (int kind = 0; kind < 4; ++kind) {
         const bool odd = kind % 2 == 1;
@@ -19,8 +20,9 @@ std::vector<Tally> TestQuantizePanels() {
         std::vector<float> x(rows * x_stride);
         for (float& value : x) {
           value = random.Uniform() * (random.Next() % 4 == 0 ? 1e-31f : 5.0f);
-          const bool nan = odd && random.Next() % 8 == 0;
-          if (nan) value = std::numeric_limits<float>::quiet_NaN();
+          if (!odd || random.Next() % 8 != 0) continue;
+          const bool nan = random.Next() % 2 == 0;
+          value = nan ? std::numeric_limits<float>::quiet_NaN() : std::ldexp(value, 200);
         }
         const int64_t wide = transposed ? rows : columns;
         const int64_t deep = transposed ? columns : rows;

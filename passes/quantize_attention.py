@@ -32,7 +32,9 @@ class QuantizeAttention(Pass, frozen=True, kw_only=True):
     CachedAttention reads them: a step quantizes the rows of its new positions only. This changes the model's
     interface: past and present are int8 under their names, and each has its scales, float32 with 1 as the last size,
     in a further input or output, the same name with ``_scales`` behind. A caller starts with empty tensors of these
-    types and gives every present as the next past. The model's metadata list the names under ``edgefold.caches``.
+    types and gives every present as the next past. The model's metadata list the names under ``edgefold.caches``. With
+    ``cache: leave`` attention over such a cache is left alone: a step that quantizes a whole past of floats anew gains
+    nothing.
 
     When it fires: on a Softmax over the last axis between two matrix products of four axes, as exporters write
     attention with its heads split: with or without constant factors on queries, keys or scores, masks that are added or
@@ -54,7 +56,7 @@ class QuantizeAttention(Pass, frozen=True, kw_only=True):
     m)``.
     """
 
-    cache: Literal["float", "int8"] = "float"
+    cache: Literal["float", "int8", "leave"] = "float"
 
     effect: ClassVar[Effect] = Effect.LOSSY
 
@@ -88,8 +90,11 @@ class QuantizeAttention(Pass, frozen=True, kw_only=True):
                 new: list[ir.Node] = []
                 if isinstance(caches, str) or self.cache == "float":
                     by = _of_floats(found, shapes, new)
-                else:
+                elif self.cache == "int8":
                     by = _of_codes(model, found, caches)
+                else:
+                    skips.append(Skip(node_label(softmax), SkipReason.NOTHING_TO_GAIN, "its cache is of floats"))
+                    continue
                 edits.append(_replace(model, store, softmax, found, by, new))
         add_functions(model)
         stats: dict[str, int | float | str] = {"attentions": len(edits), "caches": len(pasts), **self._finding(pasts)}
@@ -102,10 +107,10 @@ class QuantizeAttention(Pass, frozen=True, kw_only=True):
         named = ", ".join(pasts[:_NAMED]) + (" and so on" if len(pasts) > _NAMED else "")
         if self.cache == "int8":
             text = f"The key/value cache ({named}) and its present are int8 now, with scales in inputs and outputs of "
-            text += "the same names with `_scales` behind."
-        else:
-            text = f"The key/value cache ({named}) stays float and is quantized anew at each step; "
-            text += "`--set quantize-attention.cache=int8` keeps codes in it, which changes these inputs and outputs."
+            return {"finding": text + "the same names with `_scales` behind."}
+        state = "and is quantized anew at each step" if self.cache == "float" else "and so does attention over it"
+        text = f"The key/value cache ({named}) stays float {state}; "
+        text += "`--set quantize-attention.cache=int8` keeps codes in it, which changes these inputs and outputs."
         return {"finding": text}
 
 

@@ -19,6 +19,13 @@ class Divider {
   }
   Divider(float high, float low) : high_(_mm512_set1_ps(high)), low_(_mm512_set1_ps(low)) {}
 
+  // Which of some scales it is true of.
+  static __mmask16 InRange(__m512 scales, __mmask16 some) {
+    const __mmask16 large =
+        _mm512_mask_cmp_ps_mask(some, scales, _mm512_set1_ps(0x1p-64f), _CMP_GE_OQ);
+    return _mm512_mask_cmp_ps_mask(large, scales, _mm512_set1_ps(0x1p64f), _CMP_LE_OQ);
+  }
+
   // What does not fit 32 bits, and a NaN, becomes the least integer.
   inline __attribute__((always_inline)) __m512i Round(__m512 value) const {
     return _mm512_cvtps_epi32(_mm512_fmadd_ps(value, high_, _mm512_mul_ps(value, low_)));

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ShiftAttention against ONNX Runtime's attention in float32: one layer, interleaved calls.
+"""Attention on integers against ONNX Runtime's in float32: one layer, interleaved calls.
 
     python runtime/bench/bench_attention.py [--json FILE] [--seconds 2] [--threads 1]
 
 ``float32`` is MatMul, Mul, Softmax and MatMul on heads already split, as ShiftAttention reads them; ``int8 dynamic``
 what quantize_dynamic makes of that where it may quantize products of activations. ONNX Runtime's own
-``MultiHeadAttention`` also splits and joins the heads. Ratios are of least times; above 1 is faster. ``peak`` is the
-share of the time that the two products alone would take at the rate of the processor's 8-bit multiplication.
+``MultiHeadAttention`` also splits and joins the heads, as ShiftMultiHeadAttention does. Ratios are of least times;
+above 1 is faster. ``peak`` is the share of the time that the two products alone would take at the rate of the
+processor's 8-bit multiplication.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ SHAPES = [
     (12, 1, 512, 64),
     (12, 1, 2048, 64),
 ]
+NO_MASK = np.zeros((1, 1, 1, 1), np.float32)
 Inputs = dict[str, np.ndarray]
 
 
@@ -71,7 +73,11 @@ def contenders(heads: int, rows: int, keys: int, depth: int, threads: int) -> di
     swapped = split | {"k": np.ascontiguousarray(split["k"].swapaxes(2, 3))}
     joined = {name: x[0].swapaxes(0, 1).reshape(1, -1, heads * depth) for name, x in split.items()}
     names = ["q", "k", "v", "m"]
-    integer = helper.make_node("ShiftAttention", names, ["y"], domain="ai.edgefold", scale=scale, causal=0)
+    form = {"domain": "ai.edgefold", "scale": scale, "causal": 0}
+    integer = helper.make_node("ShiftAttention", names, ["y"], **form)
+    side_by_side = helper.make_node(
+        "ShiftMultiHeadAttention", names, ["y"], num_heads=heads, kv_num_heads=heads, **form
+    )
     written_out = [
         helper.make_node("MatMul", ["q", "k"], ["p"]),
         helper.make_node("Mul", ["p", "c"], ["d"]),
@@ -83,7 +89,8 @@ def contenders(heads: int, rows: int, keys: int, depth: int, threads: int) -> di
         "float32": (session(written_out, swapped, threads, c=np.array(scale, np.float32)), swapped),
         "int8 dynamic": (dynamic_session(written_out, swapped, threads, c=np.array(scale, np.float32)), swapped),
         "MultiHeadAttention": (session([own], joined, threads), joined),
-        "ShiftAttention": (session([integer], split, threads, m=np.zeros((1, 1, 1, 1), np.float32)), split),
+        "ShiftAttention": (session([integer], split, threads, m=NO_MASK), split),
+        "ShiftMultiHeadAttention": (session([side_by_side], joined, threads, m=NO_MASK), joined),
     }
     return {name: (lambda one=one, feeds=feeds: one.run(None, feeds)) for name, (one, feeds) in made.items()}
 
@@ -98,7 +105,7 @@ def main() -> None:
     setting = {"isa": isa, "threads": options.threads, "onnxruntime": ort.__version__, "machine": platform.machine()}
     print(f"instruction set {isa}, {options.threads} thread(s), ONNX Runtime {ort.__version__}")
     print(
-        f"{'heads x rows x keys x depth':>28} {'':<20} {'min us':>9} {'median us':>10} {'vs float32':>11} "
+        f"{'heads x rows x keys x depth':>28} {'':<24} {'min us':>9} {'median us':>10} {'vs float32':>11} "
         f"{'vs MHA':>7} {'peak':>5}"
     )
     results = []
@@ -112,7 +119,7 @@ def main() -> None:
             row |= {"vs_float32": least["float32"] / least[name], "vs_mha": least["MultiHeadAttention"] / least[name]}
             results.append(row)
             print(
-                f"{'x'.join(map(str, shape)):>28} {name:<20} {least[name]:>9.1f} {row['median_us']:>10.1f} "
+                f"{'x'.join(map(str, shape)):>28} {name:<24} {least[name]:>9.1f} {row['median_us']:>10.1f} "
                 f"{row['vs_float32']:>10.2f}x {row['vs_mha']:>6.2f}x {row['of_peak']:>5.0%}"
             )
     if options.json:

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/key_value_operands.h"
 
+#include <algorithm>
 #include <initializer_list>
 
 #include "ops/code_panels.h"
@@ -10,6 +11,7 @@ namespace {
 
 // Up to so many queries of a head read rows: more repay the making of panels.
 constexpr int64_t kFewQueries = 8;
+constexpr int64_t kRowsAtOnce = 64;  // that are quantized
 
 int64_t PanelBytes(int64_t columns, int64_t depth) {
   return CeilDiv(columns, kPanelColumns) * CeilDiv(depth, kUnitDepth) * kUnitCodes;
@@ -73,15 +75,16 @@ void KeyValueOperands::Make(const Operand& operand, int64_t head) const {
         {floats, stride, shape_.keys, operand.columns, operand.transposed, made, scales});
   }
   QuantizeArguments q = {};
-  q.x = floats;
-  q.rows = 1;
+  q.x_stride = stride;
   q.columns = operand.columns;
   q.low = -127;
   q.high = 127;
   q.stride = RoundUp(operand.columns, kGroupDepth);
-  int32_t sum;
-  q.sums = &sum;
-  for (int64_t n = 0; n < shape_.keys; ++n, q.x += stride) {
+  int32_t sums[kRowsAtOnce];  // which nothing reads
+  q.sums = sums;
+  for (int64_t n = 0; n < shape_.keys; n += kRowsAtOnce) {
+    q.x = floats + n * stride;
+    q.rows = std::min(kRowsAtOnce, shape_.keys - n);
     q.codes = reinterpret_cast<uint8_t*>(made + n * q.stride);
     q.row_scales = scales + n;
     kernels_.quantize(q);

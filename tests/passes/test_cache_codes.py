@@ -46,6 +46,16 @@ def text() -> tuple[np.ndarray, np.ndarray]:
     return x, mask
 
 
+def test_attention_over_a_cache_can_be_left_alone() -> None:
+    model = cached_decoder.decoder("boolean: scores where seen")
+    before = graphs.nodes(model)
+    notes = rewritten(model, "leave")
+    assert graphs.nodes(model) == before
+    assert [str(skip.reason) for skip in notes.skips] == ["nothing to gain"]
+    assert "stays float and so does attention over it" in str(notes.stats["finding"])
+    assert not notes.caches
+
+
 @pytest.mark.parametrize("library", [True, False], ids=["kernels", "stock"])
 @pytest.mark.parametrize("form", FORMS)
 def test_forty_steps_give_the_bits_of_a_float_cache(form: str, library: bool) -> None:

@@ -58,6 +58,13 @@ def test_forms_of_exporters(form: str) -> None:
     assert np.abs(after - before).max() < 0.08 * np.abs(before).max()
 
 
+def test_without_a_cache_nothing_is_left_alone() -> None:
+    model = attention(FORMS["not masked"])
+    left = QuantizeAttention(cache="leave").rewrite(model, Context(probe=lambda one: probe(one, feeds=feeds())))
+    assert len(left.edits) == 1
+    assert not left.skips
+
+
 def test_a_swap_that_only_the_product_needed_goes() -> None:
     model = attention(FORMS["not masked"])
     quantize(model)

@@ -7,7 +7,8 @@
 namespace edgefold {
 namespace {
 
-constexpr int kBlock = 64;  // channels whose codes fill a register
+constexpr int kBlock = 64;     // channels whose codes fill a register
+constexpr int kTogether = 16;  // rows
 
 // Sixteen of the floats at x, zeros where fewer are left.
 template <bool kAll>
@@ -46,9 +47,9 @@ float AbsMax(const QuantizeArguments& q, const float* x) {
 template <bool kStepped, bool kSigned>
 class Quantizer {
  public:
-  Quantizer(const QuantizeArguments& q, float scale)
+  Quantizer(const QuantizeArguments& q, float scale, const Divider& divider)
       : q_(q),
-        divider_(scale),
+        divider_(divider),
         high_(_mm512_set1_ps(static_cast<float>(q.high) * scale)),
         low_(_mm512_set1_epi32(q.low)),
         low_bytes_(_mm512_set1_epi8(static_cast<char>(q.low))) {}
@@ -97,8 +98,8 @@ void PairSums(const int8_t* codes, int64_t stride, int16_t* pair_sums) {
 }
 
 template <bool kStepped, bool kSigned>
-void Row(const QuantizeArguments& q, int64_t m, float scale) {
-  const Quantizer<kStepped, kSigned> quantizer(q, scale);
+void Row(const QuantizeArguments& q, int64_t m, float scale, const Divider& divider) {
+  const Quantizer<kStepped, kSigned> quantizer(q, scale, divider);
   const float* x = q.x + m * q.x_stride;
   uint8_t* out = q.codes + m * q.stride;
   const __m512i ones = _mm512_set1_epi8(1);
@@ -128,31 +129,41 @@ void Row(const QuantizeArguments& q, int64_t m, float scale) {
   PairSums(reinterpret_cast<const int8_t*>(out), q.stride, q.pair_sums + m * (q.stride / 8));
 }
 
-// A row whose scale is out of Divider's range, or that has none.
-void DividedRow(const QuantizeArguments& q, int64_t m) {
-  QuantizeArguments row = q;
-  row.x += m * q.x_stride;
-  row.rows = 1;
-  row.codes += m * q.stride;
-  row.row_scales += m;
-  row.sums += m;
-  if (row.pair_sums != nullptr) row.pair_sums += m * (q.stride / 8);
-  quantize_x86_avx2(row);
+// Rows some of whose scales are out of Divider's range, or that have none.
+void DividedRows(QuantizeArguments q, int64_t first, int64_t rows) {
+  q.x += first * q.x_stride;
+  q.rows = rows;
+  q.codes += first * q.stride;
+  q.row_scales += first;
+  q.sums += first;
+  if (q.pair_sums != nullptr) q.pair_sums += first * (q.stride / 8);
+  quantize_x86_avx2(q);
 }
 
+template <bool kStepped>
+__m512 Scales(const QuantizeArguments& q, int64_t first, int rows) {
+  if (q.static_scale != 0.0f) return _mm512_set1_ps(q.static_scale);
+  float most[kTogether] = {};
+  for (int i = 0; i < rows; ++i) most[i] = AbsMax<kStepped>(q, q.x + (first + i) * q.x_stride);
+  return _mm512_div_ps(_mm512_loadu_ps(most), _mm512_set1_ps(static_cast<float>(q.high)));
+}
+
+// Sixteen at a time, whose divisions are done at once.
 template <bool kStepped, bool kSigned>
 void Rows(const QuantizeArguments& q) {
-  const float high = static_cast<float>(q.high);
-  for (int64_t m = 0; m < q.rows; ++m) {
-    const bool is_static = q.static_scale != 0.0f;
-    const float scale =
-        is_static ? q.static_scale : AbsMax<kStepped>(q, q.x + m * q.x_stride) / high;
-    if (scale < 0x1p-64f || !(scale <= 0x1p64f)) {
-      DividedRow(q, m);
+  for (int64_t first = 0; first < q.rows; first += kTogether) {
+    const int rows = static_cast<int>(q.rows - first < kTogether ? q.rows - first : kTogether);
+    const __m512 scales = Scales<kStepped>(q, first, rows);
+    const __mmask16 all = static_cast<__mmask16>((1u << rows) - 1);
+    if (Divider::InRange(scales, all) != all) {
+      DividedRows(q, first, rows);
       continue;
     }
-    q.row_scales[m] = scale;
-    Row<kStepped, kSigned>(q, m, scale);
+    _mm512_mask_storeu_ps(q.row_scales + first, all, scales);
+    float some[kTogether];
+    _mm512_storeu_ps(some, scales);
+    const SixteenDividers dividers(scales);
+    for (int i = 0; i < rows; ++i) Row<kStepped, kSigned>(q, first + i, some[i], dividers[i]);
   }
 }
 

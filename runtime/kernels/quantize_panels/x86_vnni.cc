@@ -116,10 +116,8 @@ void quantize_panels_x86_vnni(const QuantizePanelsArguments& q) {
   for (int64_t first = 0; first < q.rows; first += kLanes) {
     const __m512 scales = Scales(q, first);
     const __mmask16 rows = First(q.rows - first);
-    const __mmask16 in_range =
-        _mm512_mask_cmp_ps_mask(rows, scales, _mm512_set1_ps(0x1p-64f), _CMP_GE_OQ) &
-        _mm512_cmp_ps_mask(scales, _mm512_set1_ps(0x1p64f), _CMP_LE_OQ);
-    in_range == rows ? Write(q, first, ByProduct(scales)) : Write(q, first, ByDivision(scales));
+    Divider::InRange(scales, rows) == rows ? Write(q, first, ByProduct(scales))
+                                           : Write(q, first, ByDivision(scales));
   }
 }
 

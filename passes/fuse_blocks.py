@@ -10,13 +10,14 @@ from typing import ClassVar, Literal
 import onnx_ir as ir
 
 from edgefold.passes.base import Context, Effect, Notes, Pass
+from edgefold.passes.fusion.byte_lookups import look_bytes_up
 from edgefold.passes.fusion.channel_last import turn_channel_last
 from edgefold.passes.fusion.conv_region import fuse_conv_regions
 from edgefold.passes.fusion.cost import TYPICAL, Device
 from edgefold.passes.fusion.feed_forward import fuse_feed_forward
 from edgefold.passes.fusion.inverted_residual import fuse_inverted_residuals
 
-Kind = Literal["feed-forward", "conv-region", "inverted-residual", "channel-last"]
+Kind = Literal["feed-forward", "conv-region", "inverted-residual", "channel-last", "lookup"]
 Fuse = Callable[[ir.Model, Context, Device], Notes]
 
 
@@ -42,6 +43,9 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
     `channel-last`: float images between quantized convolutions and layers that work on pixels, as in ConvNeXt, lie
     [batch, height, width, channels], so that the transpositions between the two are gone and `feed-forward` can take
     the addition behind one in.
+
+    `lookup`: where a model is given the bytes of images, channel-last, and scales them itself, CodeLookup takes them to
+    the codes of the first convolution by a table.
 
     When it fires: on nodes that ``quantize`` made; so it comes after it, and after everything that trains or refits.
     Activations are recognized by what they compute, whatever nodes an exporter wrote them with. Whether a feed-forward
@@ -102,6 +106,7 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
             "conv-region": functools.partial(fuse_conv_regions, residuals=self.residuals),
             "inverted-residual": fuse_inverted_residuals,
             "channel-last": turn_channel_last,
+            "lookup": look_bytes_up,
             "feed-forward": fuse_feed_forward,
         }
 

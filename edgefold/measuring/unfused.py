@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 _ATTENTION = ("ShiftAttention", "ShiftMultiHeadAttention", "CachedAttention", "AttendCodes", "SplitHeads")
-_CODES = ("QuantizeRows", "RowCodes", "RowScales", "CodeMean", "CodeGate")
+_CODES = ("QuantizeRows", "RowCodes", "RowScales", "CodeMean", "CodeGate", "CodeLookup")
 _WITHOUT_WEIGHTS = (*_ATTENTION, *_CODES)
 
 

@@ -23,6 +23,7 @@ from edgefold.ops.attention import (
     SplitHeads,
 )
 from edgefold.ops.channel_gate import CodeGate, CodeMean
+from edgefold.ops.code_lookup import CodeLookup
 from edgefold.ops.conv_block import FusedConvBlock
 from edgefold.ops.feed_forward import FusedFeedForward
 from edgefold.ops.functions import ShiftConv, ShiftGather, ShiftMatMul
@@ -48,6 +49,7 @@ OPERATORS: tuple[OnnxFunction, ...] = (
     FusedInvertedResidual,
     CodeMean,
     CodeGate,
+    CodeLookup,
 )
 _CALLED = (
     SplitHeads,

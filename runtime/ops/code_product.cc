@@ -48,7 +48,8 @@ CodeProduct::CodeProduct(const PackedMatrix& matrix, bool is_unsigned, int64_t l
     KeepLines();
     return;
   }
-  weight_bytes_ = matrix.Panels() * matrix.Units() * kUnitCodes;
+  panel_bytes_ = matrix.Units() * kUnitCodes;
+  weight_bytes_ = matrix.Panels() * panel_bytes_;
   if (gemm_windows_ != nullptr) SumColumns();
   if (weight_bytes_ > kKeptBytes) return;
   panels_.resize(weight_bytes_);
@@ -60,8 +61,8 @@ CodeProduct::CodeProduct(const PackedMatrix& matrix, bool is_unsigned, int64_t l
 void CodeProduct::KeepLines() {
   const int64_t line = matrix_.k / lines_;
   const int64_t line_units = CeilDiv(line, kUnitDepth);
-  const int64_t bytes = lines_ * line_units * kUnitCodes;
-  panels_.resize(matrix_.Panels() * bytes);
+  panel_bytes_ = lines_ * line_units * kUnitCodes;
+  panels_.resize(matrix_.Panels() * panel_bytes_);
   totals_.resize(matrix_.Panels() * kPanelColumns);
   std::vector<int8_t> units(matrix_.Units() * kUnitCodes);
   for (int64_t p = 0; p < matrix_.Panels(); ++p) {
@@ -69,7 +70,7 @@ void CodeProduct::KeepLines() {
     const int64_t columns = std::min<int64_t>(kPanelColumns, matrix_.n - p * kPanelColumns);
     for (int64_t k = 0; k < matrix_.k; ++k) {
       const int64_t unit = k / line * line_units + k % line / kUnitDepth;
-      int8_t* to = panels_.data() + p * bytes + unit * kUnitCodes + k % line % kUnitDepth;
+      int8_t* to = panels_.data() + p * panel_bytes_ + unit * kUnitCodes + k % line % kUnitDepth;
       const int8_t* from = units.data() + k / kUnitDepth * kUnitCodes + k % kUnitDepth;
       for (int64_t c = 0; c < columns; ++c) {
         to[c * kUnitDepth] = from[c * kUnitDepth];
@@ -93,23 +94,32 @@ void CodeProduct::SumColumns() {
 
 void CodeProduct::DecodeWeights(uint8_t* weights, const Parallel& parallel) const {
   if (weight_bytes_ == 0) return;
-  const int64_t share = std::max<int64_t>(1, kDecodedAtOnce / (matrix_.Units() * kUnitCodes));
+  const int64_t share = std::max<int64_t>(1, kDecodedAtOnce / panel_bytes_);
   parallel.For(static_cast<size_t>(CeilDiv(matrix_.Panels(), share)), [&](size_t task) {
     const int64_t first = static_cast<int64_t>(task) * share;
     const int64_t panels = std::min(share, matrix_.Panels() - first);
-    DecodePanels(first, panels, reinterpret_cast<int8_t*>(weights));
+    DecodePanels(first, panels, reinterpret_cast<int8_t*>(weights) + first * panel_bytes_);
   });
 }
 
-// To their places among all panels.
 void CodeProduct::DecodePanels(int64_t first, int64_t panels, int8_t* weights) const {
-  for (int64_t p = first; p < first + panels; ++p) {
-    unpack_(matrix_, p, 0, matrix_.Units(), weights + p * matrix_.Units() * kUnitCodes);
+  for (int64_t p = 0; p < panels; ++p) {
+    unpack_(matrix_, first + p, 0, matrix_.Units(), weights + p * panel_bytes_);
   }
 }
 
-int64_t CodeProduct::ScratchBytes(int64_t rows) const {
+const int8_t* CodeProduct::ChunkWeights(const Operands& o, int64_t first_panel,
+                                        int64_t panels) const {
+  if (weight_bytes_ > 0 && o.weights == nullptr) {
+    DecodePanels(first_panel, panels, o.chunk);
+    return o.chunk;
+  }
+  return o.weights + first_panel * panel_bytes_;
+}
+
+int64_t CodeProduct::ScratchBytes(int64_t rows, bool decodes) const {
   int64_t bytes = Align(rows * kChunkColumns * 4);
+  if (decodes && weight_bytes_ > 0) bytes += kChunkPanels * panel_bytes_;
   if (gemm_shift_ != nullptr) {
     const ArrangedRows arranged = GemmShiftRows(matrix_, rows, is_unsigned_);
     bytes += Align(GemmShiftScratch(arranged)) + Align(arranged.Bytes());
@@ -148,15 +158,15 @@ CodeProduct::Operands CodeProduct::Prepare(const uint8_t* codes, int64_t rows,
   return o;
 }
 
-void CodeProduct::Chunk(const Operands& o, int64_t first_panel, int64_t panels) const {
+void CodeProduct::Chunk(const Operands& o, const int8_t* weights, int64_t first_panel,
+                        int64_t panels) const {
   if (gemm_shift_ != nullptr) {
     gemm_shift_(matrix_, first_panel, panels, o.arranged, o.shift_scratch, o.sums, kChunkColumns);
   } else if (gemm_windows_ != nullptr) {
-    WindowsChunk(o, first_panel, panels);
+    WindowsChunk(o, weights, first_panel, panels);
   } else if (gemm_wide_ != nullptr) {
     WideChunk(o, first_panel, panels);
   } else {
-    const int8_t* weights = o.weights + first_panel * matrix_.Units() * kUnitCodes;
     gemm_(o.a, weights, panels, matrix_.Units(), o.sums, kChunkColumns);
   }
 }
@@ -175,10 +185,10 @@ void CodeProduct::WideChunk(const Operands& o, int64_t first_panel, int64_t pane
   }
 }
 
-void CodeProduct::WindowsChunk(const Operands& o, int64_t first_panel, int64_t panels) const {
+void CodeProduct::WindowsChunk(const Operands& o, const int8_t* weights, int64_t first_panel,
+                               int64_t panels) const {
   const CodeWindows& w = o.windows;
   const int64_t units = CeilDiv(w.line_codes, kUnitDepth);
-  const int8_t* weights = o.weights + first_panel * w.lines * units * kUnitCodes;
   const int32_t* totals = totals_.data() + first_panel * kPanelColumns;
   const int64_t columns = std::min(panels * kPanelColumns, matrix_.n - first_panel * kPanelColumns);
   for (int64_t row = 0; row < w.height; ++row) {

@@ -57,19 +57,22 @@ class CodeProduct {
   int64_t WeightBytes() const { return weight_bytes_; }
   // Fills WeightBytes() bytes, 64-byte aligned.
   void DecodeWeights(uint8_t* weights, const Parallel& parallel) const;
-  // Bytes of scratch, 64-byte aligned, for so many rows; a multiple of 64.
-  int64_t ScratchBytes(int64_t rows) const;
+  // Bytes of scratch, 64-byte aligned, for so many rows; a multiple of 64. `decodes`: Run is given
+  // no weights and decodes a chunk at a time, as suits weights that meet all their rows in one
+  // call.
+  int64_t ScratchBytes(int64_t rows, bool decodes) const;
   // The same for windows.
   static int64_t WindowScratchBytes(int64_t windows) { return windows * kChunkColumns * 4; }
 
   // Calls finish(column, columns, sums) for one chunk of the panels after the other; columns end
   // with N, and row r of the sums begins at sums[r * kChunkColumns]. `weights`: as DecodeWeights
-  // fills them.
+  // fills them, or null.
   template <typename Finish>
   void Run(const uint8_t* weights, const uint8_t* codes, int64_t rows, int64_t first_panel,
            int64_t panels, uint8_t* scratch, const Finish& finish) const {
     Operands operands = Prepare(codes, rows, scratch);
     operands.weights = Weights(weights);
+    operands.chunk = reinterpret_cast<int8_t*>(scratch + ScratchBytes(rows, false));
     Chunks(operands, first_panel, panels, finish);
   }
 
@@ -94,7 +97,8 @@ class CodeProduct {
 
  private:
   struct Operands {
-    const int8_t* weights;  // decoded, of all panels
+    const int8_t* weights;  // decoded, of all panels; or null
+    int8_t* chunk;          // where those of a chunk are decoded, if so
     Activations a;
     ArrangedRows arranged;
     void* shift_scratch;
@@ -109,7 +113,7 @@ class CodeProduct {
       const int64_t count = panels - p < kChunkPanels ? panels - p : kChunkPanels;
       const int64_t column = (first_panel + p) * kPanelColumns;
       const int64_t left = matrix_.n - column;
-      Chunk(operands, first_panel + p, count);
+      Chunk(operands, ChunkWeights(operands, first_panel + p, count), first_panel + p, count);
       finish(column, left < count * kPanelColumns ? left : count * kPanelColumns, operands.sums);
     }
   }
@@ -118,9 +122,12 @@ class CodeProduct {
     return weight_bytes_ > 0 ? reinterpret_cast<const int8_t*>(given) : panels_.data();
   }
   Operands Prepare(const uint8_t* codes, int64_t rows, uint8_t* scratch) const;
-  void Chunk(const Operands& operands, int64_t first_panel, int64_t panels) const;
+  const int8_t* ChunkWeights(const Operands& operands, int64_t first_panel, int64_t panels) const;
+  void Chunk(const Operands& operands, const int8_t* weights, int64_t first_panel,
+             int64_t panels) const;
   void WideChunk(const Operands& operands, int64_t first_panel, int64_t panels) const;
-  void WindowsChunk(const Operands& operands, int64_t first_panel, int64_t panels) const;
+  void WindowsChunk(const Operands& operands, const int8_t* weights, int64_t first_panel,
+                    int64_t panels) const;
   void KeepLines();
   void SumColumns();
   void DecodePanels(int64_t first, int64_t panels, int8_t* weights) const;
@@ -128,7 +135,8 @@ class CodeProduct {
   PackedMatrix matrix_;
   bool is_unsigned_;
   int64_t lines_;
-  int64_t weight_bytes_ = 0;
+  int64_t panel_bytes_ = 0;   // of a decoded panel
+  int64_t weight_bytes_ = 0;  // of those that Run is given
   UnpackKernel* unpack_;
   GemmKernel* gemm_;
   ArrangeKernel* arrange_;

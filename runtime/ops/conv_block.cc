@@ -49,15 +49,17 @@ bool ConvBlock::Run(const ConvBlockInputs& inputs, const Parallel& parallel) con
   if (inputs.batch == 0) return true;
   const int64_t pixels = inputs.shape.InPixels();
   const int64_t codes = CeilDiv(image_.Bytes(pixels), 64) * 64;
-  const int64_t weights = product_ ? product_->WeightBytes() : 0;
+  const bool pointwise = stage_.attributes.Pointwise() && stage_.attributes.group == 1;
+  const int64_t out_pixels = inputs.shape.OutPixels();
+  const bool at_once = pointwise && inputs.batch == 1 && PointwiseRows(out_pixels) == out_pixels;
+  const int64_t weights = product_ && !at_once ? product_->WeightBytes() : 0;
   const Scratch memory = AllocateScratch(weights + codes + finish_.ConstantFloats() * 4);
   if (memory == nullptr) return false;
   uint8_t* x = memory.get() + weights;
   float* constants = reinterpret_cast<float*>(x + codes);
-  Call call = {inputs, {}, memory.get(), 0, nullptr};
-  if (product_) product_->DecodeWeights(memory.get(), parallel);
+  Call call = {inputs, {}, at_once ? nullptr : memory.get(), 0, nullptr};
+  if (weights > 0) product_->DecodeWeights(memory.get(), parallel);
   call.constants = finish_.Prepare(inputs.stage, inputs.x_scale, inputs.residual_scale, constants);
-  const bool pointwise = stage_.attributes.Pointwise() && stage_.attributes.group == 1;
   for (call.image = 0; call.image < inputs.batch; ++call.image) {
     call.x = image_.Codes(inputs.x, call.image, pixels, inputs.x_scale, x, parallel);
     if (!(pointwise ? RunPointwise(call, parallel) : RunBands(call, parallel))) return false;
@@ -87,10 +89,15 @@ StageFinish::Target ConvBlock::Target(const Call& call, int64_t pixel) const {
   return target;
 }
 
+// Of a task.
+int64_t ConvBlock::PointwiseRows(int64_t pixels) const {
+  const int64_t fitting = std::max<int64_t>(16, kBlockBytes / product_->RowBytes() / 16 * 16);
+  return std::min({pixels, fitting, kRowsOfBlock});
+}
+
 bool ConvBlock::RunPointwise(const Call& call, const Parallel& parallel) const {
   const int64_t pixels = call.inputs.shape.OutPixels();
-  const int64_t fitting = std::max<int64_t>(16, kBlockBytes / product_->RowBytes() / 16 * 16);
-  const int64_t block = std::min({pixels, fitting, kRowsOfBlock});
+  const int64_t block = PointwiseRows(pixels);
   const int64_t blocks = CeilDiv(pixels, block);
   const int64_t chunks = CeilDiv(stage_.matrix.Panels(), CodeProduct::kChunkPanels);
   const int64_t splits = std::min(chunks, CeilDiv(kTasksWanted, blocks));
@@ -113,7 +120,7 @@ bool ConvBlock::PointwiseBlock(const Call& call, int64_t first_pixel, int64_t pi
   const int64_t channels = stage_.attributes.in_channels;
   const int64_t row_bytes = product_->RowBytes();
   const int64_t copied = channels == row_bytes ? 0 : RoundUp(pixels * row_bytes, 64);
-  const int64_t product = product_->ScratchBytes(pixels);
+  const int64_t product = product_->ScratchBytes(pixels, call.weights == nullptr);
   const Scratch memory = AllocateScratch(product + copied + finish_.ScratchBytes(pixels));
   if (memory == nullptr) return false;
   uint8_t* copy = memory.get() + product;

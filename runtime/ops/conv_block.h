@@ -65,6 +65,7 @@ class ConvBlock {
   // Of a code of a band: wider where the product reads windows of such.
   int64_t CodeBytes() const { return reads_windows_ ? product_->WindowCodeBytes() : 1; }
   StageFinish::Target Target(const Call& call, int64_t pixel) const;
+  int64_t PointwiseRows(int64_t pixels) const;
   bool RunPointwise(const Call& call, const Parallel& parallel) const;
   bool PointwiseBlock(const Call& call, int64_t first_pixel, int64_t pixels, int64_t first_panel,
                       int64_t panels) const;

@@ -98,7 +98,7 @@ bool ConvBlock::BandProduct(const Call& call, const Band& band, const Panels& pa
   const int64_t fitting = std::max<int64_t>(16, kWindowBytes / row_bytes / 16 * 16);
   const int64_t block = std::min(band.Pixels(), fitting);
   const int64_t windows = CeilDiv(block * row_bytes + kCopySlack, 64) * 64;
-  const int64_t product = product_->ScratchBytes(block);
+  const int64_t product = product_->ScratchBytes(block, false);
   const Scratch memory =
       AllocateScratch(product + windows + a.Taps() * 8 + finish_.ScratchBytes(block));
   if (memory == nullptr) return false;

@@ -13,7 +13,7 @@ inline int64_t ConvBlock::BandSlack() const { return 64 + 2 * (spread_ ? spread_
 struct ConvBlock::Call {
   const ConvBlockInputs& inputs;
   StageFinish::Constants constants;
-  const uint8_t* weights;  // of product_
+  const uint8_t* weights;  // of product_; null where it meets all rows at once
   int64_t image;           // of the batch
   const uint8_t* x;        // its codes
 };

@@ -40,10 +40,12 @@ const ConvStage& FirstStage(const InvertedResidualStages& stages) {
 
 // Rows of the depthwise stage's padded input are counted from the first padding row on.
 struct InvertedResidual::Plan {
-  int64_t group_rows;  // output rows that are made together
-  int64_t ring_rows;   // padded input rows that they read
-  int64_t row_bytes;   // of a padded row
-  int64_t block;       // pixels that go through a stage at once
+  int64_t group_rows;    // output rows that are made together
+  int64_t ring_rows;     // padded input rows that they read
+  int64_t row_bytes;     // of a padded row
+  int64_t block;         // pixels that go through a stage at once
+  bool expands_at_once;  // all pixels of an image
+  bool projects_at_once;
   // Bytes of the workspace's parts.
   int64_t ring;
   int64_t rows;
@@ -99,10 +101,13 @@ InvertedResidual::Plan InvertedResidual::MakePlan(const ConvShape& s) const {
   plan.block = CeilDiv(CeilDiv(pixels, blocks), 4) * 4;  // products take four rows at a time
   plan.ring = Align(plan.ring_rows * plan.row_bytes + kRingSlack);
   plan.rows = project_.RowBytes();
-  plan.product = project_.ScratchBytes(plan.block);
+  const bool in_one_group = plan.group_rows == s.out[1];
+  plan.expands_at_once = in_one_group && s.InPixels() <= plan.block;
+  plan.projects_at_once = in_one_group && pixels <= plan.block;
+  plan.product = project_.ScratchBytes(plan.block, plan.projects_at_once);
   if (expand_) {
     plan.rows = std::max(plan.rows, expand_->RowBytes());
-    plan.product = std::max(plan.product, expand_->ScratchBytes(plan.block));
+    plan.product = std::max(plan.product, expand_->ScratchBytes(plan.block, plan.expands_at_once));
   }
   plan.rows = Align(plan.rows * plan.block);
   plan.tile =
@@ -120,8 +125,12 @@ bool InvertedResidual::Run(const InvertedResidualInputs& inputs, const Parallel&
   if (inputs.batch == 0) return true;
   const int64_t in_pixels = inputs.shape.InPixels();
   const int64_t codes = Align(image_.Bytes(in_pixels));
-  const int64_t expand_bytes = expand_ ? expand_->WeightBytes() : 0;
-  const int64_t weights = expand_bytes + project_.WeightBytes();
+  const Plan plan = MakePlan(inputs.shape);
+  const bool one = inputs.batch == 1;
+  const bool decodes_expand = expand_ && !(one && plan.expands_at_once);
+  const bool decodes_project = !(one && plan.projects_at_once);
+  const int64_t expand_bytes = decodes_expand ? expand_->WeightBytes() : 0;
+  const int64_t weights = expand_bytes + (decodes_project ? project_.WeightBytes() : 0);
   const Scratch memory =
       AllocateScratch(weights + codes +
                       4 * (finish_expand_.ConstantFloats() + finish_depthwise_.ConstantFloats() +
@@ -129,11 +138,15 @@ bool InvertedResidual::Run(const InvertedResidualInputs& inputs, const Parallel&
   if (memory == nullptr) return false;
   uint8_t* x = memory.get() + weights;
   float* constants = reinterpret_cast<float*>(x + codes);
-  uint8_t* project_weights = memory.get() + expand_bytes;
-  Call call = {inputs,       MakePlan(inputs.shape), {}, {},     {},
-               memory.get(), project_weights,        0,  nullptr};
-  if (expand_) expand_->DecodeWeights(memory.get(), parallel);
-  project_.DecodeWeights(project_weights, parallel);
+  Call call = {inputs, plan, {}, {}, {}, nullptr, nullptr, 0, nullptr};
+  if (decodes_expand) {
+    expand_->DecodeWeights(memory.get(), parallel);
+    call.expand_weights = memory.get();
+  }
+  if (decodes_project) {
+    project_.DecodeWeights(memory.get() + expand_bytes, parallel);
+    call.project_weights = memory.get() + expand_bytes;
+  }
   float scale = inputs.x_scale;
   if (stages_.has_expand) {
     call.expand = finish_expand_.Prepare(inputs.expand, scale, 0.0f, constants);

@@ -26,6 +26,7 @@
 #include "kernels/gemv/gemv.h"
 #include "kernels/l1_norm/l1_norm.h"
 #include "kernels/l2_norm/l2_norm.h"
+#include "kernels/lookup/lookup.h"
 #include "kernels/peak/peak.h"
 #include "kernels/quantize/quantize.h"
 #include "kernels/quantize_panels/quantize_panels.h"
@@ -243,6 +244,7 @@ nanobind::dict OperatorFamilies() {
   families["conv_quantize"] = Variants(ConvQuantizeKernels());
   families["conv_depthwise"] = Variants(ConvDepthwiseKernels());
   families["conv_sums"] = Variants(ConvSumsKernels());
+  families["lookup"] = Variants(LookupKernels());
   families["gemm_packed"] = Variants(GemmPackedKernels());
   families["gemm_wide"] = Variants(GemmWideKernels());
   families["gemm_windows"] = Variants(GemmWindowsKernels());
@@ -290,6 +292,7 @@ NB_MODULE(_kernels, module) {
   Bind(module, "ConvQuantize", ConvQuantizeKernels());
   Bind(module, "ConvDepthwise", ConvDepthwiseKernels());
   Bind(module, "ConvSums", ConvSumsKernels());
+  Bind(module, "Lookup", LookupKernels());
   Bind(module, "GemmPacked", GemmPackedKernels());
   Bind(module, "GemmWide", GemmWideKernels());
   Bind(module, "GemmWindows", GemmWindowsKernels());

@@ -106,6 +106,7 @@ def _of_rows() -> dict[str, Callable[[np.random.Generator], Node]]:
 
 def _of_images() -> dict[str, Callable[[np.random.Generator], Node]]:
     import test_channel_gate
+    import test_code_lookup
     from conv_oracle import Geometry
     from conv_oracle import model as shift_conv
     from fused_conv import Block, conv_block, image
@@ -140,12 +141,17 @@ def _of_images() -> dict[str, Callable[[np.random.Generator], Node]]:
         made, feeds = test_channel_gate.gate(image(rng, x, 20, (3, 5)), factors, y)
         return _parsed(made), feeds
 
+    def looked_up(rng: np.random.Generator) -> Node:
+        made, feeds = test_code_lookup.lookup(rng, (2, 3, 5, 7), str(rng.choice(["u8", "s8"])))
+        return _parsed(made), {"x": feeds["x"]}
+
     return {
         "ShiftConv": conv,
         "FusedConvBlock": block,
         "FusedInvertedResidual": residual_block,
         "CodeMean": means,
         "CodeGate": gated,
+        "CodeLookup": looked_up,
     }
 
 

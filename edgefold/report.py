@@ -138,7 +138,7 @@ def _widths_text(steps: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _skips_text(steps: Sequence[Mapping[str, Any]]) -> list[str]:
-    skips = [(step["pass"], skip) for step in steps for skip in step["skips"]]
+    skips = _lasting_skips(steps)
     if not skips:
         return ["\nNothing was skipped."]
     counts = Counter((name, str(skip["reason"])) for name, skip in skips)
@@ -152,6 +152,16 @@ def _skips_text(steps: Sequence[Mapping[str, Any]]) -> list[str]:
         if count > LISTED_SKIPS:
             lines.append(f"    and {count - LISTED_SKIPS} more in report.json")
     return lines
+
+
+def _lasting_skips(steps: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Skips with their passes, but for those of nodes that a later step replaced after all."""
+    lasting: list[tuple[str, Mapping[str, Any]]] = []
+    for step in steps:
+        replaced = {node for edit in step.get("edited", ()) for node in edit["replaced"]}
+        lasting = [(name, skip) for name, skip in lasting if skip["node"] not in replaced]
+        lasting += [(step["pass"], skip) for skip in step["skips"]]
+    return lasting
 
 
 def _metric(metric: Mapping[str, Any]) -> str:

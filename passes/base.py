@@ -86,10 +86,15 @@ class Skip:
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-    """One change, named by the node it replaced or altered."""
+    """One change, named by the node it replaced or altered.
+
+    Attributes:
+        replaced: all nodes in whose place others stand, where an earlier pass may have left some of them alone.
+    """
 
     node: str
     what: str
+    replaced: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -158,12 +158,13 @@ def _replace(
     attributes = ir.convenience.convert_attributes({"scale": found.scale, "causal": 0, **by.attributes})
     node = ir.Node("ai.edgefold", by.operator, [*by.inputs, mask], attributes, outputs=[output], name=label)
     node.metadata_props["edgefold.pass"] = "quantize-attention"
-    node.metadata_props["edgefold.from"] = ",".join(node_label(one) for one in found.nodes)
+    replaced = tuple(node_label(one) for one in found.nodes)
+    node.metadata_props["edgefold.from"] = ",".join(replaced)
     unread = [*(value for one in by.nodes for value in one.inputs), *by.unread]
     ir.convenience.replace_nodes_and_values(graph, last, by.nodes[::-1], [*new, node], [by.result], [output])
     for value in unread:
         _remove_unread(graph, value)
-    return Edit(label, f"{by.operator} of {', '.join(one.op_type for one in found.nodes)}{by.note}")
+    return Edit(label, f"{by.operator} of {', '.join(one.op_type for one in found.nodes)}{by.note}", replaced)
 
 
 def _of_floats(found: Attention, shapes: Shapes, new: list[ir.Node]) -> _Replacement:

@@ -85,6 +85,13 @@ def test_shapes_that_the_graph_computes_are_followed() -> None:
     assert model_macs(built, {"x": (2, 7, 6)}) == 2 * 14 * 3 * 5
 
 
+def test_the_shape_of_a_weight_is_a_number_to_compute_with() -> None:
+    text = """
+    g (float[6, 4] x, float[3, 8] w, float[8, 5] v) => (float y) { s = Shape(w) r = Reshape(x, s) y = MatMul(r, v) }
+    """
+    assert model_macs(model(text, w=zeros(3, 8), v=zeros(8, 5)), {}) == 3 * 8 * 5
+
+
 def test_an_unknown_shape_gives_no_number() -> None:
     built = model("g (float[N, 4] x, float[4, 5] w) => (float y) { y = MatMul(x, w) }", w=zeros(4, 5))
     assert model_macs(built, {}) is None

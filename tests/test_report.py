@@ -39,6 +39,14 @@ def test_skips_are_counted_by_reason_and_a_long_list_is_cut() -> None:
     assert "/conv20" not in text
 
 
+def test_a_node_that_a_later_step_replaced_was_not_left_alone() -> None:
+    later = {"pass": "quantize-attention", "skips": [], "edited": [{"node": "/w", "what": "", "replaced": ["/conv0"]}]}
+    text = report(steps=[step(2), later]).to_text()
+    assert "/conv0" not in text
+    assert "1 node\n    /conv1" in text
+    assert "/conv0" in report(steps=[later, step(2)]).to_text()
+
+
 def test_the_json_document_has_the_promised_keys() -> None:
     document = json.loads(json.dumps(report(ranking=RANKING).to_json()))
     assert {"bytes", "weights", "macs", "metric", "latency_ms"} <= set(document["before"])

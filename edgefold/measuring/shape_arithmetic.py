@@ -54,6 +54,7 @@ class _Evaluator:
         """Evaluates all nodes whose inputs are known; whether there were any new ones."""
         before = len(self._values)
         shapes = {value.name: _shape(value) for value in (*graph.input, *graph.value_info, *graph.output)}
+        shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
         for node in graph.node:
             if node.domain not in ("", "ai.onnx") or node.output[0] in self._values:
                 continue

@@ -16,7 +16,7 @@ from edgefold.passes._constants import remove_if_unread
 from edgefold.passes._initializers import InitializerStore
 from edgefold.passes._weighted_nodes import WeightedNode, node_label, weighted_node
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
-from edgefold.passes.quantization.activation_codes import MOST_GROUPS, Wanted, choose_activations
+from edgefold.passes.quantization.activation_codes import MOST_GROUPS, STAYS_FLOAT, Wanted, choose_activations
 from edgefold.passes.quantization.layer_position import LayerPositions, layer_positions
 from edgefold.passes.quantization.mixed_precision import Weighting, mix_widths
 from edgefold.passes.quantization.narrow_widths import ONE_WIDTH, narrow_widths
@@ -152,7 +152,7 @@ class Quantize(Pass, frozen=True, kw_only=True):
                 edits += _replace(graph, store, taken, plans, activations)
                 tally.count(rounded)
             add_functions(model)
-        return Notes(tuple(edits), tuple(skips), tally.stats(), table)
+        return Notes(tuple(edits), tuple(skips), tally.stats() | _finding(skips), table)
 
     def _groups(
         self, model: ir.Model, sites: list[WeightedNode], plans: Mapping[ir.Node, Plan], context: Context
@@ -265,6 +265,16 @@ def _wider(groups: Iterable[WeightGroup], plans: Mapping[ir.Node, Plan]) -> Iter
             why = plan.why_wider if plan.bits == group.bits else "shares its matrix with a wider node"
             if why:
                 yield Skip(site.label, SkipReason.KEPT_WIDER, f"{why}, {group.bits} bits")
+
+
+def _finding(skips: Iterable[Skip]) -> dict[str, str]:
+    """What a user who gave no task file should know of the model's speed."""
+    slow = sum(skip.reason is SkipReason.NO_CALIBRATION and skip.detail == STAYS_FLOAT for skip in skips)
+    if not slow:
+        return {}
+    return {
+        "finding": f"Convolutions that keep float activations, which is slow: {slow}. A task file (-d) calibrates them."
+    }
 
 
 class _Tally:

@@ -67,9 +67,12 @@ def fuse_feed_forward(model: ir.Model, context: Context, device: Device) -> Note
     edits: list[Edit] = []
     skips: list[Skip] = []
     table: list[Mapping[str, Any]] = []
+    fused: set[ir.Node] = set()
     for found in list(_candidates(graph, shapes)):
         if isinstance(found, Skip):
             skips.append(found)
+        elif found.up in fused:  # of three layers in a row the middle one has gone with the first
+            skips.append(Skip(found.label, SkipReason.INSEPARABLE, "the layer before has taken it in"))
         elif any(context.excludes(node_label(node)) for node in found.nodes):
             skips.append(Skip(found.label, SkipReason.EXCLUDED))
         else:
@@ -77,6 +80,7 @@ def fuse_feed_forward(model: ir.Model, context: Context, device: Device) -> Note
             table.append(_row(found, decision))
             if decision.fuse:
                 edits.append(_replace(graph, store, found))
+                fused.update(found.nodes)
             else:
                 skips.append(Skip(found.label, SkipReason.NOTHING_TO_GAIN, decision.why))
     return Notes(tuple(edits), tuple(skips), {f"{KIND}.blocks": len(edits)}, tuple(table))

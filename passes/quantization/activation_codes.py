@@ -21,6 +21,7 @@ from edgefold.passes.quantization.step_costs import Float
 
 _SAMPLED = 1 << 19  # elements of a layer's input by which narrow codes are chosen
 MOST_GROUPS = 8
+STAYS_FLOAT = "activations stay float"  # of a convolution, whose kernels for that are slow
 _UNSEEN = "no calibration data reached it"
 _FEWEST_ROWS, _MOST_ROWS = 4096, 8192  # a step for a channel that is rarely active needs many rows
 
@@ -95,7 +96,7 @@ def _observed(
 ) -> Activation | Skip:
     """Codes that calibration chooses; a Skip where it cannot."""
     if site.kind == "conv":
-        instead = "activations stay float"
+        instead = STAYS_FLOAT
     else:
         instead = "activations are quantized per row instead" if asked.is_static(site) else "no channel shifts"
     if calibration is None:

@@ -96,6 +96,25 @@ def test_blocks_behind_one_another() -> None:
     np.testing.assert_array_equal(graphs.run(model, {"x": x})[0], before)
 
 
+PERCEPTRONS = {
+    "three": ("u = MatMul(x, down) v = Add(u, c) h = Relu(v) u2 = MatMul(h, up) v2 = Add(u2, b)", 40, ["ShiftMatMul"]),
+    "four": (f"{UP} i = Relu(v) e = MatMul(i, down) f = Relu(e) v2 = MatMul(f, up)", WIDTH, ["FusedFeedForward"]),
+}
+
+
+@pytest.mark.parametrize("layers", PERCEPTRONS)
+def test_layers_in_a_row_pair_up_from_the_first(layers: str) -> None:
+    """Each layer between could be the second of one block and the first of another."""
+    text, width, last = PERCEPTRONS[layers]
+    model = quantized(f"{text} h2 = Relu(v2) d = MatMul(h2, down) y = Add(d, c)", inputs=f"float[n,{width}] x")
+    x = graphs.weights(5, width)
+    [before] = graphs.run(model, {"x": x})
+    notes = fuse(model)
+    assert operators(model) == ["FusedFeedForward", "Relu", *last]
+    assert [skip.detail for skip in notes.skips] == ["the layer before has taken it in"]
+    np.testing.assert_array_equal(graphs.run(model, {"x": x})[0], before)
+
+
 def test_a_residual_that_is_broadcast_stays_outside() -> None:
     text = f"{UP} h = Relu(v) d = MatMul(h, down) e = Add(d, c) y = Add(e, z)"
     model = quantized(text, inputs="float[n,{width}] x, float[1,{width}] z")

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from graphs import graph, nodes, run, weights
@@ -155,3 +157,15 @@ def test_weights_listed_among_the_inputs_leave_the_inputs_too() -> None:
     assert notes.edits
     assert [value.name for value in model.graph.inputs] == ["x"]
     run(model, {"x": weights(2, 64)})
+
+
+@pytest.mark.parametrize(("activations", "said"), [(8, True), ("float", False)])
+def test_convolutions_without_calibration_are_said_to_be_slow(activations: Any, said: bool) -> None:
+    text = "g (float[1, 8, 5, 5] x) => (float[1, 16, 5, 5] y) { y = Conv<pads = [1, 1, 1, 1]>(x, w) }"
+    notes = Quantize(activations=activations).rewrite(graph(text, {"w": weights(16, 8, 3, 3)}), Context())
+    assert ("slow: 1. A task file" in str(notes.stats.get("finding"))) == said
+
+
+def test_linear_layers_need_no_calibration() -> None:
+    notes = Quantize().rewrite(graph(f"{SAFE} {{ y = MatMul(x, w) }}", {"w": W}), Context())
+    assert "finding" not in notes.stats

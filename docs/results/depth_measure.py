@@ -24,6 +24,7 @@ from edgefold.passes.depth.blocks import find_stacks
 from edgefold.pipeline import raise_to_minimum_opset, run_recipe
 from edgefold.recipe import parse_recipe
 from edgefold.scoring.evaluate import evaluate, paired_difference
+from edgefold.scoring.task import load_task
 
 
 def model_file(work: Path, row: Row, seed: int) -> Path:
@@ -58,6 +59,7 @@ def measured(data: Path, work: Path, row: Row, seed: int, base: Path | None) -> 
         "base": row.base,
         "steps": list(row.steps),
         "values": dict(row.values),
+        "task": row.task,
         "model": out.name,
         "metric": after.metric,
         "fp32": before.value,
@@ -93,7 +95,7 @@ def latencies(data: Path, work: Path, subject: str, results: Sequence[Mapping[st
 
 def _made(original: Path, start: Path, out: Path, row: Row, seed: int) -> list[dict[str, Any]]:
     """Runs the steps and writes the model; the figures that the steps reported."""
-    _, task = original, model_and_task(original.parent.parent, f"{original.parent.name}/{original.stem}")[1]
+    task = load_task(original.parent / f"{row.task}.yaml")
     teacher = load_model(original).model
     state = out.with_suffix(".heal")
     given = dataclasses.replace(inputs(original, task), heal=healer(teacher, task, seed, state))

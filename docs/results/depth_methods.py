@@ -14,6 +14,19 @@ W4: Sequence[Step] = (
     {"pass": "fold-batchnorm"},
     *({"pass": "quantize", "weights": 4, "method": "shift-lut", "rounding": "gptq", "embeddings": 8, "first_last": 8},),
 )
+_LESS_THAN_HALF: Step = {"pass": "share-weights", "keep": 0.47, "form": "factors", "refits": 0}
+"""1/15 of the bytes in 4 bits."""
+_GLOSSES: Step = {
+    "pass": "heal",
+    "patience": 0,
+    "threads": 1,
+    "device": "cpu",
+    "batch": 32,
+    "held_out": 0.03,
+    "loss": ["output", "blockwise"],
+    "precision": "bfloat16",
+    "train": ["*layer.*"],
+}
 PLAIN_W4: Sequence[Step] = (*W4[:2], {**W4[2], "method": "rtn"})
 """One scale a column and no shifts of groups, which are 3 % of the bytes."""
 
@@ -122,6 +135,7 @@ class Row:
         base: the method whose result with the same seed (or 0) it starts from; the original where it is empty.
         seeds: with which it is run.
         values: of optional inputs, for the score and the latency.
+        task: whose calibration data the steps read, the name of a task file beside the model; all are scored alike.
     """
 
     subject: str
@@ -130,6 +144,7 @@ class Row:
     base: str = ""
     seeds: Sequence[int] = (0,)
     values: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    task: str = "task"
 
     def name(self, seed: int) -> str:
         return f"{self.subject} {self.method} seed{seed}"
@@ -139,6 +154,7 @@ def rows() -> Iterator[Row]:
     """All rows, so that what a row starts from comes before it."""
     for name, subject in SUBJECTS.items():
         yield from _of(name, subject)
+    yield from _on_glosses()
 
 
 def _of(name: str, subject: Subject) -> Iterator[Row]:
@@ -173,13 +189,14 @@ def _of(name: str, subject: Subject) -> Iterator[Row]:
             yield in_4_bits(f"{method}, healed")
             if "shared" in method:
                 yield in_4_bits_without_shifts(f"{method}, healed")
-    smaller = {"pass": "share-weights", "keep": 0.47, "form": "factors", "refits": 0}  # 1/15 of the bytes in 4 bits
     method = "less than half in shared factors"
-    yield Row(name, method, [smaller])
+    yield Row(name, method, [_LESS_THAN_HALF])
     yield healed(method)
     yield in_4_bits(f"{method}, healed")
     short = {**heal, "steps": 120}
-    yield Row(name, "third removed, rest in shared factors, healed, 4 bits", [smaller, short, *W4], "third removed")
+    yield Row(
+        name, "third removed, rest in shared factors, healed, 4 bits", [_LESS_THAN_HALF, short, *W4], "third removed"
+    )
     yield Row(name, "third fused", [_fusion(subject)], "", SEEDS)
     yield Row(name, "control: last removed", [{**third, "criterion": "last", "repair": "none"}])
     tuned = [{**heal, "train": list(subject.ends)}]
@@ -190,6 +207,30 @@ def _of(name: str, subject: Subject) -> Iterator[Row]:
         yield Row(name, title, [{"pass": "elastic-depth", "depths": list(subject.depths), "repair": repair}])
         for depth in subject.depths:
             yield Row(name, f"{title}, depth {depth}", [], title, values={"depth": depth})
+
+
+def _on_glosses() -> Iterator[Row]:
+    """MiniLM's rows that are fitted and healed on general English, one pass over many short texts (`glosses.py`)."""
+
+    def row(method: str, steps: Sequence[Step], base: str) -> Row:
+        return Row("minilm", method, steps, base, task="glosses")
+
+    half, less = "half in shared factors", "less than half in shared factors, glosses"
+    yield row(f"{half}, healed on glosses", [{**_GLOSSES, "steps": 2500, "samples": 84_000}], half)
+    yield row(f"{half}, healed on glosses, 4 bits", W4, f"{half}, healed on glosses")
+    yield row(less, [_LESS_THAN_HALF], "")
+    yield row(f"{less}, healed", [{**_GLOSSES, "steps": 1000, "samples": 34_000}], less)
+    yield row(f"{less}, healed, 4 bits", W4, f"{less}, healed")
+    yield row(f"{half}, glosses", [{"pass": "share-weights", "keep": 0.5, "form": "factors", "refits": 0}], "")
+    yield row("low rank, half, glosses", [{"pass": "low-rank", "keep": 0.5}], "")
+    short = {**_GLOSSES, "steps": 300, "samples": 10_000}
+    yield row(
+        "third removed, rest in shared factors, glosses, healed, 4 bits", [_LESS_THAN_HALF, short, *W4], "third removed"
+    )
+    control = "low rank, less than half, glosses"
+    yield row(control, [{"pass": "low-rank", "keep": 0.47}], "")
+    yield row(f"{control}, healed", [{**_GLOSSES, "steps": 1000, "samples": 34_000}], control)
+    yield row(f"{control}, healed, 4 bits", W4, f"{control}, healed")
 
 
 def _fusion(subject: Subject) -> Step:

@@ -125,5 +125,6 @@ def made_from(found: Sequence[Mapping[str, Any]]) -> list[str]:
         if one["seed"] == 0 and one["steps"]:
             steps = yaml.safe_dump(one["steps"], default_flow_style=True, sort_keys=False, width=10**6).strip()
             subject = f"{one['subject']}, " if "subject" in one else ""
-            lines.append(f"- {subject}{one['method']}, from {one['base'] or 'the original'}: `{steps}`")
+            task = f", on {one['task']}.yaml" if one.get("task", "task") != "task" else ""
+            lines.append(f"- {subject}{one['method']}, from {one['base'] or 'the original'}{task}: `{steps}`")
     return lines

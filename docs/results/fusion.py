@@ -48,9 +48,10 @@ READING = (
     "  taken: the choices are the same but for 56x56 with stride 2, which it would leave apart by 0.1",
     "  microseconds.",
     "- No block here is faster apart, so the table says nothing of blocks that the model would leave alone.",
-    "- With VNNI (Zen 4, another day, beside other work, MobileNetV2 alone) 16 choices of 16 are of the faster way: joined",
-    "  gains 1.139x at 112x112, 1.112 and 1.045 at 56x56, 1.032 to 1.053 at 28x28, 1.016 to 1.052 at 14x14 and 1.025 to",
-    "  1.039 at 7x7. The model counts caches and no arithmetic, so its choices are the same: joined, wherever it fuses.",
+    "- With VNNI (Zen 4, another day, beside other work, MobileNetV2 alone) 16 choices of 16 are of the faster",
+    "  way: joined gains 1.139x at 112x112, 1.112 and 1.045 at 56x56, 1.032 to 1.053 at 28x28, 1.016 to 1.052 at",
+    "  14x14 and 1.025 to 1.039 at 7x7. The model counts caches and no arithmetic, so its choices are the same:",
+    "  joined, wherever it fuses.",
 )
 HERE = Path(__file__).resolve().parent
 TOKENS = ("input_ids", "attention_mask", "token_type_ids")

@@ -43,7 +43,7 @@ def heads_side_by_side(attention: Attention, shapes: Shapes) -> SideBySide | Non
     queries = _before_split(attention.queries, shapes, _APART)
     keys = _before_split(attention.keys, shapes, _BY_COLUMNS if attention.keys_swapped else _APART)
     values = _before_split(attention.values, shapes, _APART)
-    join = _join(attention.nodes[-1].outputs[0])
+    join = _join(attention.nodes[-1])
     if queries is None or keys is None or values is None or join is None or keys[1] != values[1]:
         return None
     result = join[1].outputs[0]
@@ -64,15 +64,15 @@ def _before_split(split: ir.Value, shapes: Shapes, order: tuple[int, ...]) -> tu
     return None if heads is None or joined is None else (joined, heads)
 
 
-def _join(split: ir.Value) -> tuple[ir.Node, ir.Node] | None:
-    """The Transpose and the Reshape behind a product, where nothing else reads it."""
-    transpose = _standard(_sole_reader(split), "Transpose")
+def _join(product: ir.Node) -> tuple[ir.Node, ir.Node] | None:
+    """The Transpose and the Reshape behind a product, in its graph, where nothing else reads it."""
+    transpose = _standard(_sole_reader(product.outputs[0]), "Transpose")
     if transpose is None or tuple(transpose.attributes.get_ints("perm", ())) != _APART:
         return None
     reshape = _standard(_sole_reader(transpose.outputs[0]), "Reshape")
-    if reshape is None or reshape.inputs[0] is not transpose.outputs[0] or reshape.graph is not transpose.graph:
+    if reshape is None or reshape.inputs[0] is not transpose.outputs[0]:
         return None
-    return transpose, reshape
+    return (transpose, reshape) if transpose.graph is reshape.graph is product.graph else None
 
 
 def _heads(joined: ir.Value, apart: ir.Value, shapes: Shapes) -> int | None:

@@ -201,6 +201,12 @@ SPLIT_ELSEWHERE = {
         SPLIT.format(x="q").replace("qh =", "q0 =") + "qh = Mul(q0, rotation) "
         + KEYS["heads before rows"] + SPLIT.format(x="v") + PRODUCTS + JOIN
     ),
+    "a branch joins them": (
+        SPLIT.format(x="q") + KEYS["heads before rows"] + SPLIT.format(x="v") + PRODUCTS
+        + "y = If(flag) <then_branch = one () => (float[b,s,16] o) {j = Constant<value = int64[3] {0, -1, 16}>() "
+        "zt = Transpose<perm=[0,2,1,3]>(z) o = Reshape(zt, j)}, "
+        "else_branch = other () => (float[b,s,16] n) {n = Neg(q)}>"
+    ),
     "rows and samples in one": (
         SPLIT.format(x="q") + KEYS["heads before rows"] + SPLIT.format(x="v") + PRODUCTS
         + "zt = Transpose<perm=[0,2,1,3]>(z) f = Reshape(zt, flat) g = Reshape(f, shape) y = Identity(g)"
@@ -212,6 +218,7 @@ SPLIT_ELSEWHERE = {
 def test_heads_that_others_read_split_stay_split(case: str) -> None:
     constants = {
         "rotation": graphs.weights(1, 1, 5, 8),
+        "flag": np.array(True),
         "flat": np.array([-1, 16]),
         "shape": np.array([2, 5, 16]),
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import onnx
 import pytest
 from click.testing import CliRunner
 
@@ -21,6 +22,8 @@ from edgefold.measuring.devices import LOCAL, device
 from edgefold.measuring.waterline.analysis import NodeRow, Waterline
 from edgefold.measuring.waterline.ceilings import ENVIRONMENT, Ceilings, Level, ceilings
 from edgefold.measuring.waterline.gap import gap_row, lost_most
+from edgefold.measuring.waterline.node_times import RunNode
+from edgefold.measuring.waterline.node_work import number, operations
 from edgefold.ops import add_functions
 from edgefold.passes import Context
 from edgefold.passes.fuse_blocks import FuseBlocks
@@ -122,6 +125,21 @@ def test_fused_layers_count_as_much_as_they_did_apart(tmp_path: Path) -> None:
     layers = [layer.node for layer in api.inspect(tmp_path / "fused.onnx", shapes=shapes).layers]
     names = [row.node for row in fused.nodes if row.operator.endswith("FusedFeedForward")]
     assert all(sum(layer.startswith(name) for layer in layers) == 2 for name in names)
+
+
+ATTENTION = {
+    "ShiftAttention": (((1, 4, 5, 8), (1, 2, 7, 8), (1, 2, 7, 6)), (1, 4, 5, 6)),
+    "ShiftMultiHeadAttention": (((1, 5, 32), (1, 7, 16), (1, 7, 12)), (1, 5, 24)),
+    "CachedAttention": (((1, 4, 5, 8), (1, 2, 7, 8), (1, 2, 7, 1), (1, 2, 7, 6), (1, 2, 7, 1)), (1, 4, 5, 6)),
+}
+
+
+@pytest.mark.parametrize("operator", ATTENTION)
+def test_attention_multiplies_integers_for_every_query_and_key(operator: str) -> None:
+    inputs, output = ATTENTION[operator]
+    one = RunNode(onnx.helper.make_node(operator, ["q"], ["y"]), 1e-6, (*inputs, (1, 1, 1, 1)), (output,), 0, ())
+    assert operations(one) == 2 * 4 * 5 * 7 * (8 + 6)
+    assert number(one) == "integer"
 
 
 @pytest.mark.usefixtures("machine")

@@ -203,8 +203,8 @@ SPLIT_ELSEWHERE = {
     ),
     "a branch joins them": (
         SPLIT.format(x="q") + KEYS["heads before rows"] + SPLIT.format(x="v") + PRODUCTS
-        + "[choose] y = If(flag) <then_branch = one () => (float[b,s,16] o) {j = Constant<value = int64[3] {0, -1, 16}>() "
-        "zt = Transpose<perm=[0,2,1,3]>(z) o = Reshape(zt, j)}, "
+        + "[choose] y = If(flag) <then_branch = one () => (float[b,s,16] o) {"
+        "j = Constant<value = int64[3] {0, -1, 16}>() zt = Transpose<perm=[0,2,1,3]>(z) o = Reshape(zt, j)}, "
         "else_branch = other () => (float[b,s,16] n) {n = Neg(q)}>"
     ),
     "rows and samples in one": (

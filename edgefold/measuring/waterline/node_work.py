@@ -18,6 +18,7 @@ _INTEGER = frozenset((
 _PRODUCTS = frozenset((*MATMUL, "FusedGemm", "MatMulNBits"))
 _PROJECT_SCALES = 14  # input of FusedInvertedResidual
 _PACKED = frozenset(("ShiftMatMul", "ShiftConv", "FusedConvBlock"))
+_ATTENTION = frozenset(("ShiftAttention", "ShiftMultiHeadAttention", "CachedAttention"))
 
 
 def operations(one: RunNode) -> int:
@@ -30,6 +31,8 @@ def operations(one: RunNode) -> int:
         return 0
     if kind in _PACKED:
         return 2 * math.prod(one.outputs[0]) * _integer(one.node, "k", 0)
+    if kind in _ATTENTION:
+        return _attention(one)
     if kind == "FusedFeedForward":
         return _feed_forward(one)
     if kind == "FusedInvertedResidual":
@@ -45,7 +48,7 @@ def operations(one: RunNode) -> int:
 def number(one: RunNode) -> Number:
     """The type of the factors that a node multiplies."""
     node = one.node
-    if node.op_type in _INTEGER:
+    if node.op_type in _INTEGER | _ATTENTION:
         return "integer"
     if node.op_type == "MatMulNBits":
         return "integer" if _integer(node, "accuracy_level", 0) == 4 else "float"
@@ -56,6 +59,12 @@ def number(one: RunNode) -> Number:
     if node.op_type in _PACKED:
         return "integer" if _integer(node, "activation_high", 0) > 0 else "float"
     return "float"
+
+
+def _attention(one: RunNode) -> int:
+    """Every query by every key, and every weight by a value; those of a causal mask count too."""
+    keys = one.inputs[1][-2]
+    return 2 * keys * (math.prod(one.inputs[0]) + math.prod(one.outputs[0]))
 
 
 def _feed_forward(one: RunNode) -> int:

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import graphs
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+from edgefold import nodewise
+from edgefold.errors import VerificationError
 from edgefold.passes import Context, Notes
 from edgefold.passes.quantize_attention import QuantizeAttention
 from edgefold.probing import probe
@@ -228,3 +232,18 @@ def test_heads_that_others_read_split_stay_split(case: str) -> None:
     assert [node.op_type for node in model.graph if node.domain] == ["ShiftAttention"]
     [after] = graphs.run(model, rows_feeds())
     assert np.abs(after - before).max() < 0.08 * np.abs(before).max()
+
+
+@pytest.mark.parametrize(("share", "allowed"), [(5e-4, True), (5e-3, False)])
+def test_weights_may_turn_where_the_exponential_ends_in_other_bits(
+    share: float, allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proof of portability allows as many turned codes as the bits of an exponential can turn, and no more."""
+    model = attention(FORMS["scaled and masked"])
+    quantize(model)
+    [node] = nodewise.custom_nodes(model)
+    kernel = np.asarray(nodewise.run_node(model, node, {value.name: feeds()[value.name] for value in node.inputs}))
+    body = kernel * np.float32(1 + share)
+    monkeypatch.setattr(nodewise, "run_outputs", lambda *_, library=True, **__: [kernel if library else body])
+    with contextlib.nullcontext() if allowed else pytest.raises(VerificationError, match="as it is written"):
+        nodewise.prove_portable(model, feeds())

@@ -129,14 +129,14 @@ void Row(const QuantizeArguments& q, int64_t m, float scale, const Divider& divi
   PairSums(reinterpret_cast<const int8_t*>(out), q.stride, q.pair_sums + m * (q.stride / 8));
 }
 
-// Rows some of whose scales are out of Divider's range, or that have none.
-void DividedRows(QuantizeArguments q, int64_t first, int64_t rows) {
-  q.x += first * q.x_stride;
-  q.rows = rows;
-  q.codes += first * q.stride;
-  q.row_scales += first;
-  q.sums += first;
-  if (q.pair_sums != nullptr) q.pair_sums += first * (q.stride / 8);
+// A row whose scale is out of Divider's range, or that has none.
+void DividedRow(QuantizeArguments q, int64_t m) {
+  q.x += m * q.x_stride;
+  q.rows = 1;
+  q.codes += m * q.stride;
+  q.row_scales += m;
+  q.sums += m;
+  if (q.pair_sums != nullptr) q.pair_sums += m * (q.stride / 8);
   quantize_x86_avx2(q);
 }
 
@@ -154,16 +154,18 @@ void Rows(const QuantizeArguments& q) {
   for (int64_t first = 0; first < q.rows; first += kTogether) {
     const int rows = static_cast<int>(q.rows - first < kTogether ? q.rows - first : kTogether);
     const __m512 scales = Scales<kStepped>(q, first, rows);
-    const __mmask16 all = static_cast<__mmask16>((1u << rows) - 1);
-    if (Divider::InRange(scales, all) != all) {
-      DividedRows(q, first, rows);
-      continue;
-    }
-    _mm512_mask_storeu_ps(q.row_scales + first, all, scales);
-    float some[kTogether];
-    _mm512_storeu_ps(some, scales);
+    float each[kTogether];
+    _mm512_storeu_ps(each, scales);
     const SixteenDividers dividers(scales);
-    for (int i = 0; i < rows; ++i) Row<kStepped, kSigned>(q, first + i, some[i], dividers[i]);
+    const __mmask16 in_range = Divider::InRange(scales, static_cast<__mmask16>((1u << rows) - 1));
+    for (int i = 0; i < rows; ++i) {
+      if ((in_range >> i & 1) == 0) {
+        DividedRow(q, first + i);
+        continue;
+      }
+      q.row_scales[first + i] = each[i];
+      Row<kStepped, kSigned>(q, first + i, each[i], dividers[i]);
+    }
   }
 }
 

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from edgefold.errors import VerificationError
 from edgefold.float_caches import native_run
+from edgefold.measuring.unfused import ATTENTION
 from edgefold.passes.fusion.activations import ActivationKind
 from edgefold.session import LITTLE_MEMORY, make_session
 
@@ -24,8 +25,6 @@ PORTABLE_TOLERANCE = 1e-5  # of the output's largest magnitude
 CAPTURE_BYTES = 256 << 20  # captured tensors held at a time
 APPROXIMATED = frozenset({"SIGMOID", "TANH", "SWISH", "GELU", "GELU_TANH"})
 """Functions that the kernels compute within 2^-21 of their argument; others and integer sums are equal in every bit."""
-WEIGHED = frozenset({"ShiftAttention", "ShiftMultiHeadAttention", "CachedAttention"})
-"""Operators that round exponentials to codes, which kernels approximate so too."""
 APPROXIMATED_SHARE = 1e-3
 """What that may change where it is rounded to codes, of the output in root mean square.
 
@@ -140,7 +139,7 @@ def _require(node: ir.Node, found: _Difference, share: float, form: str) -> None
 
 def _approximates(node: ir.Node) -> bool:
     """Whether a node rounds to codes, within, what a function gave that kernels approximate."""
-    if node.op_type in WEIGHED:
+    if node.op_type in ATTENTION:  # weights are rounded exponentials
         return True
     functions = (value.as_int() for name, value in node.attributes.items() if name.split("_")[-1] == "function")
     return any(ActivationKind(number).name in APPROXIMATED for number in functions)

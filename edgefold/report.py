@@ -158,7 +158,7 @@ def _lasting_skips(steps: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mappin
     """Skips with their passes, but for those of nodes that a later step replaced after all."""
     lasting: list[tuple[str, Mapping[str, Any]]] = []
     for step in steps:
-        replaced = {node for edit in step.get("edited", ()) for node in edit["replaced"]}
+        replaced = {node for edit in step.get("edited", ()) for node in edit.get("replaced", ())}
         lasting = [(name, skip) for name, skip in lasting if skip["node"] not in replaced]
         lasting += [(step["pass"], skip) for skip in step["skips"]]
     return lasting

@@ -8,9 +8,9 @@ from collections import Counter
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-_ATTENTION = ("ShiftAttention", "ShiftMultiHeadAttention", "CachedAttention", "AttendCodes", "SplitHeads")
-_CODES = ("QuantizeRows", "RowCodes", "RowScales", "CodeMean", "CodeGate", "CodeLookup")
-_WITHOUT_WEIGHTS = (*_ATTENTION, *_CODES)
+ATTENTION = frozenset(("ShiftAttention", "ShiftMultiHeadAttention", "CachedAttention"))
+_CALLED = ("AttendCodes", "SplitHeads", "RowCodes", "RowScales")
+_WITHOUT_WEIGHTS = (*ATTENTION, *_CALLED, "QuantizeRows", "CodeMean", "CodeGate", "CodeLookup")
 
 
 def unfused(model: ir.Model) -> ir.Model:

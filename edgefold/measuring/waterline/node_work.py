@@ -8,6 +8,7 @@ import math
 import onnx
 
 from edgefold.measuring.macs import CONV, MATMUL
+from edgefold.measuring.unfused import ATTENTION
 from edgefold.measuring.waterline.ceilings import Number
 from edgefold.measuring.waterline.node_times import RunNode, Shape
 
@@ -18,7 +19,6 @@ _INTEGER = frozenset((
 _PRODUCTS = frozenset((*MATMUL, "FusedGemm", "MatMulNBits"))
 _PROJECT_SCALES = 14  # input of FusedInvertedResidual
 _PACKED = frozenset(("ShiftMatMul", "ShiftConv", "FusedConvBlock"))
-_ATTENTION = frozenset(("ShiftAttention", "ShiftMultiHeadAttention", "CachedAttention"))
 
 
 def operations(one: RunNode) -> int:
@@ -31,7 +31,7 @@ def operations(one: RunNode) -> int:
         return 0
     if kind in _PACKED:
         return 2 * math.prod(one.outputs[0]) * _integer(one.node, "k", 0)
-    if kind in _ATTENTION:
+    if kind in ATTENTION:
         return _attention(one)
     if kind == "FusedFeedForward":
         return _feed_forward(one)
@@ -48,7 +48,7 @@ def operations(one: RunNode) -> int:
 def number(one: RunNode) -> Number:
     """The type of the factors that a node multiplies."""
     node = one.node
-    if node.op_type in _INTEGER | _ATTENTION:
+    if node.op_type in _INTEGER | ATTENTION:
         return "integer"
     if node.op_type == "MatMulNBits":
         return "integer" if _integer(node, "accuracy_level", 0) == 4 else "float"

@@ -18,6 +18,7 @@ from onnx_ir.passes import common
 
 from edgefold.errors import ModelError
 from edgefold.interface import ModelInterface
+from edgefold.node_names import name_nodes
 from edgefold.passes._subgraphs import bodies
 from edgefold.passes.pruning.groups import AxisKey, Trace, runs_of
 from edgefold.probing_bodies import BodyObserver, Inside, flippable
@@ -102,6 +103,7 @@ class _Observer:
 
     def __init__(self, model: ir.Model) -> None:
         copy = model.clone()
+        name_nodes(copy)  # what was seen of a body is told by the name of its node
         common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(copy)
         _forget_sequences(copy.graph)
         self.data, from_shapes = _origins(copy.graph)

@@ -107,6 +107,13 @@ def weighted_node(node: ir.Node) -> WeightedNode | Skip | None:
     return _foreign(node) if node.op_type in _UNPACKED else None
 
 
+def nodes_inside(model: ir.Model) -> list[Skip]:
+    """A Skip for every matrix product in the bodies of other nodes and in functions, where nothing is packed."""
+    nodes = [node for node in model.graph.all_nodes() if node.graph is not model.graph]
+    nodes += [node for function in model.functions.values() if function.domain != "ai.edgefold" for node in function]
+    return [_refuse(node, SkipReason.SUBGRAPH) for node in nodes if node.op_type in ("MatMul", "Gemm", "Conv")]
+
+
 def layer_inputs(site: WeightedNode) -> Inputs | None:
     """What the node's weights are multiplied with, as calibration names it; None for a lookup."""
     tensor = str(site.data.name)

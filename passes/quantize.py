@@ -14,7 +14,7 @@ import onnx_ir as ir
 from edgefold.errors import ModelError
 from edgefold.passes._constants import remove_if_unread
 from edgefold.passes._initializers import InitializerStore
-from edgefold.passes._weighted_nodes import WeightedNode, node_label, weighted_node
+from edgefold.passes._weighted_nodes import WeightedNode, nodes_inside, weighted_node
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
 from edgefold.passes.quantization.activation_codes import MOST_GROUPS, STAYS_FLOAT, Wanted, choose_activations
 from edgefold.passes.quantization.layer_position import LayerPositions, layer_positions
@@ -222,12 +222,7 @@ def _find(model: ir.Model, context: Context) -> tuple[list[WeightedNode], list[S
             sites.append(found)
         elif found is not None:
             skips.append(found)
-    bodies = [node for node in model.graph.all_nodes() if node.graph is not model.graph]
-    bodies += [node for function in model.functions.values() if function.domain != "ai.edgefold" for node in function]
-    skips += [
-        Skip(node_label(node), SkipReason.SUBGRAPH) for node in bodies if node.op_type in ("MatMul", "Gemm", "Conv")
-    ]
-    return sites, skips
+    return sites, skips + nodes_inside(model)
 
 
 def _replace(

@@ -43,7 +43,7 @@ def test_a_model_on_a_page(loaded: LoadedModel) -> None:
     assert found.opset == {"": 21}
     assert [layer.output for layer in found.layers] == [(2, 5, 4), (2, 5, 8)]
     text = found.to_text()
-    for part in ("m.onnx", "ai.onnx 21", "written by maker 3", "2 MatMul", "2x5x4", "640 multiply", "skip 1 nodes"):
+    for part in ("m.onnx", "ai.onnx 21", "written by maker 3", "2 MatMul", "2x5x4", "640 multiply", "skip 1 node:"):
         assert part in text
     assert json.loads(json.dumps(found.to_json()))["skips"][0]["reason"] == "weight is not a constant"
 
@@ -65,3 +65,14 @@ def test_wrong_shapes_are_refused(loaded: LoadedModel) -> None:
 def test_default_skips_name_a_reason(loaded: LoadedModel) -> None:
     found = inspect(loaded, {"x": (1, 1, 8)})
     assert all(reason for _, reason, _ in found.skips)
+
+
+def test_what_lies_inside_a_branch_is_said_to_stay(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 21]>
+    g (float[N, 2] x, bool c) => (float[N, 2] y) <float[2, 2] w = {1, 2, 3, 4}> {
+        y = If (c) <then_branch = a () => (float[N, 2] p) { [inner] p = MatMul (x, w) },
+                    else_branch = b () => (float[N, 2] q) { q = Relu (x) }>
+    }"""
+    ir.save(ir.from_onnx_text(text), tmp_path / "m.onnx")
+    found = inspect(load_model(tmp_path / "m.onnx"), {"x": (1, 2)})
+    assert ("inner", "inside a subgraph or function", "") in found.skips

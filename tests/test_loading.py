@@ -55,6 +55,21 @@ def externalized(model: ModelProto, location: str, **entries: str) -> ModelProto
 
 
 class TestWhatIsLoaded:
+    def test_nodes_have_names_of_their_own(self, tmp_path: Path) -> None:
+        text = """<ir_version: 10, opset_import: ["" : 21]>
+        g (float[2] x, bool c) => (float[2] y) {
+            a = Abs (x)
+            [y] b = Neg (a)
+            [twice] d = Relu (b)
+            [twice] e = If (c) <then_branch = t () => (float[2] p) { p = Exp (d) },
+                                else_branch = o () => (float[2] q) { [a] q = Abs (d) }>
+            y = Tanh (e)
+        }"""
+        model = load_model(written(parser.parse_model(text), tmp_path)).model
+        names = {str(node.outputs[0].name): node.name for node in model.graph.all_nodes()}
+        # The If comes before what is in it; a stands already for a node of a branch, y for one of the graph.
+        assert names == {"a": "a_1", "b": "y", "d": "twice", "e": "twice_1", "p": "p", "q": "a", "y": "y_1"}
+
     def test_a_file(self, tmp_path: Path) -> None:
         path = written(add(), tmp_path)
         loaded = load_model(path)

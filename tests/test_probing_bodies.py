@@ -163,3 +163,17 @@ def test_tables_of_bodies_in_bodies() -> None:
     shapes = traced(text).shapes
     assert (shapes["t:then_branch:runs"], shapes["t:else_branch:runs"], shapes["q:body:runs"]) == ((2,), (3,), (9,))
     assert shapes["m"] == shapes["p"] == shapes["q"] == (2, 4)
+
+
+def test_branches_without_names_are_told_apart() -> None:
+    text = """g (float[N,4] x, bool c) => (float[N,4] y) {
+        nc = Not (c)
+        h = If (c) <then_branch = a () => (float[N,4] p) { p = Relu (x) },
+                    else_branch = b () => (float[N,4] q) { q = Abs (x) }>
+        y = If (nc) <then_branch = d () => (float[N,4] r) { r = Exp (h) },
+                     else_branch = e () => (float[N,4] t) { t = Neg (h) }>
+    }"""
+    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]>\n{text}')
+    assert not any(node.name for node in proto.graph.node)
+    trace = probe(ir.from_proto(proto))
+    assert all(trace.shapes[name] == (2, 4) for name in "pqrt")

@@ -87,6 +87,16 @@ def test_text_sums_up_by_operator() -> None:
 
 
 @pytest.mark.usefixtures("machine")
+def test_nodes_without_names_are_all_there(tmp_path: Path) -> None:
+    proto = onnx.load(DIGITS)
+    for node in proto.graph.node:
+        node.name = ""
+    onnx.save(proto, tmp_path / "nameless.onnx")
+    found, wanted = api.inspect_waterline(tmp_path / "nameless.onnx"), api.inspect_waterline(DIGITS)
+    assert [row.operator for row in found.nodes] == [row.operator for row in wanted.nodes]
+
+
+@pytest.mark.usefixtures("machine")
 def test_blocks_move_fewer_bytes_when_fused() -> None:
     found = api.inspect_waterline(CHAR_LM, shapes=("input_ids=2x24",))
     assert [row.number for row in found.blocks] == [0, 1, 2]

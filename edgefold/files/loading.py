@@ -19,6 +19,7 @@ from edgefold.files.dense import make_dense
 from edgefold.files.opset import check_versions
 from edgefold.files.quoting import quoted
 from edgefold.files.safety import check_model_file, tensors
+from edgefold.node_names import name_nodes
 
 MODEL_FILE = "model.onnx"
 """The name of the model in an output folder of ``compress``."""
@@ -31,7 +32,8 @@ class LoadedModel:
     """A model that passed every check.
 
     Attributes:
-        model: the graph; tensors of external data are mapped when first read, nothing else is held in memory twice.
+        model: the graph, whose nodes all have names of their own; tensors of external data are mapped when first read,
+            nothing else is held in memory twice.
         path: the absolute path of the model file.
         bytes: size of the model file and its external data files together.
         data_files: the external data files, absolute and without links, in the order of their names.
@@ -86,6 +88,7 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
         raise ModelError(f"{path}: cannot be read by onnx_ir: {_one_line(error)}") from error
     _set_folder(model, path.parent)
+    name_nodes(model)
     notes = _take_weights_out_of_inputs(model)
     if sparse:
         notes += (f"{sparse} sparse tensors are held dense.",)

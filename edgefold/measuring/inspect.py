@@ -159,12 +159,12 @@ def inspect(
 
 
 def quantize_skips(model: ir.Model) -> list[SkipRow]:
-    """The nodes of the main graph with weights that the quantize pass would leave alone, and why."""
+    """The nodes with weights that the quantize pass would leave alone, and why."""
     from edgefold.passes import Skip
-    from edgefold.passes._weighted_nodes import weighted_node
+    from edgefold.passes._weighted_nodes import nodes_inside, weighted_node
 
     # Packed operators are what quantize makes; it has nothing left to do there.
-    found = [weighted_node(node) for node in model.graph if node.domain != EDGEFOLD]
+    found = [weighted_node(node) for node in model.graph if node.domain != EDGEFOLD] + nodes_inside(model)
     return [(skip.node, str(skip.reason), skip.detail) for skip in found if isinstance(skip, Skip)]
 
 
@@ -233,4 +233,4 @@ def _skip_lines(skips: Sequence[SkipRow]) -> list[str]:
     if not skips:
         return ["quantize would skip no node with weights."]
     lines = [f"  {node}: {reason}{f' ({detail})' if detail else ''}" for node, reason, detail in skips]
-    return [f"quantize would skip {len(skips)} nodes:", *lines]
+    return [f"quantize would skip {len(skips)} node{'s' if len(skips) > 1 else ''}:", *lines]

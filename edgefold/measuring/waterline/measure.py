@@ -46,7 +46,7 @@ def waterline(loaded: LoadedModel, shapes: Mapping[str, Shape], picture: str | N
     interface = ModelInterface.of(make_session(loaded.path, threads=1, config=LITTLE_MEMORY))
     feeds = random_feeds(interface, completed_shapes(loaded.model, shapes)[0])
     fed = {name: array.shape for name, array in feeds.items()}
-    ran = run_nodes(loaded.path, feeds, _SECONDS)
+    ran = run_nodes(loaded.model, feeds, _SECONDS)
     blocks = _find_blocks(loaded.model)
     borders = _borders(loaded.model, fed, blocks)
     found = analyse(str(loaded.path), fed, ran, _blocks_of(ran, blocks), borders, ceilings())

@@ -59,13 +59,13 @@ class RunNode:
         return sum(element_bytes(tensor.dims, tensor.data_type) for tensor in self.weights)
 
 
-def run_nodes(path: Path, feeds: Mapping[str, np.ndarray[Any, Any]], seconds: float) -> list[RunNode]:
+def run_nodes(model: ir.Model, feeds: Mapping[str, np.ndarray[Any, Any]], seconds: float) -> list[RunNode]:
     """Runs a model again and again, one thread, and reads the times of its nodes, in the order in which they run.
 
     Nodes inside the bodies of others are part of these.
 
     Args:
-        path: the model.
+        model: its nodes need names of their own, by which the profile has their times.
         feeds: its inputs.
         seconds: budget; at least three runs are made beside the first, which does not count.
 
@@ -74,7 +74,7 @@ def run_nodes(path: Path, feeds: Mapping[str, np.ndarray[Any, Any]], seconds: fl
     """
     with tempfile.TemporaryDirectory(prefix="edgefold-profile-") as name:
         folder = Path(name)
-        session = make_session(path, threads=1, profile=folder)
+        session = make_session(model, threads=1, profile=folder)
         started = time.perf_counter()
         runs = 0
         while runs <= _FEWEST or (time.perf_counter() - started < seconds and runs < _MOST):

@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from onnx import numpy_helper
 
 from edgefold.errors import ModelError
 from edgefold.files.loading import load_model
@@ -138,6 +139,19 @@ def test_weights_of_three_gigabytes_do_not_matter(tmp_path: Path) -> None:
     raised, _ = raise_opset(load_model(tmp_path).model)
     assert raised.opset_imports[""] == 21
     assert raised.graph.initializers["w"].const_value.nbytes == 3 * 2**30
+
+
+def test_small_tensors_of_a_file_beside_the_model_are_read(tmp_path: Path) -> None:
+    """Exporters put all of them there; the converter reads axes, and knows no folder."""
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 18]>
+        g (float[2, 3] x) => (float[1, 6] y) <int64[2] shape = {1, 6}, float[1] b = {7}> {
+            c = Constant <value = float[1] {5}> () h = Add(x, c) i = Add(h, b) y = Reshape(i, shape) }""")
+    path = tmp_path / "model.onnx"
+    for tensor in (*proto.graph.initializer, proto.graph.node[0].attribute[0].t):
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))  # only bytes may lie there
+    onnx.save(proto, path, save_as_external_data=True, location="w.bin", size_threshold=0, convert_attribute=True)
+    x = np.zeros((2, 3), np.float32)
+    assert np.array_equal(outputs(raise_opset(load_model(path).model)[0], {"x": x})[0], np.full((1, 6), 12))
 
 
 def test_what_the_model_says_about_itself_is_kept() -> None:

@@ -123,6 +123,7 @@ def raise_opset(model: ir.Model, minimum: int = BODY_OPSET) -> tuple[ir.Model, b
 
 def _converted(model: ir.Model, version: int, minimum: int) -> ir.Model:
     weights = _detach_weights(model)
+    _read_files(model)
     skeleton = ir.to_proto(model)
     try:
         if skeleton.functions:
@@ -153,6 +154,16 @@ def _detach_weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:
         graph.initializers.pop(name)
         graph.inputs.append(value)
     return taken
+
+
+def _read_files(model: ir.Model) -> None:
+    """Reads what is left in files beside the model: the converter wants to see it, and would forget the folder."""
+    ir.external_data.load_to_model(model)
+    graphs = (model.graph, *(function.graph for function in model.functions.values()))
+    for node in (node for graph in graphs for node in graph.all_nodes()):
+        for name, attribute in node.attributes.items():
+            if isinstance(attribute, ir.Attr) and isinstance(tensor := attribute.value, ir.ExternalTensor):
+                node.attributes[name] = ir.AttrTensor(name, ir.Tensor(tensor.numpy(), tensor.dtype, name=tensor.name))
 
 
 def _attach_weights(model: ir.Model, weights: dict[str, ir.TensorProtocol]) -> None:

@@ -6,12 +6,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgefold.passes import SkipReason
 from edgefold.report import Figures
 
 NAMED_NODES = 5
 SHARE_OF_ERROR = 0.5  # nodes are named until they carry half of the error
 SLOWER = 1.05
 LARGER = 1.0
+CUTS = (
+    "compress-experts", "fuse-layers", "low-rank", "merge-experts", "prune-channels", "prune-experts", "remove-blocks",
+    "share-weights",
+)  # fmt: skip
+"""Passes that take parts of a model away, or make one of several: what they cost lies in no node that is left."""
+OF_THE_MODEL = (SkipReason.NOT_APPLICABLE, SkipReason.NO_BLOCKS, SkipReason.NO_EXPERTS, SkipReason.BELOW_THRESHOLD)
+"""Reasons of a pass that looked for its work and found none."""
 
 
 def findings_of(
@@ -35,21 +43,52 @@ def findings_of(
         ranking: nodes by the error that each adds, largest first.
     """
     found = [_missed(name, goal) for name, goal in goals.items() if not goal["met"]]
-    if change is not None and _significantly_worse(change, lower_is_worse) and ranking:
-        found.append(_cure(ranking))
+    if change is not None and _significantly_worse(change, lower_is_worse):
+        found += [_cure(ranking)] if ranking else []
+        found += _cures_of_cuts(steps)
     if after.latency_ms and before.latency_ms and after.latency_ms > SLOWER * before.latency_ms:
-        found.append(
-            "The compressed model is slower here than the original in ONNX Runtime; "
-            "`edgefold bench -m MODEL -m OUTPUT --against ort-int8` compares the alternatives."
-        )
+        found.append(_slower(steps))
     if after.bytes > LARGER * before.bytes:
-        found.append("The compressed file is larger than the original: the model has little to compress.")
+        found.append("The compressed file is larger than the original: little of it was compressed.")
     for step in steps:
-        if step["pass"] == "quantize" and not step["edits"]:  # noqa: S105 - a pass, not a password
-            found.append("quantize changed nothing; the list below says why for each node.")
+        if (idle := _changed_nothing(step)) is not None:
+            found.append(idle)
         if "finding" in step.get("stats", {}):
             found.append(str(step["stats"]["finding"]))
     return tuple(found)
+
+
+def _cures_of_cuts(steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What to do about steps whose damage no single node has."""
+    cuts = [step["pass"] for step in steps if step["edits"] and step["pass"] in CUTS]
+    if not cuts or any(step["edits"] and step["pass"] == "heal" for step in steps):  # noqa: S105 - no password
+        return []
+    names = " and ".join(dict.fromkeys(cuts))
+    return [
+        f"The metric got worse, and {names} took parts of the model away or joined them: ask for less (options: "
+        f"`edgefold recipes show {cuts[-1]}`), or train the rest: `edgefold heal -m OUTPUT --teacher MODEL -d TASK`."
+    ]
+
+
+def _slower(steps: Sequence[Mapping[str, Any]]) -> str:
+    ran = {step["pass"] for step in steps if step["edits"]}
+    way_out = ""
+    if "quantize" in ran and not {"fuse-blocks", "fuse-experts"} & ran:
+        way_out = "the recipe `fused` (`-c fused`) is made for speed, and "
+    return (
+        f"The compressed model is slower here than the original in ONNX Runtime; {way_out}"
+        "`edgefold bench -m MODEL -m OUTPUT --against ort-int8` compares the alternatives."
+    )
+
+
+def _changed_nothing(step: Mapping[str, Any]) -> str | None:
+    """A sentence on a step that was asked for more than cleaning up and left the model as it was."""
+    if step["edits"] or step["pass"] not in (*CUTS, "quantize") or "finding" in step.get("stats", {}):
+        return None
+    for skip in step["skips"]:
+        if skip["node"] == "model" and skip["reason"] in OF_THE_MODEL:
+            return f"{step['pass']} changed nothing: {skip['detail'] or skip['reason']}."
+    return f"{step['pass']} changed nothing; the list below says why for each node."
 
 
 def _missed(name: str, goal: Mapping[str, Any]) -> str:

@@ -111,10 +111,9 @@ def run_step(model: ir.Model, step: Pass, inputs: Inputs, context: Context) -> t
     candidate = model.clone()
     try:
         step.requires(candidate)
+        notes = step.rewrite(candidate, context)
     except PreconditionError as error:
-        notes = Notes(skips=(Skip("model", SkipReason.FALLBACK, str(error)),))
-        return model, _record(step, notes, started, model, inputs, None)
-    notes = step.rewrite(candidate, context)
+        notes = Notes(skips=(Skip("model", SkipReason.NOT_APPLICABLE, str(error)),))
     if not notes.edits:
         return model, _record(step, notes, started, model, inputs, None)
     try:

@@ -118,7 +118,7 @@ def _portability_text(portability: Mapping[str, Any]) -> str:
     reordered = portability["reordered"]
     turned = f"; in {reordered}, ONNX Runtime's optimizations turn codes near rounding ties" if reordered else ""
     return (
-        f"Stock ONNX Runtime and the EdgeFold library agree on {portability['nodes']} nodes "
+        f"Stock ONNX Runtime and the EdgeFold library agree on {_number(portability['nodes'], 'node')} "
         f"(largest difference {portability['worst']:.1e}{turned})."
     )
 
@@ -143,15 +143,24 @@ def _skips_text(steps: Sequence[Mapping[str, Any]]) -> list[str]:
         return ["\nNothing was skipped."]
     counts = Counter((name, str(skip["reason"])) for name, skip in skips)
     lines = ["\nLeft alone or treated with less than asked:"]
-    for (name, reason), count in counts.most_common():
-        nodes = [skip for step, skip in skips if step == name and str(skip["reason"]) == reason]
-        lines.append(f"  {name}: {reason}: {count} node{'s' if count > 1 else ''}")
-        for skip in nodes[:LISTED_SKIPS]:
-            detail = f" ({skip['detail']})" if skip["detail"] else ""
-            lines.append(f"    {skip['node']}{detail}")
-        if count > LISTED_SKIPS:
-            lines.append(f"    and {count - LISTED_SKIPS} more in report.json")
+    for (name, reason), _ in counts.most_common():
+        alike = [skip for step, skip in skips if step == name and str(skip["reason"]) == reason]
+        nodes = [skip for skip in alike if skip["node"] != "model"]
+        lines += [f"  {name}: {reason}{_detail(skip)}" for skip in alike if skip["node"] == "model"]
+        if nodes:
+            lines.append(f"  {name}: {reason}: {_number(len(nodes), 'node')}")
+        lines += [f"    {skip['node']}{_detail(skip)}" for skip in nodes[:LISTED_SKIPS]]
+        if len(nodes) > LISTED_SKIPS:
+            lines.append(f"    and {len(nodes) - LISTED_SKIPS} more in report.json")
     return lines
+
+
+def _detail(skip: Mapping[str, Any]) -> str:
+    return f" ({skip['detail']})" if skip["detail"] else ""
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _lasting_skips(steps: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -186,6 +195,8 @@ def _count(number: float) -> str:
 
 def _times(before: float, after: float, word: str) -> str:
     ratio = before / max(after, 1e-12)
+    if abs(ratio - 1) < 0.005:
+        return "the same"
     if ratio >= 1:
         return f"{ratio:.2f}x {word}"
     opposite = {"smaller": "larger", "faster": "slower"}[word]

@@ -59,6 +59,7 @@ class SkipReason(enum.StrEnum):
     BELOW_THRESHOLD = "below the threshold"
     KEPT_WIDER = "kept at a higher width"
     FALLBACK = "fell back to a simpler method"
+    NOT_APPLICABLE = "the model cannot take the pass"
     NO_NEIGHBOUR = "no neighbouring layer can take it in"
     BARRIER = "its channels have to stay"
     STATISTICS = "a normalization averages over its channels"
@@ -209,7 +210,7 @@ class PreconditionError(Exception):
     """The model as a whole cannot take the pass (a node that merely does not match is a Skip)."""
 
     def __init__(self, node: str, why: str) -> None:
-        super().__init__(f"{node}: {why}")
+        super().__init__(why if node == "model" else f"{node}: {why}")
 
 
 def _kebab(name: str) -> str:

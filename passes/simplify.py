@@ -60,7 +60,7 @@ class Simplify(Pass, frozen=True, kw_only=True):
         stats.update({f"removed.{kind}": count for kind, count in sorted(removed.items())})
         if merged > 0 and not edits:
             edits.append(Edit("model", f"merged {merged} initializers"))
-        skips = () if edits else (Skip("model", SkipReason.BELOW_THRESHOLD, "nothing to simplify"),)
+        skips = () if edits else (Skip("model", SkipReason.NOTHING_TO_GAIN, "it is as simple as can be"),)
         return Notes(tuple(edits), skips, stats)
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from edgefold.findings import findings_of
@@ -37,6 +38,17 @@ def test_skips_are_counted_by_reason_and_a_long_list_is_cut() -> None:
     assert "weight is not a constant: 30 nodes" in text
     assert "and 18 more in report.json" in text
     assert "/conv20" not in text
+
+
+def test_what_holds_for_the_whole_model_counts_no_nodes() -> None:
+    skip = {"node": "model", "reason": "needs calibration data", "detail": "rounding nearest instead of gptq"}
+    text = report(steps=[{**step(1), "skips": [skip, *step(1)["skips"]]}]).to_text()
+    assert "\n  quantize: needs calibration data (rounding nearest instead of gptq)\n" in text
+    assert "weight is not a constant: 1 node\n" in text
+
+
+def test_a_figure_that_stays_is_neither_better_nor_worse() -> None:
+    assert "the same" in report(before=AFTER, after=AFTER).to_text()
 
 
 def test_a_node_that_a_later_step_replaced_was_not_left_alone() -> None:
@@ -75,3 +87,35 @@ def test_a_missed_goal_comes_first() -> None:
     found = findings_of(BEFORE, AFTER, [step(edits=0)], None, True, goals, ())
     assert found[0].startswith("Goal missed: --max-size")
     assert "quantize changed nothing" in found[1]
+
+
+WORSE = {"value": -20.0, "ci95": [-25.0, -15.0]}
+
+
+def cut(edits: int = 3, **skip: str) -> dict[str, Any]:
+    skips = [{"node": "model", "detail": "", **skip}] if skip else []
+    return {"pass": "remove-blocks", "edits": edits, "skips": skips}
+
+
+def test_a_loss_by_a_cut_is_said_though_no_node_has_it() -> None:
+    (found,) = findings_of(BEFORE, AFTER, [cut()], WORSE, True, {}, ())
+    assert "remove-blocks took parts" in found
+    assert "edgefold heal" in found
+    healed = {"pass": "heal", "edits": 1, "skips": []}
+    assert not findings_of(BEFORE, AFTER, [cut(), healed], WORSE, True, {}, ())
+    assert not findings_of(BEFORE, AFTER, [cut(edits=0, reason="x"), step()], WORSE, True, {}, ())[1:]
+
+
+def test_a_recipe_whose_heart_found_nothing_to_do_says_so() -> None:
+    (found,) = findings_of(BEFORE, AFTER, [cut(0, reason="no repeated residual blocks were found")], None, True, {}, ())
+    assert found == "remove-blocks changed nothing: no repeated residual blocks were found."
+    (found,) = findings_of(BEFORE, AFTER, [cut(0, reason="needs calibration data")], None, True, {}, ())
+    assert found.endswith("the list below says why for each node.")
+
+
+def test_layers_quantized_one_by_one_that_are_slow_lead_to_the_recipe_for_speed() -> None:
+    (slow,) = findings_of(AFTER, replace(AFTER, latency_ms=2.0), [step()], None, True, {}, ())
+    assert "`-c fused`" in slow
+    fused = {"pass": "fuse-blocks", "edits": 1, "skips": []}
+    (slow,) = findings_of(AFTER, replace(AFTER, latency_ms=2.0), [step(), fused], None, True, {}, ())
+    assert "`-c fused`" not in slow

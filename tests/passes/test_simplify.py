@@ -56,7 +56,7 @@ def test_an_output_that_is_an_input_stays() -> None:
 def test_nothing_to_do_is_said() -> None:
     _, notes = simplified("g (float[N, 4] x) => (float[N, 4] y) { [a] y = Abs(x) }", {})
     assert not notes.edits
-    assert [skip.reason for skip in notes.skips] == [SkipReason.BELOW_THRESHOLD]
+    assert [skip.reason for skip in notes.skips] == [SkipReason.NOTHING_TO_GAIN]
 
 
 def test_a_large_expansion_is_not_folded() -> None:

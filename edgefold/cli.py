@@ -7,6 +7,7 @@ Results go to stdout, progress and errors to stderr. Exit codes: 0 done; 1 a goa
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import sys
@@ -291,7 +292,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _fail(message: str, code: int, arguments: list[str]) -> NoReturn:
-    if "debug" in " ".join(arguments):
+    if "--log-level=debug" in arguments or ("--log-level", "debug") in itertools.pairwise(map(_same_dashes, arguments)):
         traceback.print_exc()
     click.echo(f"edgefold: error: {' '.join(message.split())}", err=True)
     sys.exit(code)

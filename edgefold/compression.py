@@ -13,7 +13,7 @@ import msgspec
 from edgefold.checkpoints import Checkpoints
 from edgefold.compression_run import Run
 from edgefold.console import log_file
-from edgefold.errors import ContractError, UsageError
+from edgefold.errors import ContractError, ModelError, UsageError
 from edgefold.files.loading import LoadedModel, load_model
 from edgefold.files.saving import output_folder
 from edgefold.measuring.measure import model_weights
@@ -103,6 +103,8 @@ def compress(
         except StepFailedError as failure:
             _keep_last_good(run, folder, emitter, external_data, failure)
             raise
+        if not len(result.graph):
+            raise ModelError(f"{loaded.path}: all its outputs are constants; there is nothing to compress")
         stamp(result, recipe_text=recipe_as_yaml(run.recipe), input_sha256=loaded.sha256)
         written = emitter.emit(result, partial, external_data)
         report = run.report(written, folder)

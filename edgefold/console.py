@@ -61,9 +61,14 @@ def progress(level: str) -> Iterator[None]:
         handler.setLevel({"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}[level])
     log.setLevel(logging.DEBUG if level == "debug" else logging.INFO)
     log.addHandler(handler)
+    others = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript")]  # warn of what is in order here
+    for other in others:
+        other.setLevel(logging.DEBUG if level == "debug" else logging.ERROR)
     try:
         yield
     finally:
+        for other in others:
+            other.setLevel(logging.NOTSET)
         log.removeHandler(handler)
         handler.close()
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgefold.errors import VerificationError
+from edgefold.errors import ModelError, VerificationError
 from edgefold.float_caches import native_run
 from edgefold.measuring.unfused import ATTENTION
 from edgefold.passes.fusion.activations import ActivationKind
@@ -92,6 +92,7 @@ def prove_portable(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> Agreemen
             ours = run_outputs(model, node, data)
             found = _Difference.of(ours, run_outputs(model, node, data, library=False))
             if not found.largest <= PORTABLE_TOLERANCE:
+                _require_numbers(node, data)
                 _require(node, found, REORDERED_SHARE, "as ONNX Runtime optimizes it")
                 found = _Difference.of(ours, run_outputs(model, node, data, library=False, optimize=False))
                 reordered += found.largest <= PORTABLE_TOLERANCE
@@ -126,6 +127,15 @@ class _Difference:
             float(error.max(initial=0.0)) / max(float(signal.max(initial=0.0)), 1e-30),
             float(np.linalg.norm(error)) / max(float(np.linalg.norm(signal)), 1e-30),
         )
+
+
+def _require_numbers(node: ir.Node, data: Mapping[str, np.ndarray]) -> None:
+    for name, array in data.items():
+        if np.issubdtype(array.dtype, np.floating) and np.isnan(array).any():
+            raise ModelError(
+                f"node {node.name}: its input {name} holds NaN when the model is run, so that nothing can be compared; "
+                "look for NaN or infinity in the original's weights, or give data that it can compute (-d)"
+            )
 
 
 def _require(node: ir.Node, found: _Difference, share: float, form: str) -> None:

@@ -134,8 +134,8 @@ def check_structure(
         VerificationError: names the step and what changed.
     """
     for kind, old, new in (
-        ("inputs", _interface(before.graph.inputs, before), _interface(after.graph.inputs, after)),
-        ("outputs", _interface(before.graph.outputs, before), _interface(after.graph.outputs, after)),
+        ("inputs", _given(before), _given(after)),
+        ("outputs", _as_floats(before.graph.outputs, before), _as_floats(after.graph.outputs, after)),
     ):
         if len(old) != len(new) or not all(map(_same_port, old, new)):
             raise VerificationError(f"{step_name}: the model's {kind} changed from {_ports(old)} to {_ports(new)}")
@@ -174,13 +174,14 @@ def check_onnx(model: ir.Model) -> None:
         onnx.checker.check_model(str(path))
 
 
-def _interface(values: Iterable[ir.Value], model: ir.Model) -> list[ir.Value]:
-    """Inputs or outputs without those that have defaults: options, and the weights that IR 3 lists among the inputs.
+def _given(model: ir.Model) -> list[ir.Value]:
+    """Inputs without those that have defaults: options, and the weights that IR 3 lists among the inputs."""
+    return _as_floats([value for value in model.graph.inputs if value.name not in model.graph.initializers], model)
 
-    Those of a cache of codes stand there as the floats that they were.
-    """
-    plain = [value for value in values if value.name not in model.graph.initializers]
-    return float_ports(plain, coded_caches(model.metadata_props))
+
+def _as_floats(values: Iterable[ir.Value], model: ir.Model) -> list[ir.Value]:
+    """Inputs or outputs, those of a cache of codes as the floats that they were."""
+    return float_ports(list(values), coded_caches(model.metadata_props))
 
 
 def _options(model: ir.Model) -> set[str]:

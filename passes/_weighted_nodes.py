@@ -18,7 +18,10 @@ from edgefold.passes.base import Skip, SkipReason
 
 Float = npt.NDArray[np.float32]
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-_QUANTIZED = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
+_QUANTIZED = (
+    "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul", "GatherBlockQuantized",
+    "MatMulBnb4", "MatMulIntegerToFloat", "MatMulNBits", "QGemm", "QMoE",
+)  # fmt: skip
 _UNPACKED = ("ConvTranspose", "LSTM", "GRU", "RNN", "Einsum")
 _WORTH_NAMING = 1024  # weights; below it a float operand of an unsupported operator is not worth a line in the report
 
@@ -97,13 +100,13 @@ def weighted_node(node: ir.Node) -> WeightedNode | Skip | None:
     """What the node does with constant weights; a Skip where that cannot be packed, None where it has none."""
     if node.domain == "ai.edgefold":
         return _refuse(node, SkipReason.ALREADY_QUANTIZED)
+    if node.op_type in _QUANTIZED and any(trace_constant(value) for value in node.inputs[1:]):
+        return _refuse(node, SkipReason.ALREADY_QUANTIZED)
     if node.domain not in ("", "ai.onnx"):
         return _foreign(node)
     recognize = {"MatMul": _matmul, "Gemm": _gemm, "Conv": _conv, "Gather": _gather}.get(node.op_type)
     if recognize is not None:
         return recognize(node)
-    if node.op_type in _QUANTIZED and any(trace_constant(value) for value in node.inputs[1:]):
-        return _refuse(node, SkipReason.ALREADY_QUANTIZED)
     return _foreign(node) if node.op_type in _UNPACKED else None
 
 

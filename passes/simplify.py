@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
@@ -81,6 +82,7 @@ def _pipeline() -> ir.passes.Sequential:
         ),
         common.RemoveUnusedNodesPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        _LayRowByRow(),
         common.DeduplicateHashedInitializersPass(),
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
@@ -89,6 +91,19 @@ def _pipeline() -> ir.passes.Sequential:
         common.OutputFixPass(),
         common.NameFixPass(),
     )
+
+
+class _LayRowByRow(ir.passes.InPlacePass):
+    """Copies stored arrays that are views of others, as a folded Transpose leaves them: they cannot be hashed."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        modified = False
+        for value in [value for graph in model.graphs() for value in graph.initializers.values()]:
+            tensor = value.const_value
+            if isinstance(tensor, ir.Tensor) and not (array := tensor.numpy()).flags.c_contiguous:
+                value.const_value = ir.Tensor(np.ascontiguousarray(array), tensor.dtype, name=tensor.name)
+                modified = True
+        return ir.passes.PassResult(model, modified=modified)
 
 
 def _inventory(model: ir.Model) -> dict[str, str]:

@@ -266,3 +266,55 @@ def test_a_weight_that_is_not_finite_stays_float_and_is_named(bad: float, tmp_pa
     assert "linear" in outcome.out
     kept = onnx.load(tmp_path / "out" / "model.onnx")
     assert [node.op_type for node in kept.graph.node] == ["MatMul"]
+
+
+def test_values_that_are_not_numbers_are_named(tmp_path: Path, edgefold: Command) -> None:
+    broken = linear()
+    broken.graph.node.insert(0, helper.make_node("Mul", ["x", "nan"], ["h"], name="first"))
+    broken.graph.node[1].input[0] = "h"
+    broken.graph.initializer.append(numpy_helper.from_array(np.full(1, np.nan, np.float32), "nan"))
+    path = tmp_path / "nan.onnx"
+    onnx.save(broken, path)
+    outcome = edgefold("compress", "-m", path, "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert "node linear: its input h holds NaN" in outcome.error_line
+
+
+def test_a_model_of_constants_is_one_line(tmp_path: Path, edgefold: Command) -> None:
+    constant = linear()
+    del constant.graph.input[:]
+    constant.graph.node[0].input[0] = "c"
+    constant.graph.initializer.append(numpy_helper.from_array(np.ones((2, K), np.float32), "c"))
+    path = tmp_path / "constant.onnx"
+    onnx.save(constant, path)
+    outcome = edgefold("compress", "-m", path, "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert f"{path}: all its outputs are constants" in outcome.error_line
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_constant_stays_one(tmp_path: Path, edgefold: Command) -> None:
+    """Detectors give their anchors out; folding makes an initializer of them."""
+    detector = linear()
+    detector.graph.node.append(helper.make_node("Add", ["c", "c"], ["anchors"], name="grid"))
+    detector.graph.output.append(helper.make_tensor_value_info("anchors", TensorProto.FLOAT, [4]))
+    detector.graph.initializer.append(numpy_helper.from_array(np.ones(4, np.float32), "c"))
+    path = tmp_path / "detector.onnx"
+    onnx.save(detector, path)
+    outcome = edgefold("compress", "-m", path, "-o", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert [one.name for one in onnx.load(tmp_path / "out" / "model.onnx").graph.output] == ["y", "anchors"]
+
+
+def test_a_product_with_nothing_can_be_inspected(tmp_path: Path, edgefold: Command) -> None:
+    nothing = linear(np.zeros((0, N), np.float32))
+    nothing.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 0
+    path = tmp_path / "nothing.onnx"
+    onnx.save(nothing, path)
+    outcome = edgefold("inspect", "-m", path)
+    assert outcome.code == 0, outcome.err
+
+
+def test_debug_in_a_name_asks_for_no_traceback(tmp_path: Path, edgefold: Command) -> None:
+    assert "Traceback" not in edgefold("inspect", "-m", tmp_path / "debug.onnx").err
+    assert "Traceback" in edgefold("inspect", "-m", tmp_path / "debug.onnx", "--log-level", "debug").err

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -148,3 +149,11 @@ def test_what_ort_cannot_quantize_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         build_baseline(tmp_path / "bad.onnx", "ort-int4", None, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_runs_in_no_form_is_one_line(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17, "com.acme" : 1]>
+    g (float[2] x) => (float[2] y) { y = com.acme.Magic (x) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=r"unknown operator com\.acme::Magic"):
+        bench([tmp_path / "m.onnx"], against=("ort-fp32", "ort-int8"))

@@ -212,7 +212,7 @@ def _layers(model: ir.Model, work: Sequence[NodeMacs]) -> tuple[Layer, ...]:
     for one in work:
         matrix = matrices.get(one.node)
         weights = None if matrix is None else matrix.weights
-        bits = None if matrix is None else matrix.bits / matrix.weights
+        bits = matrix.bits / matrix.weights if matrix and matrix.weights else None
         operator = operators.get(one.node, one.operator)
         layers.append(Layer(one.node, operator, one.output, one.macs, weights, bits))
     return tuple(layers)

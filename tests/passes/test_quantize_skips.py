@@ -58,6 +58,12 @@ SKIPS = {
         {"w": W},
         SkipReason.SHARED_WEIGHT,
     ),
+    "already quantized by ONNX Runtime's own operators": (
+        "g (float[N, 64] x) => (float[N, 48] y) { s = Constant<value_float = 0.1>()\n"
+        "[n] y = com.microsoft.MatMulNBits<K = 64, N = 48, bits = 4, block_size = 32>(x, q, s) }",
+        {"q": np.ones((48, 2, 16), np.uint8)},
+        SkipReason.ALREADY_QUANTIZED,
+    ),
     "already quantized": (
         f"{SAFE} {{ s = Constant<value_float = 0.1>()\n z = Constant<value = int8 {{0}}>()\n"
         "[d] w = DequantizeLinear(q, s, z)\n [n] y = MatMul(x, w) }",

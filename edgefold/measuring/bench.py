@@ -156,7 +156,7 @@ def bench(
         contenders = sorted([*forms, *contenders], key=lambda one: one.backend != "ort-fp32")
         runs = {str(index): one.run for index, one in enumerate(contenders) if one.run is not None}
         if not runs:
-            raise ModelError("; ".join(dict.fromkeys(one.note for one in contenders)))
+            raise ModelError(contenders[0].note)
         log.info("timing %d contenders ...", len(runs))
         budget = min(MAX_SECONDS, SECONDS_PER_CONTENDER * len(runs)) if seconds is None else seconds
         timings = interleave(runs, budget)

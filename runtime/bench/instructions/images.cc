@@ -3,6 +3,7 @@
 #include "kernels/conv_depthwise/conv_depthwise.h"
 #include "kernels/conv_epilogue/conv_epilogue.h"
 #include "kernels/conv_quantize/conv_quantize.h"
+#include "kernels/lookup/lookup.h"
 #include "kernels/requantize/requantize.h"
 #include "selftest.h"
 
@@ -71,7 +72,7 @@ void Requantize(Random& random) {
   count("requantize 56x144 swish", {ActivationKind::kSwish, 1.0f, 0.0f}, Residual::kNone, kSigned);
 }
 
-// The borders of an integer region: float planes to codes and back.
+// The borders of an integer region: float planes or bytes to codes, and back.
 void Borders(Random& random) {
   std::vector<float> planes(kChannels * kPixels);
   for (float& value : planes) value = random.Uniform() * 4.0f;
@@ -84,6 +85,12 @@ void Borders(Random& random) {
   const ConvEpilogueArguments e = {acc.data(),    kChannels,     kPixels, kChannels,     0.02f,
                                    scales.data(), scales.data(), false,   planes.data(), kPixels};
   Count("conv_epilogue 144x56", [&] { ConvEpilogueKernels().Choose().run(e); });
+  uint8_t table[256];
+  for (int i = 0; i < 256; ++i) table[i] = static_cast<uint8_t>(255 - i);
+  const std::vector<uint8_t> bytes(kPixels * kChannels, 7);
+  Count("lookup 144x56", [&] {
+    LookupKernels().Choose().run(bytes.data(), kPixels * kChannels, table, codes.data());
+  });
 }
 
 }  // namespace

@@ -118,8 +118,17 @@ class Run:
             portability=self.portability,
             goals=goals or None,
             ranking=ranking,
-            findings=findings_of(old, new, self.records, change, lower_is_worse, goals, ranking) + proven,
+            findings=findings_of(old, new, self.records, change, lower_is_worse, goals, ranking)
+            + proven
+            + self._unrun(),
             environment={**versions(), "latency": latency},
+        )
+
+    def _unrun(self) -> tuple[str, ...]:
+        if self.inputs.probe is not None:
+            return ()
+        return (
+            "The model was never run, since no made-up inputs fit: nothing was verified or timed. Give a task (-d).",
         )
 
     def _prove_end_to_end(self, written: Path) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -21,16 +22,17 @@ from edgefold.heal import require_torch
 from edgefold.interface import ModelInterface
 from edgefold.passes import FuseLayers, Heal
 from edgefold.pipeline import Inputs
-from edgefold.random_feeds import random_feeds
+from edgefold.probing_feeds import guessed_sizes, make_feeds
 from edgefold.recipe import Recipe, load_recipe, recipe_as_yaml
 from edgefold.scoring.task import Split, Task, load_task
 from edgefold.session import LITTLE_MEMORY, make_session, run
 
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
 log = logging.getLogger("edgefold")
 
 PROBE_SAMPLES = 8  # enough to verify a step on, few enough to do it after every step
-GUESSED_LENGTH = 8  # of dynamic dimensions other than the first, without a task
-GUESSED_SIDE = 64  # the same in images, which networks halve several times
 _OF_CLASSES = ("top1", "top5", "agreement", "perplexity")  # metrics of scores along the last axis
 
 
@@ -75,17 +77,7 @@ class Plan:
         interface = ModelInterface.of(session)
         task = self.task
         if task is None:
-            probe = guessed_feeds(interface, self.recipe.seed)
-            if probe is not None:
-                try:
-                    run(session, None, probe)
-                except ModelError as error:
-                    log.warning(
-                        "the model does not run on made-up inputs, so nothing is verified by running it; "
-                        "give a task with -d (%s)",
-                        error,
-                    )
-                    probe = None
+            probe = guessed_feeds(session, self.recipe.seed)
             return Inputs(probe, None, _per_sample(interface, probe))
         split: Split = "calibration" if task.has_calibration else "eval"
         batch = next(task.batches(interface, split, PROBE_SAMPLES))
@@ -163,26 +155,22 @@ def class_scores(task: Task, interface: ModelInterface) -> frozenset[str]:
     return frozenset((scored.name,)) if task.metric.name in _OF_CLASSES and "float" in scored.kind else frozenset()
 
 
-def guessed_feeds(interface: ModelInterface, seed: int) -> dict[str, np.ndarray] | None:
-    """Random inputs with one sample and short dynamic dimensions; None when a rank is unknown or a type unusual."""
-    shapes = {
-        port.name: tuple(
-            size if isinstance(size, int) else _guessed_size(axis, len(port.shape))
-            for axis, size in enumerate(port.shape)
-        )
-        for port in interface.inputs
-    }
-    try:
-        return random_feeds(interface, shapes, seed)
-    except (UsageError, ModelError) as error:
-        log.warning("no inputs could be made up, so nothing is verified by running it; give a task with -d (%s)", error)
-        return None
-
-
-def _guessed_size(axis: int, rank: int) -> int:
-    if axis == 0:
-        return 1
-    return GUESSED_SIDE if rank == 4 else GUESSED_LENGTH
+def guessed_feeds(session: ort.InferenceSession, seed: int) -> dict[str, np.ndarray] | None:
+    """Random inputs of one sample on which the model runs; None, with a warning, where none were found."""
+    interface = ModelInterface.of(session)
+    refused: UsageError | ModelError | None = None
+    for sizes in guessed_sizes(interface, batches=(1,)):
+        try:
+            feeds = make_feeds(interface, sizes, None, seed)
+            run(session, None, feeds)
+            return feeds
+        except (UsageError, ModelError) as error:
+            refused = refused or error
+    log.warning(
+        "the model does not run on made-up inputs, so nothing is verified by running it; give a task with -d (%s)",
+        refused,
+    )
+    return None
 
 
 def _per_sample(interface: ModelInterface, probe: Mapping[str, np.ndarray] | None) -> dict[str, tuple[int, ...]]:

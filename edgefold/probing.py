@@ -173,7 +173,9 @@ class _Observer:
                 return sizes, self.run(make_feeds(self.interface, sizes, feeds, seed))
             except ModelError as error:
                 refused = refused or error
-        raise refused or ModelError("the model has an input of unknown rank; give a task with -d")
+        raise ModelError(
+            f"{refused}; give it data or sizes that it runs on (-d TASK, or --shape where there is no task)"
+        )
 
     def second_run(self, sizes: Sizes, feeds: Mapping[str, Array] | None, seed: int) -> tuple[_Seen, bool]:
         """A run at other sizes, and whether all were others; where the model runs at one size only, at that size."""

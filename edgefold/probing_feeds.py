@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,7 @@ def first_sizes(
     if fixed:
         yield Sizes({**symbols.of, **fixed}, symbols.batch)
         return
-    yield from _guesses(interface)
+    yield from guessed_sizes(interface)
 
 
 def other_sizes(sizes: Sizes) -> Iterator[Sizes]:
@@ -94,9 +94,10 @@ def make_feeds(
     return {**made, **random_feeds(missing, {port.name: shapes[port.name] for port in missing.inputs}, seed)}
 
 
-def _guesses(interface: ModelInterface) -> Iterator[Sizes]:
+def guessed_sizes(interface: ModelInterface, batches: Sequence[int] = _BATCHES) -> Iterator[Sizes]:
+    """Sizes that models are often made for, the likeliest first."""
     for step in range(max(len(_LENGTHS), len(_SIDES))):
-        for batch in _BATCHES:
+        for batch in batches:
             length, side = (choice[min(step, len(choice) - 1)] for choice in (_LENGTHS, _SIDES))
             yield _guess(interface, batch, length, side)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgefold.errors import UsageError
+from edgefold.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -81,7 +81,7 @@ def _random(generator: np.random.Generator, port: Port, shape: tuple[int, ...]) 
         limits = np.iinfo(dtype) if dtype.itemsize == 1 and dtype.kind != "b" else None
         low, high = (int(limits.min), int(limits.max)) if limits else (0, 1)
         return generator.integers(low, high, shape, endpoint=True).astype(dtype)
-    raise UsageError(f"the input '{port.name}' is of type {port.kind}; random data are numbers only: give -d TASK")
+    raise ModelError(f"the input '{port.name}' is of type {port.kind}; random data are numbers only: give -d TASK")
 
 
 def _is_static(port: Port) -> bool:

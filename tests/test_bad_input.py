@@ -318,3 +318,29 @@ def test_a_product_with_nothing_can_be_inspected(tmp_path: Path, edgefold: Comma
 def test_debug_in_a_name_asks_for_no_traceback(tmp_path: Path, edgefold: Command) -> None:
     assert "Traceback" not in edgefold("inspect", "-m", tmp_path / "debug.onnx").err
     assert "Traceback" in edgefold("inspect", "-m", tmp_path / "debug.onnx", "--log-level", "debug").err
+
+
+ONLY_AT = """<ir_version: 8, opset_import: ["" : 21]>
+g (float[n, t, 64] x) => (float[n, m] y) {
+    flat = Constant <value = int64[2] {-1, SIZE}> ()
+    h = MatMul (x, w)
+    y = Reshape (h, flat)
+}"""
+
+
+@pytest.mark.parametrize(("size", "runs"), [(128 * 64, True), (37 * 64, False)])
+def test_sizes_that_a_model_runs_at_are_guessed(size: int, runs: bool, tmp_path: Path, edgefold: Command) -> None:
+    """Tracing exporters write a length down; where none of the usual ones is it, the report says what that means."""
+    text = ONLY_AT.replace("SIZE", str(size))
+    traced = onnx.parser.parse_model(text)
+    weight = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    traced.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    path = tmp_path / "traced.onnx"
+    path.write_bytes(traced.SerializeToString())
+    outcome = edgefold("compress", "-m", path, "-o", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert ("latency" in outcome.out) == runs
+    assert ("nothing was verified or timed" in outcome.out) != runs
+    listed = edgefold("inspect", "-m", path, "--groups")
+    assert listed.code == (0 if runs else 2)
+    assert runs or "--shape" in listed.error_line

@@ -119,3 +119,19 @@ def test_layers_quantized_one_by_one_that_are_slow_lead_to_the_recipe_for_speed(
     fused = {"pass": "fuse-blocks", "edits": 1, "skips": []}
     (slow,) = findings_of(AFTER, replace(AFTER, latency_ms=2.0), [step(), fused], None, True, {}, ())
     assert "`-c fused`" not in slow
+
+
+def test_pruning_that_saves_work_but_no_time_names_the_option() -> None:
+    pruned = {"pass": "prune-channels", "edits": 9, "skips": [], "options": {"multiple": 1}}
+    after = replace(BEFORE, macs=2_500_000, latency_ms=1.9)
+    (found,) = findings_of(BEFORE, after, [pruned], None, True, {}, ())
+    assert "1/2.00, the time to 1/1.05" in found
+    assert "prune-channels.multiple=8" in found
+    assert not findings_of(BEFORE, replace(after, latency_ms=1.2), [pruned], None, True, {}, ())
+    assert not findings_of(BEFORE, after, [{**pruned, "options": {"multiple": 8}}], None, True, {}, ())
+
+
+def test_a_loss_that_nobody_notices_is_no_finding() -> None:
+    cosine = replace(BEFORE, metric={"metric": "cosine", "value": 1.0, "ci95": [1, 1]})
+    change = {"value": -3e-5, "ci95": [-5e-5, -1e-5]}
+    assert not findings_of(cosine, AFTER, [step()], change, True, {}, RANKING)

@@ -82,6 +82,17 @@ class ModelInterface:
         optional = _ports(session.get_overridable_initializers())
         return cls(_ports(session.get_inputs()), _ports(session.get_outputs()), optional)
 
+    def require_tensors(self) -> ModelInterface:
+        """Itself.
+
+        Raises:
+            ModelError: an output is a sequence, a map or optional, which nothing here compares.
+        """
+        for port in self.outputs:
+            if not port.kind.startswith("tensor("):
+                raise ModelError(f"output '{port.name}' is of type {port.kind}; EdgeFold compares tensors only")
+        return self
+
     def output(self, name: str | None, where: str) -> Port:
         """The output called ``name``; the only output, where the model has just one.
 

@@ -74,7 +74,7 @@ class Plan:
         """
         self._check_excludes(loaded)
         session = make_session(loaded.model, config=LITTLE_MEMORY)
-        interface = ModelInterface.of(session)
+        interface = ModelInterface.of(session).require_tensors()
         task = self.task
         if task is None:
             probe = guessed_feeds(session, self.recipe.seed)

@@ -23,6 +23,7 @@ from edgefold.passes._subgraphs import bodies
 from edgefold.passes.pruning.groups import AxisKey, Trace, runs_of
 from edgefold.probing_bodies import BodyObserver, Inside, flippable
 from edgefold.probing_feeds import Sizes, first_sizes, make_feeds, other_sizes
+from edgefold.sequence_values import sequence_values
 from edgefold.session import LITTLE_MEMORY, make_session, run
 
 log = logging.getLogger("edgefold")
@@ -33,10 +34,6 @@ MAX_ELEMENTS = 4096
 Array = np.ndarray[Any, Any]
 _SHAPE_OPS = ("Shape", "Size")
 _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
-_SEQUENCES = frozenset(
-    ("Optional", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap",
-     "SplitToSequence", "ZipMap")
-)  # fmt: skip
 _DECISIONS = frozenset(("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor"))
 TURNED = "turned:edgefold"
 _INDEX_TYPES = frozenset((ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL))
@@ -105,16 +102,21 @@ class _Observer:
         copy = model.clone()
         name_nodes(copy)  # what was seen of a body is told by the name of its node
         common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(copy)
-        _forget_sequences(copy.graph)
+        sequences = sequence_values(copy.graph)
+        for value in sequences - set(copy.graph.inputs):
+            value.type, value.shape = None, None  # onnx_ir takes what inference says of them for that of a tensor
         self.data, from_shapes = _origins(copy.graph)
+
+        def is_tensor(value: ir.Value) -> bool:
+            return value not in sequences
 
         def is_wanted(value: ir.Value) -> bool:
             known = value.dtype in _INDEX_TYPES or (value.name in from_shapes and _is_float(value))
             return known and value.name not in self.data
 
         inputs = {id(value) for value in copy.graph.inputs if not value.is_initializer()}
-        produced = [value for node in copy.graph for value in node.outputs if value.name and _is_tensor(value)]
-        values = [value for value in copy.graph.inputs if id(value) in inputs and _is_tensor(value)] + produced
+        produced = [value for node in copy.graph for value in node.outputs if value.name and is_tensor(value)]
+        values = [value for value in copy.graph.inputs if id(value) in inputs and is_tensor(value)] + produced
         self._names = [str(value.name) for value in values]
         self._exposed = [value for value in produced if is_wanted(value)]
         stored = {name: value.const_value for name, value in copy.graph.initializers.items() if value.const_value}
@@ -126,7 +128,7 @@ class _Observer:
         }
         self._branches = [str(node.name) for node in flippable(copy)]
         _turn(copy.graph, self._branches)
-        self._bodies = BodyObserver(copy, _is_tensor, is_wanted)
+        self._bodies = BodyObserver(copy, is_tensor, is_wanted)
         _expose(copy.graph, values, [*self._exposed, *self._bodies.outputs])
         self._session = make_session(copy, threads=1, optimize=False, config=LITTLE_MEMORY)
         whole = ModelInterface.of(self._session)
@@ -253,21 +255,6 @@ def _sources(node: ir.Node) -> set[str]:
     given = (value for body in bodies(node) for value in body.outputs)
     read = node.inputs[:1] if node.op_type == "CastLike" else node.inputs
     return {str(value.name) for value in (*read, *given) if value is not None}
-
-
-def _forget_sequences(graph: ir.Graph) -> None:
-    """onnx_ir takes what shape inference says of a sequence for the type of a tensor."""
-    for node in graph.all_nodes():
-        if node.op_type in _SEQUENCES:
-            for value in node.outputs:
-                value.type, value.shape = None, None
-
-
-def _is_tensor(value: ir.Value) -> bool:
-    producer = value.producer()
-    if producer is not None and producer.op_type in _SEQUENCES:
-        return False
-    return value.type is None or isinstance(value.type, ir.TensorType)
 
 
 def _is_float(value: ir.Value) -> bool:

@@ -164,6 +164,11 @@ def _one_line(error: Exception) -> str:
     missing = re.search(r"No Op registered for (\w+) with domain_version of (\d+)", text)
     if missing:
         return f"unknown operator {missing[1]} in its domain's version {missing[2]}"
+    if missing := re.search(r"Could not find an implementation for (\w+)\(\d+\) node with name '(.*?)'", text):
+        return (
+            f"node {missing[2]}: its CPU kernels of {missing[1]} do not take this element type; export the model in "
+            "float32, or in float16 where that runs"
+        )
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     text = re.sub(r"^Load model from \S+ failed:\s*", "", text)
     text = re.sub(r"/[^\s:]*/onnxruntime/[^\s:]+:\d+ .*?\)\s", "", text)

@@ -32,3 +32,19 @@ def body_reads(body: ir.Graph) -> Iterator[ir.Value]:
 def reads_of_own_graph(node: ir.Node) -> Iterator[ir.Value]:
     """The inputs of a node, and what its bodies capture from the graph that the node is in."""
     return (value for value in reads(node) if value in node.inputs or value.graph is node.graph)
+
+
+def give_by_nodes(model: ir.Model) -> None:
+    """Puts an Identity where a body gives a stored tensor or what lies outside: ONNX wants a node of its own for each.
+
+    What a body gives as it was given it stays.
+    """
+    for graph in model.graph.subgraphs():
+        for position, value in enumerate(graph.outputs):
+            producer = value.producer()
+            stored = value.is_initializer() or (producer is not None and producer.op_type == "Constant")
+            outside = value not in graph.inputs if producer is None else producer.graph is not graph
+            if stored or outside:
+                graph.append(node := ir.node("Identity", [value]))
+                node.outputs[0].name, node.outputs[0].type = f"{value.name}_given", value.type
+                graph.outputs[position] = node.outputs[0]

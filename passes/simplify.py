@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from edgefold.passes._subgraphs import give_by_nodes
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
 
 _FOLD_INPUT_BYTES = 8192
@@ -74,6 +75,7 @@ def _pipeline() -> ir.passes.Sequential:
         common.InlinePass(criteria=lambda function: function.domain != _EDGEFOLD),
         common.RemoveInitializersFromInputsPass(),
         common.IdentityEliminationPass(),
+        _GiveByNodes(),  # an Identity of an outer value may have been what a branch is for
         constant_folding.FoldConstantsPass(
             shape_inference=True,
             input_size_limit=_FOLD_INPUT_BYTES,
@@ -89,8 +91,17 @@ def _pipeline() -> ir.passes.Sequential:
         common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
         common.RemoveUnusedOpsetsPass(),
         common.OutputFixPass(),
+        _GiveByNodes(),
         common.NameFixPass(),
     )
+
+
+class _GiveByNodes(ir.passes.InPlacePass):
+    """See `give_by_nodes`."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        give_by_nodes(model)
+        return ir.passes.PassResult(model, modified=True)
 
 
 class _LayRowByRow(ir.passes.InPlacePass):

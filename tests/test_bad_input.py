@@ -344,3 +344,23 @@ def test_sizes_that_a_model_runs_at_are_guessed(size: int, runs: bool, tmp_path:
     listed = edgefold("inspect", "-m", path, "--groups")
     assert listed.code == (0 if runs else 2)
     assert runs or "--shape" in listed.error_line
+
+
+def test_a_sequence_as_an_output_is_one_line(tmp_path: Path, edgefold: Command) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 21]>
+    g (float[4, 8] x) => (seq(float[1, 8]) s) { s = SplitToSequence (x) }"""
+    path = tmp_path / "sequence.onnx"
+    onnx.save(onnx.parser.parse_model(text), path)
+    outcome = edgefold("compress", "-m", path, "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert "output 's' is of type seq(tensor(float))" in outcome.error_line
+
+
+def test_an_element_type_without_kernels_is_said_to_be_it(tmp_path: Path, edgefold: Command) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 21]>
+    g (bfloat16[4, 8] x) => (bfloat16[4, 8] y) { [act] y = Relu (x) }"""
+    path = tmp_path / "half.onnx"
+    onnx.save(onnx.parser.parse_model(text), path)
+    outcome = edgefold("compress", "-m", path, "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert "do not take this element type" in outcome.error_line

@@ -115,3 +115,21 @@ def test_the_model_is_left_alone() -> None:
     before = ir.to_proto(network).SerializeToString()
     probe(network)
     assert ir.to_proto(network).SerializeToString() == before
+
+
+def test_a_loop_hands_a_sequence_on() -> None:
+    """As torch writes lists that a scripted loop fills."""
+    text = """g (float[4,3] x) => (float[4,3] y) {
+        n = Constant<value = int64 {4}>()
+        yes = Constant<value = bool {1}>()
+        empty = SequenceEmpty()
+        s = Loop(n, yes, empty) <body = b (int64 i, bool c, seq(float[3]) t) => (bool d, seq(float[3]) u) {
+            d = Identity(c)
+            row = Gather(x, i)
+            u = SequenceInsert(t, row)
+        }>
+        y = ConcatFromSequence<axis = 0, new_axis = 1>(s)
+    }"""
+    trace = probe(ir.from_onnx_text(HEADER + text))
+    assert trace.shapes["y"] == (4, 3)
+    assert "s" not in trace.shapes

@@ -97,6 +97,20 @@ def test_nodes_without_names_are_all_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("machine")
+def test_strings_have_no_bytes_that_count(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 21, "ai.onnx.ml" : 3]>
+    g (float[2, 3] x) => (string[2] y) {
+        i = ArgMax <axis = 1, keepdims = 0> (x)
+        y = ai.onnx.ml.LabelEncoder <keys_int64s = [0, 1, 2], values_strings = ["a", "b", "c"]> (i)
+    }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "labels.onnx")
+    assert [row.operator for row in api.inspect_waterline(tmp_path / "labels.onnx").nodes] == [
+        "ArgMax",
+        "ai.onnx.ml.LabelEncoder",
+    ]
+
+
+@pytest.mark.usefixtures("machine")
 def test_blocks_move_fewer_bytes_when_fused() -> None:
     found = api.inspect_waterline(CHAR_LM, shapes=("input_ids=2x24",))
     assert [row.number for row in found.blocks] == [0, 1, 2]

@@ -113,7 +113,7 @@ def diff(
         UsageError: the models take different inputs, share no output, or a dynamic dimension has no size.
         ModelError: ONNX Runtime cannot run one of them.
     """
-    faces = tuple(ModelInterface.of(make_session(one.path)) for one in (a, b))
+    faces = tuple(ModelInterface.of(make_session(one.path)).require_tensors() for one in (a, b))
     feeds_a, feeds_b = _feeds(a.path, b.path, faces, task, shapes or {})
     layers_a, layers_b = _layers(a.model), _layers(b.model)
     named_b = {value.name: node for node in b.model.graph for value in node.outputs}

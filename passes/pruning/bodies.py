@@ -27,18 +27,6 @@ def runs_inside(model: ir.Model, trace: Trace) -> dict[str, int]:
     return {str(inner.name): runs[0] for inner, runs in counted}
 
 
-def give_by_nodes(model: ir.Model) -> None:
-    """Puts an Identity where a body gives a stored tensor: what lies in the main graph cannot be given directly."""
-    for graph in model.graphs():
-        for position, value in enumerate(graph.outputs):
-            producer = value.producer()
-            stored = value.is_initializer() or (producer is not None and producer.op_type == "Constant")
-            if graph is not model.graph and stored:
-                graph.append(node := ir.node("Identity", [value]))
-                node.outputs[0].name, node.outputs[0].type = f"{value.name}_given", value.type
-                graph.outputs[position] = node.outputs[0]
-
-
 def open_bodies(model: ir.Model) -> None:
     """Makes names unique, moves stored tensors out of bodies, and takes unchanging states out of Loops; in place."""
     _name_apart(model)

@@ -14,7 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from edgefold.passes.pruning.bodies import give_by_nodes, open_bodies
+from edgefold.passes._subgraphs import give_by_nodes
+from edgefold.passes.pruning.bodies import open_bodies
 from edgefold.passes.pruning.evaluation import evaluate, store_output
 
 Ties = tuple[tuple[str, ...], ...]

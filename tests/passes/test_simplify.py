@@ -88,3 +88,34 @@ def test_a_folded_transposition_is_stored_row_by_row() -> None:
     text = "g (float[N, 4] x) => (float[N, 4] y) { a = MatMul(x, w)\n t = Transpose(w)\n y = MatMul(a, t) }"
     found, _ = simplified(text, {"w": weights(4, 6)})
     assert found == ["a = MatMul(x, w)", "y = MatMul(a, t)"]
+
+
+def test_what_a_body_gives_is_made_by_a_node_of_its_own() -> None:
+    """Identities of outer values and constants that bodies give, as torch writes scripted branches and loops."""
+    text = """g (float[N, 4] x) => (float[N, 4] y, float[N, 4] z) {
+        zero = Constant<value_float = 0.0>()
+        s = ReduceSum<keepdims = 0>(x)
+        c = Greater(s, zero)
+        other = Constant<value = float[1, 4] {1, 2, 3, 4}>()
+        shifted = Add(x, other)
+        y = If(c) <then_branch = a () => (float[N, 4] p) { p = Neg(x) },
+                   else_branch = b () => (float[N, 4] q) { q = Identity(shifted) }>
+        three = Constant<value = int64 {3}>()
+        yes = Constant<value = bool {1}>()
+        z = Loop(three, yes, x) <body = l (int64 i, bool d, float[N, 4] h) => (bool e, float[N, 4] t) {
+            e = Identity(yes)
+            t = Tanh(h)
+        }>
+    }"""
+    simplified(text, {})
+
+
+def test_a_branch_may_be_nothing_but_a_constant_of_the_graph_around() -> None:
+    text = """g (float[2, 4] x) => (float[2, 4] y) {
+        zero = Constant<value_float = 0.0>()
+        s = ReduceSum<keepdims = 0>(x)
+        c = Greater(s, zero)
+        y = If(c) <then_branch = a () => (float[2, 4] p) { p = Neg(x) },
+                   else_branch = b () => (float[2, 4] q) { q = Identity(k) }>
+    }"""
+    simplified(text, {"k": weights(2, 4)})

@@ -86,7 +86,9 @@ def run_nodes(model: ir.Model, feeds: Mapping[str, np.ndarray[Any, Any]], second
 
 
 def element_bytes(shape: Iterable[int], data_type: int) -> int:
-    """Bytes of a tensor of that shape and element type (a value of `onnx.TensorProto.DataType`)."""
+    """Bytes of a tensor of that shape and element type (a value of `onnx.TensorProto.DataType`); strings have none."""
+    if data_type == onnx.TensorProto.STRING:
+        return 0
     bits: int = ir.DataType(data_type).bitwidth
     return math.prod(shape) * bits // 8
 

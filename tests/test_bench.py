@@ -16,7 +16,7 @@ import pytest
 from edgefold.errors import ModelError, UsageError
 from edgefold.measuring.baselines import build_baseline
 from edgefold.measuring.bench import bench
-from edgefold.measuring.latency import interleave, pinned
+from edgefold.measuring.latency import _Sample, _timing, interleave, pinned
 from edgefold.scoring.evaluate import evaluate
 from edgefold.scoring.task import Task, load_task
 
@@ -74,6 +74,16 @@ def test_turns_are_interleaved_and_bounded() -> None:
     assert timings["a"].p10 <= timings["a"].median <= timings["a"].p90
     switches = sum(left != right for left, right in itertools.pairwise(order))
     assert switches >= 5
+
+
+def test_runs_that_other_work_interrupts_are_left_out_where_enough_are_not() -> None:
+    calm, hit = _Sample(1.0, False), _Sample(9.0, True)
+    timing = _timing([calm] * 6 + [hit] * 4)
+    assert (timing.median, timing.p90, timing.runs) == (1.0, 1.0, 6)
+    assert not timing.disturbed
+    timing = _timing([calm] * 4 + [hit] * 6)
+    assert (timing.median, timing.runs) == (9.0, 10)
+    assert timing.disturbed
 
 
 def test_pinning_is_undone_and_has_a_limit() -> None:

@@ -70,6 +70,7 @@ class Bench:
         threads: threads inside an operator.
         processors: the processors that the run was bound to.
         inputs: input name -> shape that was fed.
+        busy: whether other work on the machine interrupted nearly all runs of some row.
     """
 
     rows: tuple[BenchRow, ...]
@@ -79,6 +80,7 @@ class Bench:
     threads: int
     processors: tuple[int, ...]
     inputs: dict[str, tuple[int, ...]]
+    busy: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The JSON document of ``edgefold bench``."""
@@ -94,6 +96,11 @@ class Bench:
         return (
             f"{table}\n\n{where}; ONNX Runtime {self.onnxruntime}; EdgeFold kernels: {isa}; fed {fed}.\n"
             "ratio: median of ORT fp32 / median of the row; above 1 is faster."
+            + (
+                "\nOther work on this machine interrupted nearly all runs of a row; its figures are those of the load."
+                if self.busy
+                else ""
+            )
         )
 
 
@@ -161,7 +168,8 @@ def bench(
         budget = min(MAX_SECONDS, SECONDS_PER_CONTENDER * len(runs)) if seconds is None else seconds
         timings = interleave(runs, budget)
         rows = _rows(contenders, timings)
-    return Bench(rows, this_machine(), _isa(), ort.__version__, threads, processors, feeder.fed)
+    busy = any(one.disturbed for one in timings.values())
+    return Bench(rows, this_machine(), _isa(), ort.__version__, threads, processors, feeder.fed, busy)
 
 
 class _Feeder:

@@ -24,17 +24,18 @@ def measured_figures(
 ) -> tuple[Figures, Figures, str]:
     """Figures of the original and of the written file, and how the latency was taken."""
     result = load_model(written)
-    old_ms, new_ms = None, None
+    old_ms, new_ms, busy = None, None, ""
     if inputs.probe:
         sample = one_sample(inputs)
         with pinned(1):
             old, new = make_session(loaded.model, threads=1), make_session(written, threads=1)
             times = interleave({"old": native_call(old, sample), "new": native_call(new, sample)}, LATENCY_SECONDS)
         old_ms, new_ms = times["old"].median, times["new"].median
+        busy = ", on a machine busy with other work" if any(one.disturbed for one in times.values()) else ""
     return (
         _figures(loaded, before, inputs, old_ms),
         _figures(result, after, inputs, new_ms),
-        "one sample, 1 thread, against the original in ONNX Runtime",
+        f"one sample, 1 thread, against the original in ONNX Runtime{busy}",
     )
 
 

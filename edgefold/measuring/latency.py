@@ -6,11 +6,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,21 +28,29 @@ class Timing:
     """Times of one contender, in milliseconds.
 
     Attributes:
-        median, p10, p90: percentiles over the timed runs.
-        runs: how many were timed.
+        median, p10, p90: percentiles over the timed runs, without those that were interrupted where enough were not.
+        runs: how many these were.
+        disturbed: whether there were not enough without, so that other work on the machine shows in the figures.
     """
 
     median: float
     p10: float
     p90: float
     runs: int
+    disturbed: bool = False
+
+
+class _Sample(NamedTuple):
+    milliseconds: float
+    interrupted: bool
 
 
 def interleave(contenders: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, Timing]:
     """Times the contenders in turns, each turn after one run that is not counted.
 
     A slow drift of the machine (clock, temperature, neighbours) then reaches all alike. The first contender of a round
-    changes from round to round.
+    changes from round to round. Runs that other work interrupts are left out as far as can be: longer runs are hit
+    more often than shorter ones, so that the ratio of both would be that of the load.
 
     Args:
         contenders: name -> one run.
@@ -49,7 +58,7 @@ def interleave(contenders: Mapping[str, Callable[[], Any]], seconds: float) -> d
             twice the budget plus the two rounds in which the slowest contender is first run.
     """
     names = list(contenders)
-    samples: dict[str, list[float]] = {name: [] for name in names}
+    samples: dict[str, list[_Sample]] = {name: [] for name in names}
     estimates = {name: _warm_up(contenders[name]) for name in names}
     start, rounds = time.perf_counter(), 0
     while True:
@@ -88,22 +97,32 @@ def pinned(threads: int) -> Iterator[tuple[int, ...]]:
 def _warm_up(run: Callable[[], Any]) -> float:
     """Runs twice; the second run's seconds."""
     run()
-    return max(_turn(run, 1)[0] * 1e-3, 1e-7)
+    return max(_turn(run, 1)[0].milliseconds * 1e-3, 1e-7)
 
 
-def _turn(run: Callable[[], Any], runs: int) -> list[float]:
+def _turn(run: Callable[[], Any], runs: int) -> list[_Sample]:
     run()
-    times = []
+    samples = []
     for _ in range(runs):
+        before = _interruptions()
         start = time.perf_counter_ns()
         run()
-        times.append((time.perf_counter_ns() - start) * 1e-6)
-    return times
+        taken = (time.perf_counter_ns() - start) * 1e-6
+        samples.append(_Sample(taken, _interruptions() > before))
+    return samples
 
 
-def _timing(samples: list[float]) -> Timing:
-    p10, median, p90 = np.percentile(samples, [10, 50, 90])
-    return Timing(float(median), float(p10), float(p90), len(samples))
+def _interruptions() -> int:
+    """How often the processor was taken away from this thread."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+
+
+def _timing(samples: Sequence[_Sample]) -> Timing:
+    calm = [one.milliseconds for one in samples if not one.interrupted]
+    disturbed = len(calm) < min(MIN_ROUNDS, len(samples))
+    times = [one.milliseconds for one in samples] if disturbed else calm
+    p10, median, p90 = np.percentile(times, [10, 50, 90])
+    return Timing(float(median), float(p10), float(p90), len(times), disturbed)
 
 
 def _one_per_core(processors: list[int]) -> list[int]:

@@ -105,6 +105,7 @@ def compress(form: str, log_level: str, **options: Any) -> None:
     metavar="flip,crop,warp,colour,mix,patch,splice,swap",
     help="Random changes of images, or of tokens (splice, swap), shown to both models.",
 )
+@click.option("--teacher-views", default="", metavar="flip,shift", help="Of an image: the teacher says their mean.")
 @click.option("--samples", type=int, help="Of the calibration data; default all there are.")
 @click.option("--patience", type=int, help="Epochs without a better held-out loss before it stops; 0 never.")
 @click.option("--temperature", type=float, help="Of the KL divergence between classes.")
@@ -121,7 +122,7 @@ def heal(form: str, log_level: str, **options: Any) -> None:
     from edgefold.console import progress
 
     options["pairs"] = [pair.partition("=")[::2] for pair in options["pairs"]]
-    for name in ("loss", "augment", "train"):
+    for name in ("loss", "augment", "teacher_views", "train"):
         options[name] = [part.strip() for part in options[name].split(",") if part.strip()]
     asked = {name: value for name, value in options.items() if value is not None}
     places = [asked.pop(name) for name in ("student", "teacher", "task", "output")]

@@ -15,6 +15,7 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 LossName = Literal["output", "tail", "blockwise", "pairs", "labels"]
 Distance = Literal["error", "error+cosine", "batch-kl"]
 Augmentation = Literal["flip", "crop", "warp", "colour", "mix", "patch", "splice", "swap"]
+View = Literal["flip", "shift"]
 
 DEFAULT_EPOCHS = 10
 DEFAULT_RATE = 3e-3
@@ -77,6 +78,12 @@ class Heal(Pass, frozen=True, kw_only=True):
             `splice`, every second one goes on as another of the batch from some position, and `swap`, up to half of the
             tokens become others of the model's vocabulary, most of which the samples lack. Two samples in one have no
             label, so mix, patch and splice are for label-free losses only.
+        teacher_views: ways to look at an image over which the original's answer is averaged, whatever both models are
+            shown: `flip`, also mirrored left to right; `shift`, also moved by a thirty-second of the side towards each
+            corner; of both, all combinations. The mean is that of the classes at ``temperature``, or of other outputs
+            as they are, and knows more than one view does; hidden tensors stay those of what the model itself is
+            shown. For images with one answer each, where a mirrored image means the same. `flip` costs another
+            forward pass of the original a step, `shift` four, both nine.
         samples: of the calibration data, from the start; all where it is not given, also where the task names fewer.
         held_out: share of them that training never sees, for early stopping.
         patience: epochs without a better held-out loss before training stops; 0 never stops.
@@ -104,6 +111,7 @@ class Heal(Pass, frozen=True, kw_only=True):
     temperature: Positive = 2.0
     batch: Count = 64
     augment: tuple[Augmentation, ...] = ()
+    teacher_views: tuple[View, ...] = ()
     samples: Count | None = None
     held_out: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.1
     patience: Annotated[int, msgspec.Meta(ge=0)] = 10
@@ -120,6 +128,8 @@ class Heal(Pass, frozen=True, kw_only=True):
             raise ValueError("loss pairs compares the tensors of the option pairs, which names none")
         if not self.train:
             raise ValueError("train names nothing to train; take all")
+        if self.teacher_views and "output" not in self.loss:
+            raise ValueError("teacher_views averages outputs, which only the loss output reads; leave it out")
         mixing = [name for name in ("mix", "patch", "splice") if name in self.augment]
         if mixing and "labels" in self.loss:
             raise ValueError(f"augment {mixing[0]} mixes samples, for which there are no labels; take one of the two")

@@ -212,15 +212,15 @@ def _of(name: str, subject: Subject) -> Iterator[Row]:
 def _on_glosses() -> Iterator[Row]:
     """MiniLM's rows that are fitted and healed on general English, one pass over many short texts (`glosses.py`)."""
 
-    def row(method: str, steps: Sequence[Step], base: str) -> Row:
-        return Row("minilm", method, steps, base, task="glosses")
+    def row(method: str, steps: Sequence[Step], base: str, seeds: Sequence[int] = (0,)) -> Row:
+        return Row("minilm", method, steps, base, seeds, task="glosses")
 
     half, less = "half in shared factors", "less than half in shared factors, glosses"
-    yield row(f"{half}, healed on glosses", [{**_GLOSSES, "steps": 2500, "samples": 84_000}], half)
-    yield row(f"{half}, healed on glosses, 4 bits", W4, f"{half}, healed on glosses")
+    yield row(f"{half}, healed on glosses", [{**_GLOSSES, "steps": 2500, "samples": 84_000}], half, SEEDS)
+    yield row(f"{half}, healed on glosses, 4 bits", W4, f"{half}, healed on glosses", SEEDS)
     yield row(less, [_LESS_THAN_HALF], "")
-    yield row(f"{less}, healed", [{**_GLOSSES, "steps": 1000, "samples": 34_000}], less)
-    yield row(f"{less}, healed, 4 bits", W4, f"{less}, healed")
+    yield row(f"{less}, healed", [{**_GLOSSES, "steps": 1000, "samples": 34_000}], less, SEEDS)
+    yield row(f"{less}, healed, 4 bits", W4, f"{less}, healed", SEEDS)
     yield row(f"{half}, glosses", [{"pass": "share-weights", "keep": 0.5, "form": "factors", "refits": 0}], "")
     yield row("low rank, half, glosses", [{"pass": "low-rank", "keep": 0.5}], "")
     short = {**_GLOSSES, "steps": 300, "samples": 10_000}
@@ -229,8 +229,8 @@ def _on_glosses() -> Iterator[Row]:
     )
     control = "low rank, less than half, glosses"
     yield row(control, [{"pass": "low-rank", "keep": 0.47}], "")
-    yield row(f"{control}, healed", [{**_GLOSSES, "steps": 1000, "samples": 34_000}], control)
-    yield row(f"{control}, healed, 4 bits", W4, f"{control}, healed")
+    yield row(f"{control}, healed", [{**_GLOSSES, "steps": 1000, "samples": 34_000}], control, SEEDS)
+    yield row(f"{control}, healed, 4 bits", W4, f"{control}, healed", SEEDS)
 
 
 def _fusion(subject: Subject) -> Step:

@@ -4,7 +4,8 @@
     python docs/results/healing.py DATA_FOLDER WORK_FOLDER [NAME ...]
 
 Every result is an output folder in WORK_FOLDER, so that an interrupted run goes on where it stopped, and a row of
-healing.jsonl beside the page, which is made of these; without names, what healing.jsonl lacks is made. One thread.
+healing.jsonl beside the page, which is made of these; a name is that of a case, or of one seed of it, as in
+`cifar_resnet56.views.seed0`. Without names, what healing.jsonl lacks is made. One thread.
 """
 
 from __future__ import annotations
@@ -89,6 +90,15 @@ COLUMNS = (
 BLOCKWISE = {"patience": 0, "loss": ["output", "blockwise"]}
 OF_4_BITS = {"epochs": 4, "learning_rate": 0.0002, "batch": 32, "augment": ["flip", "crop"], **BLOCKWISE}
 OF_MINILM = {"epochs": 5, "learning_rate": 0.003, "batch": 32, "patience": 0}
+OF_VIEWS = {
+    "epochs": 8,
+    "learning_rate": 0.005,
+    "augment": ["flip", "crop", "mix", "patch"],
+    "teacher_views": ["flip"],
+    **BLOCKWISE,
+}
+UNCHANGED = "float32"
+"""In place of a recipe: the original itself is trained."""
 OWN_RECIPES = {"l1": "steps:\n  - {pass: l1-normalization}\n"}
 """Name -> text of the recipes that are not built in."""
 
@@ -123,6 +133,14 @@ CASES = {
         {"epochs": 8, "learning_rate": 0.005, "augment": ["flip", "crop", "mix", "patch"], **BLOCKWISE},
         (0, 1, 2),
     ),
+    "cifar_resnet56.views": Case(
+        "cifar_resnet56",
+        "prune",
+        ["prune-channels.flops=0.47"],
+        OF_VIEWS,
+        (0, 1, 2),
+    ),
+    "cifar_resnet56.fp32": Case("cifar_resnet56", UNCHANGED, [], OF_VIEWS, (0,)),
     "cifar_resnet56.wide": Case(
         "cifar_resnet56",
         "prune",
@@ -148,7 +166,7 @@ def main(data: Path, work: Path, names: Sequence[str]) -> None:
     rows = {(one["case"], one["seed"]): one for one in kept_rows(KEPT)}
     for name, case in CASES.items():
         for seed in case.seeds:
-            if name in names or (not names and (name, seed) not in rows):
+            if {name, f"{name}.seed{seed}"} & set(names) or (not names and (name, seed) not in rows):
                 rows[name, seed] = healed(data, work, name, seed)
                 commit_rows(KEPT, list(rows.values()))
     PAGE.write_text(page(list(rows.values())), encoding="utf-8")
@@ -160,7 +178,9 @@ def healed(data: Path, work: Path, name: str, seed: int) -> dict[str, Any]:
     original = data / case.model / "model.onnx"
     task = original.parent / "task.yaml"
     student = work / re.sub(r"[^\w.]+", "_", ".".join([case.model, case.recipe, *case.settings]))
-    if not student.exists():
+    if case.recipe == UNCHANGED:
+        student = original
+    elif not student.exists():
         print(student.name, flush=True)
         compress(original, student, recipe(case, work), task, settings=case.settings, seed=0)
     folder = work / f"{name}.seed{seed}"

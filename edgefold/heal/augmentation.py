@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgefold.errors import UsageError
-from edgefold.heal.image_changes import coloured, is_images, moved, spatial_axis, warped
+from edgefold.heal.image_changes import coloured, flipped, is_images, moved, spatial_axis, warped
 from edgefold.padding import padding_mask
 
 Array = np.ndarray[Any, Any]
@@ -102,7 +102,7 @@ def augmented(feeds: Mapping[str, Array], changes: Sequence[str], draw: Draw) ->
             continue
         result = value
         if "flip" in changes:
-            result = np.where(draw.flips[:, None, None, None], np.flip(result, spatial_axis(value) + 1), result)
+            result = np.where(draw.flips[:, None, None, None], flipped(result), result)
         if "crop" in changes:
             result = moved(result, draw.shifts)
         if "warp" in changes:

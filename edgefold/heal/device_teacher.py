@@ -27,16 +27,17 @@ class DeviceTeacher(Teacher):
 
     def __init__(self, model: ir.Model, names: Sequence[str], device: torch.device) -> None:
         super().__init__(model, ())
-        self._names = list(names)
+        self.names = list(names)
         self._device = device
         self._module = GraphModule(model).to(device)
 
-    def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """The named tensors for some inputs [rows, ...]."""
+    def __call__(self, feeds: Mapping[str, Array], names: Sequence[str] | None = None) -> dict[str, Array]:
+        """The named tensors for some inputs [rows, ...]: all, or those of ``names``."""
+        names = self.names if names is None else names
         tensors = {name: torch.from_numpy(value).to(self._device) for name, value in feeds.items()}
         with torch.no_grad():
-            given = self._module(tensors, self._names)
-        return {name: given[name].cpu().numpy() for name in self._names}
+            given = self._module(tensors, names)
+        return {name: given[name].cpu().numpy() for name in names}
 
 
 def best_teacher(model: ir.Model, names: Sequence[str], threads: int, device: torch.device) -> Teacher:

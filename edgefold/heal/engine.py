@@ -27,6 +27,7 @@ from edgefold.heal.progress import Epoch, TrainingFile
 from edgefold.heal.samples import read_samples
 from edgefold.heal.selection import adapted_weights, selected_weights
 from edgefold.heal.training import Training
+from edgefold.heal.views import TeacherOfViews
 from edgefold.interface import ModelInterface
 from edgefold.passes.adapters import attach, fold
 from edgefold.passes.heal import Heal
@@ -122,6 +123,8 @@ def heal_model(
     objective = make_objective(options, task, interface, student, teacher, probe)
     saved = TrainingFile(state, _fingerprint(student, teacher, task, options, seed)) if state else None
     told = best_teacher(teacher, objective.of_teacher, options.threads, processes.device)
+    if options.teacher_views:
+        told = TeacherOfViews(told, objective.means, options.teacher_views, probe)
     log.info("healing: %s; %d samples, %d held out", "; ".join(objective.described), *samples.sizes)
     with _threads(options.threads), _trainable(student, objective, options, seed) as module:
         training = Training(module, objective, samples, told, options, seed, processes, saved)

@@ -28,6 +28,19 @@ def spatial_axis(images: Array) -> int:
     return 2 if images.shape[1] in CHANNELS else 1
 
 
+def flipped(images: Array) -> Array:
+    """The images mirrored, left to right."""
+    return np.flip(images, spatial_axis(images) + 1)
+
+
+def shifted(images: Array, corner: tuple[int, int]) -> Array:
+    """All images moved by a quarter of what a crop may, and at least a pixel, down and right where ``corner`` is 1."""
+    first = spatial_axis(images)
+    most = [max(size // MAX_SHIFT, 1) for size in images.shape[first : first + 2]]
+    shares = [towards * max(round(size / 4), 1) / size for towards, size in zip(corner, most, strict=True)]
+    return moved(images, np.tile(shares, (len(images), 1)))
+
+
 def moved(images: Array, shifts: Array) -> Array:
     """Each image moved, by whole pixels, by its share ``shifts`` [rows, 2] of an eighth of the sides."""
     first = spatial_axis(images)

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -15,6 +16,7 @@ from torch import Tensor
 from edgefold.errors import UsageError
 from edgefold.heal import losses
 from edgefold.heal.hidden import Pair, paired_hidden
+from edgefold.heal.views import Mean, mean_classes, mean_values
 from edgefold.padding import padding_mask
 
 if TYPE_CHECKING:
@@ -43,6 +45,14 @@ CLASSES = ("top1", "top5", "agreement", "perplexity")
 EMBEDDINGS = ("cosine", "spearman_cosine")
 
 
+class Answer(NamedTuple):
+    """What is made small about an output, the sentence that says so, and what several answers of a teacher mean."""
+
+    term: Term
+    described: str
+    mean: Mean
+
+
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """A sum of terms, each a mean over samples.
@@ -51,7 +61,7 @@ class Objective:
         terms: (student's tensors, teacher's tensors, labels) -> scalar.
         described: a sentence a term, for the report.
         hidden: pairs of hidden tensors, of the student and of the teacher, that they must give.
-        outputs: outputs of the teacher that are read; empty where only labels are.
+        means: outputs of the teacher that are read, each with what several answers mean; empty where only labels are.
         reads_outputs: whether any term reads outputs of the student.
         warm_up: the term that stands alone at the beginning, or None.
         mask: input [batch, positions] that is 0 where a position is padding; what is there does not count.
@@ -60,10 +70,15 @@ class Objective:
     terms: tuple[Term, ...]
     described: tuple[str, ...]
     hidden: tuple[Pair, ...]
-    outputs: tuple[str, ...]
+    means: Mapping[str, Mean]
     mask: str | None = None
     reads_outputs: bool = True
     warm_up: Term | None = None
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The outputs of the teacher that are read."""
+        return tuple(self.means)
 
     @property
     def of_student(self) -> tuple[str, ...]:
@@ -111,20 +126,27 @@ def make_objective(
     """
     outputs = _output_terms(options, task, interface, student) if "output" in options.loss else {}
     hidden = _hidden_terms(options, student, teacher, feeds)
-    terms = [*outputs.values(), *(hidden[name][1] for name in HIDDEN if name in options.loss)]
+    terms = [
+        *((one.term, one.described) for one in outputs.values()),
+        *(hidden[name][1] for name in HIDDEN if name in options.loss),
+    ]
     if "labels" in options.loss:
         terms.append(_label_term(task, interface, student))
     mask = padding_mask(feeds)
     described = [text for _, text in terms]
     if mask is not None:
         described.append(f"positions where '{mask}' is 0 do not count")
+    if options.teacher_views:
+        described.append(
+            f"the original's answer is the mean over views of the image ({', '.join(options.teacher_views)})"
+        )
     if options.warm_up:
         described.insert(0, f"the first {100 * options.warm_up:g} % of it {hidden['blockwise'][1][1]}, then")
     return Objective(
         tuple(term for term, _ in terms),
         tuple(described),
         tuple(dict.fromkeys(pair for pairs, _ in hidden.values() for pair in pairs)),
-        tuple(outputs),
+        {name: one.mean for name, one in outputs.items()},
         mask,
         bool(outputs) or "labels" in options.loss,
         hidden["blockwise"][1][0] if options.warm_up else None,
@@ -141,12 +163,10 @@ def _without_padding(tensors: Tensors, mask: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _output_terms(
-    options: Heal, task: Task, interface: ModelInterface, student: ir.Model
-) -> dict[str, tuple[Term, str]]:
+def _output_terms(options: Heal, task: Task, interface: ModelInterface, student: ir.Model) -> dict[str, Answer]:
     """A term for every float output: by the metric for the one that it reads, squared error for the others."""
     scored = interface.output(task.metric.output, f"{task.path}: metric").name
-    terms: dict[str, tuple[Term, str]] = {}
+    terms: dict[str, Answer] = {}
     for port in interface.outputs:
         if port.dtype.kind != "f":
             continue
@@ -162,26 +182,29 @@ def _output_terms(
     return terms
 
 
-def _output_term(name: str, metric: str, temperature: float, probabilities: bool) -> tuple[Term, str]:
+def _output_term(name: str, metric: str, temperature: float, probabilities: bool) -> Answer:
     if metric in CLASSES:
         logits = losses.logits_of if probabilities else _unchanged
         what = "probabilities" if probabilities else "logits"
-        return (
+        return Answer(
             lambda student, teacher, _: losses.kl_divergence(logits(student[name]), logits(teacher[name]), temperature),
             f"output '{name}': KL divergence of {what} at temperature {temperature:g}",
+            partial(mean_classes, temperature=temperature, probabilities=probabilities),
         )
     if metric in EMBEDDINGS:
-        return (
+        return Answer(
             lambda student, teacher, _: (
                 losses.cosine_distance(student[name], teacher[name])
                 + losses.relative_error(student[name], teacher[name])
                 + losses.similarity_error(student[name], teacher[name])
             ),
             f"output '{name}': cosine distance, relative squared error, and error of the cosines between samples",
+            mean_values,
         )
-    return (
+    return Answer(
         lambda student, teacher, _: losses.relative_error(student[name], teacher[name]),
         f"output '{name}': relative squared error",
+        mean_values,
     )
 
 

@@ -29,18 +29,19 @@ class Teacher:
     """
 
     def __init__(self, model: ir.Model, names: Sequence[str], threads: int = 0) -> None:
-        self._names = list(names)
-        self._session = make_session(_giving(model, self._names), threads=threads) if names else None
+        self.model, self.names = model, list(names)
+        self._session = make_session(_giving(model, self.names), threads=threads) if names else None
         self._kept: dict[str, Array] = {}
         self._place = np.zeros(0, np.intp)  # of each row in what is kept
 
-    def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """The named tensors for some inputs [rows, ...]."""
+    def __call__(self, feeds: Mapping[str, Array], names: Sequence[str] | None = None) -> dict[str, Array]:
+        """The named tensors for some inputs [rows, ...]: all, or those of ``names``. No more is computed."""
         if self._session is None:
             return {}
+        names = self.names if names is None else list(names)
         inputs = {one.name for one in self._session.get_inputs()}
         used = {name: value for name, value in feeds.items() if name in inputs}
-        return dict(zip(self._names, run(self._session, self._names, used), strict=True))
+        return dict(zip(names, run(self._session, names, used), strict=True))
 
     def remember(self, samples: Samples, size: int) -> None:
         """Compute the tensors of all samples once, ``size`` at a time, unless together they are too large to keep."""
@@ -50,7 +51,7 @@ class Teacher:
         if per_row * len(rows) > CACHE_BYTES:
             return
         blocks = [first, *(self(samples.take(rows[start : start + size])) for start in range(size, len(rows), size))]
-        self._kept = {name: np.concatenate([block[name] for block in blocks]) for name in self._names}
+        self._kept = {name: np.concatenate([block[name] for block in blocks]) for name in self.names}
         self._place = np.zeros(len(samples), np.intp)
         self._place[rows] = np.arange(len(rows))
 

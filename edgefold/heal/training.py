@@ -76,7 +76,8 @@ class Training:
         self._objective, self._samples, self._teacher = objective, samples, teacher
         self._options, self._seed, self._processes, self._saved = options, seed, processes, saved
         self._batch = _batch_size(options.batch, samples, processes)
-        self._epoch_steps = len(samples.batches(self._batch, seed, 0))
+        self._dealt = 0, samples.batches(self._batch, seed, 0)
+        self._epoch_steps = len(self._dealt[1])
         self._saved_at = time.monotonic()
 
     def run(self) -> Progress:
@@ -102,7 +103,7 @@ class Training:
         """One step of the optimizer over a batch; returns its learning rate."""
         progress, options = self.progress, self._options
         epoch, position = divmod(progress.step, self._epoch_steps)
-        batch = self._samples.batches(self._batch, self._seed, epoch)[position]
+        batch = self._batches(epoch)[position]
         rate = self._rate * learning_rate_factor(self._share_done(ahead=1))
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["scale"]
@@ -124,6 +125,12 @@ class Training:
         progress.loss_count += 1
         self._tell(loss)
         return rate
+
+    def _batches(self, epoch: int) -> Array:
+        """Row numbers of an epoch's batches, dealt out once and not at each step."""
+        if self._dealt[0] != epoch:
+            self._dealt = epoch, self._samples.batches(self._batch, self._seed, epoch)
+        return self._dealt[1]
 
     def _changed(self, batch: Array, positions: Array, draw: Draw) -> dict[str, Array]:
         """The feeds of some positions in the batch, augmented as drawn."""

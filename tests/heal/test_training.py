@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from edgefold.errors import UsageError
 from edgefold.heal.device_teacher import DeviceTeacher
 from edgefold.heal.processes import chosen_device
 from edgefold.heal.progress import FILE
+from edgefold.heal.samples import Samples
 from edgefold.heal.teacher import Teacher
 from edgefold.passes import Heal
 from edgefold.scoring.evaluate import evaluate
@@ -165,13 +166,36 @@ def test_minutes_limit_the_training() -> None:
     assert done.history[-1].learning_rate < 0.003 / 2  # the schedule follows the clock
 
 
+def test_an_epoch_is_dealt_out_once() -> None:
+    dealt, taken = [], []
+
+    class Watched(Samples):
+        def batches(self, size: int, seed: int, epoch: int) -> np.ndarray[Any, Any]:
+            dealt.append(epoch)
+            return super().batches(size, seed, epoch)
+
+        def take(self, rows: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+            taken.append(rows)
+            return super().take(rows)
+
+    run = training(damaged(), Heal(epochs=3, batch=46, augment=("flip",), threads=1))
+    run._samples = samples = Watched(**vars(run._samples))
+    run.run()
+    assert dealt == [1, 2]  # the first one when the training was put together
+    steps = [rows for rows in taken if len(rows) == 46]
+    expected = [batch for epoch in range(3) for batch in Samples.batches(samples, 46, 0, epoch)]
+    np.testing.assert_array_equal(steps, expected)
+
+
 def test_a_teacher_remembers_only_without_augmentation() -> None:
     calls = []
 
     class Counting(Teacher):
-        def __call__(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        def __call__(
+            self, feeds: Mapping[str, np.ndarray[Any, Any]], names: Sequence[str] | None = None
+        ) -> dict[str, np.ndarray[Any, Any]]:
             calls.append(len(next(iter(feeds.values()))))
-            return super().__call__(feeds)
+            return super().__call__(feeds, names)
 
     training(damaged(), OPTIONS, Counting).run()
     assert sum(calls) == 256  # every sample once

@@ -103,6 +103,8 @@ def test_the_evaluation_data_are_not_read_by_the_training(tmp_path: Path) -> Non
         (("--loss", ""), "loss names nothing"),
         (("--batch", "0"), "Expected `int` >= 1"),
         (("--augment", "flip,spin"), "Invalid enum value 'spin'"),
+        (("--teacher-views", "flop"), "Invalid enum value 'flop'"),
+        (("--teacher-views", "flip", "--loss", "tail"), "teacher_views averages outputs"),
         (("--device", "cuda"), "torch sees no CUDA device"),
         (("--optimizer", "lion"), "'lion' is not one of"),
     ],

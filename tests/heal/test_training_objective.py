@@ -18,6 +18,7 @@ from edgefold.errors import UsageError
 from edgefold.heal.hidden import paired_hidden
 from edgefold.heal.objective import Objective, make_objective
 from edgefold.heal.samples import read_samples
+from edgefold.heal.views import mean_values
 from edgefold.interface import ModelInterface
 from edgefold.padding import padding_mask
 from edgefold.passes import Heal
@@ -121,7 +122,9 @@ def test_padded_positions_do_not_count() -> None:
     assert padding_mask({"ids": kept + 3, "attention_mask": kept}) == "attention_mask"
     assert padding_mask({"ids": kept, "attention_mask": kept + 1}) is None  # not of zeros and ones
     assert padding_mask({"mask": np.ones((2, 4, 4))}) is None
-    error = Objective((lambda ours, wanted, _: (ours["y"] - wanted["y"]).abs().sum(),), ("",), (), ("y",), "mask")
+    error = Objective(
+        (lambda ours, wanted, _: (ours["y"] - wanted["y"]).abs().sum(),), ("",), (), {"y": mean_values}, "mask"
+    )
     zeros, ones = torch.zeros(2, 3, 4), torch.ones(2, 3, 4)
     feeds = {"mask": torch.from_numpy(kept)}
     assert float(error({"y": zeros}, {"y": ones}, None, feeds)) == 3 * 4

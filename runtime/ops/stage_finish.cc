@@ -2,9 +2,7 @@
 #include "ops/stage_finish.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "base/rounding.h"
 
@@ -55,16 +53,6 @@ void StorePlanes(const float* values, int64_t pixels, int64_t channels, float* y
   }
 }
 
-// The largest magnitude; infinity for a NaN.
-float Largest(const float* values, int64_t count) {
-  float largest = 0.0f;
-  for (int64_t i = 0; i < count; ++i) {
-    if (!(std::abs(values[i]) <= largest)) largest = std::abs(values[i]);
-    if (std::isnan(largest)) return std::numeric_limits<float>::infinity();
-  }
-  return largest;
-}
-
 }  // namespace
 
 StageFinish::StageFinish(const ConvStage& stage)
@@ -89,15 +77,7 @@ StageFinish::Constants StageFinish::Prepare(const StageInputs& inputs, float x_s
   }
   Constants constants = {scales, bias, residual_scale, inputs.y_scale, {}};
   if (range_.is_float() || place_ == Residual::kAfterActivation) return constants;
-  if (activation_.kind == ActivationKind::kClip) return constants;
-  // Sums of 32 bits with such scales stay finite.
-  constexpr float kMost = 1e25f;
-  const float most_bias = Largest(bias, padded_channels_);
-  if (Largest(scales, padded_channels_) < kMost && most_bias < kMost && residual_scale < kMost) {
-    const float highest = static_cast<float>(range_.high);
-    const float added = most_bias + 255 * residual_scale;
-    constants.curve = FitCurve(activation_, inputs.y_scale, highest, added);
-  }
+  constants.estimate = EstimateCodes(activation_, inputs.y_scale, range_.low, range_.high);
   return constants;
 }
 
@@ -116,7 +96,7 @@ void StageFinish::Run(const Constants& constants, const Target& target, const in
   r.scales = constants.scales + channel;
   r.bias = constants.bias + channel;
   r.activation = activation_;
-  r.curve = constants.curve.usable ? &constants.curve : nullptr;
+  r.estimate = &constants.estimate;
   r.place = place_;
   if (place_ != Residual::kNone) r.residual = target.residual + channel;
   r.residual_stride = channels_;

@@ -17,7 +17,7 @@ class StageFinish {
     const float* bias;
     float residual_scale;
     float y_scale;
-    CodeCurve curve;  // unusable where a value may be infinite
+    CodeEstimate estimate;
   };
   int64_t ConstantFloats() const { return 2 * padded_channels_; }
   Constants Prepare(const StageInputs& inputs, float x_scale, float residual_scale,

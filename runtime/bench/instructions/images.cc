@@ -59,6 +59,8 @@ void Requantize(Random& random) {
     r.activation = activation;
     r.place = place;
     r.range = range;
+    const CodeEstimate estimate = EstimateCodes(activation, r.y_scale, range.low, range.high);
+    r.estimate = &estimate;
     Count(name, [&] { RequantizeKernels().Choose().run(r); });
   };
   constexpr CodeRange kUnsigned = {0, 255};

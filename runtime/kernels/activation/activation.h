@@ -12,8 +12,9 @@
 //   kGelu         x / 2 * (1 + erf(x / sqrt(2)))
 //   kGeluTanh     x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
 //
-// Against the exact function, |error| <= 2^-22 |y| for kTanh and, from x = -86 on, kSigmoid, and
-// 2^-21 |x| for kSwish, kGelu and kGeluTanh; the others round each operation once. A NaN stays one.
+// Against the exact function, |error| <= 2^-22 |y| for kTanh and, from x = -86 on, kSigmoid,
+// 2^-22 |x| for kSwish and kGeluTanh, and 2^-21 |x| for kGelu; the others round each operation
+// once. A NaN stays one.
 // All in float32 in the fixed order of formulas.h, without fused multiply-add. Bit-equal but for
 // which NaN it is.
 #pragma once

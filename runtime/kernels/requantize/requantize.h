@@ -16,7 +16,7 @@
 
 #include "base/kernel.h"
 #include "kernels/activation/activation.h"
-#include "kernels/requantize/curve.h"
+#include "kernels/requantize/estimate.h"
 
 namespace edgefold {
 
@@ -38,10 +38,9 @@ struct RequantizeArguments {
   const float* scales;  // [channels rounded up to 16]
   const float* bias;    // the same
   Activation activation;
-  // Null, or FitCurve(activation, y_scale, range.high, largest |bias| + |residual|) where it is
-  // usable and all values before the activation are finite, of a place that is not
-  // kAfterActivation: kernels give the same codes with it as without.
-  const CodeCurve* curve;
+  // Null, or EstimateCodes(activation, y_scale, range.low, range.high) where results are codes and
+  // the place is not kAfterActivation: kernels give the same codes with it as without.
+  const CodeEstimate* estimate;
   Residual place;
   const uint8_t* residual;  // [pixels][residual_stride] codes; `channels` of a pixel are read
   int64_t residual_stride;

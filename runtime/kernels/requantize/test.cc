@@ -109,7 +109,15 @@ void Special(std::vector<Tally>& tallies) {
     for (float lowest : {-kInfinity, 0.0f, 2.0f}) {
       r.range = range;
       r.activation.alpha = lowest;
+      r.estimate = nullptr;
       Compare<uint8_t>(r, "special values", tallies);
+      for (ActivationKind kind : {ActivationKind::kClip, ActivationKind::kSwish}) {
+        if (kind == ActivationKind::kSwish) r.activation = {kind, 1.0f, 0.0f};
+        const CodeEstimate estimate = EstimateCodes(r.activation, r.y_scale, range.low, range.high);
+        r.estimate = &estimate;
+        Compare<uint8_t>(r, "special values, estimated", tallies);
+      }
+      r.activation = {ActivationKind::kClip, -kInfinity, kInfinity};
     }
   }
 }
@@ -131,12 +139,16 @@ void Ties(Random& random, std::vector<Tally>& tallies) {
       }
       values[i] = value;
     }
+    r.estimate = nullptr;
     Compare<uint8_t>(r, "values beside ties", tallies);
+    const CodeEstimate estimate = EstimateCodes(r.activation, r.y_scale, r.range.low, r.range.high);
+    r.estimate = &estimate;
+    Compare<uint8_t>(r, "values beside ties, estimated", tallies);
   }
 }
 
-// Curves in place of formulas, all over their range and beyond it.
-void Curves(Random& random, std::vector<Tally>& tallies) {
+// Estimates in place of formulas, all over their range, beyond it, and beyond 32 bits.
+void Estimates(Random& random, std::vector<Tally>& tallies) {
   constexpr int64_t kChannels = 64, kPixels = 60;
   std::vector<int32_t> sums(kPixels * kChannels);
   std::vector<uint8_t> residual(sums.size());
@@ -147,28 +159,31 @@ void Curves(Random& random, std::vector<Tally>& tallies) {
   r.pixels = kPixels;
   r.residual = residual.data();
   r.residual_scale = 0.01f;
-  int usable = 0;
+  int usable[kActivationKinds] = {};
   for (int round = 0; round < 400; ++round) {
     const auto kind = static_cast<ActivationKind>(round % kActivationKinds);
-    if (kind == ActivationKind::kClip) continue;
-    const float scale = std::ldexp(1.0f + random.Uniform() * 0.5f, random.Range(-30, -14));
+    const float scale = std::ldexp(1.0f + random.Uniform() * 0.5f, random.Range(-30, -4));
     const std::vector<float> scales(kChannels, scale), bias = Floats(random, kChannels, 3.0f);
     for (int32_t& sum : sums) sum = random.Range(-1000000, 1000000);
     r.scales = scales.data();
     r.bias = bias.data();
     r.activation = {kind, round % 3 == 0 ? 1.0f : 1.0f + random.Uniform(), 0.5f};
+    if (kind == ActivationKind::kClip) r.activation = {kind, -random.Uniform(), 2.0f};
     r.place = static_cast<Residual>(random.Range(0, 2));
     r.range = round % 2 == 0   ? CodeRange{-127, 127}
               : round % 5 == 0 ? CodeRange{0, 15}
                                : CodeRange{0, 255};
     r.y_scale = std::ldexp(1.5f + 0.5f * random.Uniform(), random.Range(-10, 0));
-    const CodeCurve curve =
-        FitCurve(r.activation, r.y_scale, static_cast<float>(r.range.high), 6.0f);
-    r.curve = curve.usable && r.place != Residual::kAfterActivation ? &curve : nullptr;
-    usable += curve.usable;
-    Compare<uint8_t>(r, "curves", tallies);
+    const CodeEstimate estimate = EstimateCodes(r.activation, r.y_scale, r.range.low, r.range.high);
+    r.estimate = r.place != Residual::kAfterActivation ? &estimate : nullptr;
+    usable[static_cast<int>(kind)] += estimate.form != EstimateForm::kNone;
+    Compare<uint8_t>(r, "estimates", tallies);
   }
-  tallies.back().Check(usable > 60, "curves of common scales are usable");
+  for (ActivationKind kind : {ActivationKind::kClip, ActivationKind::kHardSwish,
+                              ActivationKind::kSwish, ActivationKind::kGelu}) {
+    const bool often = usable[static_cast<int>(kind)] >= 10;
+    tallies.back().Check(often, "common scales have an estimate");
+  }
 }
 
 }  // namespace
@@ -194,7 +209,7 @@ std::vector<Tally> TestRequantize() {
   }
   Special(tallies);
   Ties(random, tallies);
-  Curves(random, tallies);
+  Estimates(random, tallies);
   return tallies;
 }
 

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// Codes of an activation in fewer operations than the activation takes, with an error that is
+// known: a code is certain but where the estimate lies that close to a tie between two codes. There
+// a kernel asks the formula, for a few vectors in a hundred.
+//
+//   v = p + b (+ r)        the sum of a convolution, bias and residual, where each sum and product
+//                          may be rounded or not
+//   t = v * factor + offset
+//   e = 2^16 * activation(v) / y_scale, from t as `form` says, with an error in codes of at most
+//       error + error_of_added * (|b| + |r|) + 2^-17, the last by conversion to an integer
+//
+// Where the fraction of e / 2^16 + 1/2 is further than that from 0 and 1, its floor, clipped to
+// [low, high], is the code.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/activation/activation.h"
+
+namespace edgefold {
+
+enum class EstimateForm {
+  kNone,   // no estimate is known, or it would be near a tie too often
+  kLine,   // e = t, for kClip
+  kRamp,   // e = t * min(max(t * slope + middle, 0), most), for kHardSwish
+  kCubics  // e = sum over j of table[j][floor(t) mod 32] * t^j, where t is clipped to +-kReach
+};
+
+struct CodeEstimate {
+  static constexpr int kSegments = 32;
+  static constexpr float kReach = 15.9999f;
+
+  EstimateForm form;
+  float factor, offset;
+  float error, error_of_added;
+  int32_t low, high;
+  float slope, middle, most;
+  alignas(64) float table[4][kSegments];
+};
+
+// For codes in [low, high], low >= -high.
+CodeEstimate EstimateCodes(const Activation& activation, float y_scale, int32_t low, int32_t high);
+
+}  // namespace edgefold

@@ -25,7 +25,7 @@ def test_settings_change_the_named_step_only() -> None:
 
 def test_healing_comes_before_layers_are_fused() -> None:
     names = [step.name for step in load_recipe("fused-heal").steps]
-    assert names[-2:] == ["heal", "fuse-blocks"]
+    assert names[-3:] == ["heal", "fuse-experts", "fuse-blocks"]
     assert [step.name for step in load_recipe("w4-heal").steps][-1] == "heal"
 
 

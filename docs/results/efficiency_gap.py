@@ -56,9 +56,9 @@ READING = (
     "- Nearly all of the gap of convolutional models lies in the convolutions themselves and not between them: in",
     "  EdgeFold `FusedConvBlock` (squeezenet) and `FusedInvertedResidual` (mobilenetv2) are what to make faster. Of",
     "  minilm it is attention, whose softmax no floor counts, then what stands around products.",
-    "- When this was measured, the recipe `fused` left the experts of moe_charlm as dense as they were exported. Since then",
-    "  it has `dispatch-experts` and `fuse-experts`, which lower the floor itself ([moe_kernel.md](moe_kernel.md)): the model",
-    "  takes 0.44 of the time above, 4.3 times as fast as ONNX Runtime's fp32 and 2.3 times as its int8.",
+    "- When this was measured, the recipe `fused` left the experts of moe_charlm as dense as they were exported. Since",
+    "  then it has `dispatch-experts` and `fuse-experts`, which lower the floor ([moe_kernel.md](moe_kernel.md)):",
+    "  the model takes 0.44 of the time above, 4.3 times as fast as ONNX Runtime's fp32 and 2.3 times as its int8.",
 )
 
 

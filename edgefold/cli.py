@@ -278,7 +278,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except click.ClickException as error:
         _fail(error.format_message(), 2, arguments)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted; nothing was overwritten", 130, arguments)
+        again = "; the same call with --resume goes on" if arguments[:1] in (["compress"], ["heal"]) else ""
+        _fail(f"interrupted; nothing was overwritten{again}", 130, arguments)
     except EdgefoldError as error:
         _fail(str(error), error.exit_code, arguments)
     except BrokenPipeError:

@@ -161,9 +161,22 @@ def check_structure(
 def check_onnx(model: ir.Model) -> None:
     """onnx.checker on the model, through a file where it is too large for one message.
 
+    Outputs of unknown rank, which the checker refuses and ONNX Runtime runs, are shown to it as scalars.
+
     Raises:
         onnx.checker.ValidationError: as the checker.
     """
+    unknown = [value for value in model.graph.outputs if value.shape is None and isinstance(value.type, ir.TensorType)]
+    for value in unknown:
+        value.shape = ir.Shape([])
+    try:
+        _check_onnx(model)
+    finally:
+        for value in unknown:
+            value.shape = None
+
+
+def _check_onnx(model: ir.Model) -> None:
     large = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
     if large < CHECKABLE_BYTES:
         onnx.checker.check_model(serialize(model))  # with weights inside that lie in a file beside the original

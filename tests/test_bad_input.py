@@ -364,3 +364,36 @@ def test_an_element_type_without_kernels_is_said_to_be_it(tmp_path: Path, edgefo
     outcome = edgefold("compress", "-m", path, "-o", tmp_path / "out")
     assert outcome.code == 2
     assert "do not take this element type" in outcome.error_line
+
+
+UNSHAPED = """<ir_version: 8, opset_import: ["" : OPSET]>
+g (float[n, 64] x, int64[r] shape) => (float y) { h = MatMul (x, w) y = Reshape (h, shape) }"""
+
+
+def unshaped(opset: int, port: str) -> onnx.ModelProto:
+    """A model in which an input or output is of unknown rank."""
+    plain = onnx.parser.parse_model(UNSHAPED.replace("OPSET", str(opset)))
+    plain.graph.initializer.append(numpy_helper.from_array(weights()[:, :32].repeat(1, 0), "w"))
+    for value in (*plain.graph.input, *plain.graph.output):
+        if value.name == port:
+            value.type.tensor_type.ClearField("shape")
+    return plain
+
+
+@pytest.mark.parametrize("opset", [17, 21])
+def test_an_output_of_unknown_rank_is_no_obstacle(opset: int, tmp_path: Path, edgefold: Command) -> None:
+    path = tmp_path / "unshaped.onnx"
+    onnx.save(unshaped(opset, "y"), path)
+    outcome = edgefold("compress", "-m", path, "-o", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert edgefold("verify", tmp_path / "out").code == 0
+    (output,) = onnx.load(tmp_path / "out" / "model.onnx").graph.output
+    assert not output.type.tensor_type.HasField("shape")
+
+
+def test_an_input_of_unknown_rank_is_named(tmp_path: Path, edgefold: Command) -> None:
+    path = tmp_path / "unshaped.onnx"
+    onnx.save(unshaped(21, "x"), path)
+    outcome = edgefold("inspect", "-m", path)
+    assert outcome.code == 2
+    assert "input 'x' is of unknown rank" in outcome.error_line

@@ -25,6 +25,7 @@ MODEL_FILE = "model.onnx"
 """The name of the model in an output folder of ``compress``."""
 
 _UNKNOWN_OPERATOR = "No Op registered for"  # how onnx's checker begins the message
+_NO_SHAPE = "Field 'shape' of 'type' is required"  # likewise, of an input or output of unknown rank
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +118,23 @@ def _check(path: Path) -> tuple[Path, ...]:
         if _UNKNOWN_OPERATOR in str(error):
             # ONNX Runtime has operators of its own in the standard domain; it has the last word on them.
             return _confined(path, locations)
+        if _NO_SHAPE in str(error):
+            _check_ranks(path)
+            return _confined(path, locations)
         raise ModelError(f"{path}: the ONNX checker refuses it: {_one_line(error)}") from error
     return _confined(path, locations)
+
+
+def _check_ranks(path: Path) -> None:
+    """Outputs may be of unknown rank, as exporters of scripted models write them; inputs have to be made."""
+    graph = onnx.load(path, load_external_data=False).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    for value in graph.input:
+        kind = value.type.WhichOneof("value")
+        if value.name not in stored and kind == "tensor_type" and not value.type.tensor_type.HasField("shape"):
+            raise ModelError(
+                f"{path}: input {quoted(value.name)} is of unknown rank; give it a shape, of names where sizes vary"
+            )
 
 
 def _confined(path: Path, locations: set[str]) -> tuple[Path, ...]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
+import textwrap
 from typing import Any
 
 import msgspec
@@ -13,6 +14,8 @@ import msgspec
 from edgefold.errors import UsageError
 from edgefold.passes import PASSES
 from edgefold.recipe import HEALED, built_in_recipes, load_recipe, recipe_as_yaml
+
+COLUMNS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +37,15 @@ def list_recipes() -> Listing:
     recipes = {name: _comment(path.read_text(encoding="utf-8")) for name, path in built_in_recipes().items()}
     passes = {str(kind.__struct_config__.tag): _options(kind) for kind in PASSES}
     lines = ["Recipes (edgefold recipes show NAME prints one):"]
-    lines += [f"  {name:<8} {text}" for name, text in recipes.items()]
+    lines += [_wrapped(text, f"  {name:<8} ", " " * 11) for name, text in recipes.items()]
     lines.append(f"  with {HEALED} appended to any of these names: the same, followed by the pass heal")
-    lines.append("\nPasses and their options:")
+    lines.append(
+        "\nPasses, with their options and what these are by default (edgefold recipes show PASS explains them):"
+    )
     for kind in PASSES:
-        lines.append(f"  {kind.__struct_config__.tag}: {_summary(kind)}")
-        lines += [f"    {name} = {default}" for name, default in _options(kind).items()]
+        lines.append(_wrapped(f"{kind.__struct_config__.tag}: {_summary(kind)}", "  ", "    "))
+        options = ", ".join(f"{name}={default}" for name, default in _options(kind).items())
+        lines += [_wrapped(options, "    ", "    ")] if options else []
     return Listing({"recipes": recipes, "passes": passes}, "\n".join(lines))
 
 
@@ -62,6 +68,10 @@ def show_recipe(name: str) -> Listing:
             return Listing({"name": name, "options": _options(kind), "documentation": text}, text)
     passes = ", ".join(str(kind.__struct_config__.tag) for kind in PASSES)
     raise UsageError(f"recipes show {name}: there are the recipes {', '.join(recipes)} and the passes {passes}")
+
+
+def _wrapped(text: str, first: str, others: str) -> str:
+    return textwrap.fill(text, COLUMNS, initial_indent=first, subsequent_indent=others, break_on_hyphens=False)
 
 
 def _comment(text: str) -> str:

@@ -21,7 +21,7 @@ _OLDEST = {"onnx": (1, 21), "onnxruntime": (1, 19, 2), "numpy": (1, 26), "onnx-i
 # Wheels that install the same import package over each other.
 _RUNTIME_WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn",
                    "onnxruntime-training", "ort-nightly")  # fmt: skip
-_EXTRAS = {"heal": ("torch",), "report": ("jinja2", "matplotlib")}
+_EXTRAS = {"heal": ("torch",)}
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,10 @@ void Depthwise(Random& random) {
 void Requantize(Random& random) {
   std::vector<int32_t> sums(kPixels * kChannels);
   for (int32_t& sum : sums) sum = random.Range(-4000, 4000);
-  const std::vector<float> scales(kChannels, 0.001f), bias(kChannels, 0.1f);
+  // Scales whose multiples are no ties between codes, as those of models are not.
+  std::vector<float> scales(kChannels);
+  for (float& scale : scales) scale = 0.001f + 0.0002f * random.Uniform();
+  const std::vector<float> bias(kChannels, 0.1f);
   std::vector<uint8_t> residual(kPixels * kChannels), y(kPixels * kChannels);
   RequantizeArguments r = {};
   r.sums = sums.data();

@@ -8,6 +8,7 @@
 #include "base/unroll.h"
 #include "kernels/activation/formulas.h"
 #include "kernels/requantize/requantize.h"
+#include "kernels/requantize/x86_avx2_estimate.h"
 
 namespace edgefold {
 namespace {
@@ -77,7 +78,7 @@ class Columns {
       v[h] = Clip(v[h], bounds_.low, bounds_.high);
     });
     if constexpr (kCodes) {
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(y), Pack(Codes(v[0]), Codes(v[1])));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(y), Pack(Code(v[0]), Code(v[1])));
     } else {
       _mm256_storeu_ps(reinterpret_cast<float*>(y), v[0]);
       _mm256_storeu_ps(reinterpret_cast<float*>(y) + 8, v[1]);
@@ -85,20 +86,11 @@ class Columns {
   }
 
  private:
-  inline EF_INLINE __m256 Add(__m256 value, const uint8_t* residual) const {
-    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(residual));
-    const __m256i codes =
-        residual_is_unsigned_ ? _mm256_cvtepu8_epi32(bytes) : _mm256_cvtepi8_epi32(bytes);
-    return _mm256_add_ps(value, _mm256_mul_ps(_mm256_cvtepi32_ps(codes), residual_scale_));
-  }
+  inline EF_INLINE __m256i Code(__m256 v) const { return RoundQuotient(v, y_scale_, reciprocal_); }
 
-  // A product with the rounded reciprocal, corrected by its remainder (Markstein, IBM J. Res. Dev.
-  // 34-1, 1990), rounds to the same integer as the quotient and takes a fraction of its time: true
-  // of all y_scale and all values near a tie, as a program has tried.
-  inline EF_INLINE __m256i Codes(__m256 value) const {
-    const __m256 quotient = _mm256_mul_ps(value, reciprocal_);
-    const __m256 remainder = _mm256_fnmadd_ps(quotient, y_scale_, value);
-    return _mm256_cvtps_epi32(_mm256_fmadd_ps(remainder, reciprocal_, quotient));
+  inline EF_INLINE __m256 Add(__m256 value, const uint8_t* residual) const {
+    const __m256 codes = EightResiduals(residual, residual_is_unsigned_);
+    return _mm256_add_ps(value, _mm256_mul_ps(codes, residual_scale_));
   }
 
   Function activation_;
@@ -164,9 +156,44 @@ void RunActivation(const RequantizeArguments& r) {
   });
 }
 
+template <bool kRamp, bool kAdds, int kVectors>
+void RunEstimated(const RequantizeArguments& r, int64_t n) {
+  // Copies: a store to y might change what r points to, for all that the compiler knows.
+  const int64_t pixels = r.pixels;
+  const int64_t stride = r.stride;
+  const int64_t y_stride = r.y_stride;
+  const int64_t residual_stride = kAdds ? r.residual_stride : 0;
+  const EstimatedColumns<kRamp, kAdds, kVectors> columns(r, n);
+  const int32_t* sums = r.sums + n;
+  const uint8_t* residual = kAdds ? r.residual + n : nullptr;
+  uint8_t* y = static_cast<uint8_t*>(r.y) + n;
+  for (int64_t i = 0; i < pixels; ++i, sums += stride, y += y_stride) {
+    columns.Pixel(sums, residual, y);
+    residual += residual_stride;
+  }
+}
+
+// 32 channels at a time, and the rest in sixteens, of which the last overlap those before them.
+template <bool kRamp, bool kAdds>
+void RunEstimated(const RequantizeArguments& r) {
+  int64_t n = 0;
+  for (; n + 32 <= r.channels; n += 32) RunEstimated<kRamp, kAdds, 4>(r, n);
+  for (; n < r.channels; n += kLanes) {
+    RunEstimated<kRamp, kAdds, 2>(r, std::min(n, r.channels - kLanes));
+  }
+}
+
 }  // namespace
 
 void requantize_x86_avx2(const RequantizeArguments& r) {
+  const EstimateForm form = r.estimate == nullptr ? EstimateForm::kNone : r.estimate->form;
+  const bool adds = r.place != Residual::kNone;
+  if (form == EstimateForm::kLine && r.channels >= kLanes) {
+    return adds ? RunEstimated<false, true>(r) : RunEstimated<false, false>(r);
+  }
+  if (form == EstimateForm::kRamp && r.channels >= kLanes) {
+    return adds ? RunEstimated<true, true>(r) : RunEstimated<true, false>(r);
+  }
   r.range.is_float() ? RunActivation<false>(r) : RunActivation<true>(r);
 }
 

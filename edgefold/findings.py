@@ -46,7 +46,7 @@ def findings_of(
     """
     found = [_missed(name, goal) for name, goal in goals.items() if not goal["met"]]
     if change is not None and _significantly_worse(change, lower_is_worse, before):
-        found += [_cure(ranking)] if ranking else []
+        found += [_cure(ranking)] if ranking and any(_coded(step) for step in steps) else []
         found += _cures_of_cuts(steps)
     if after.latency_ms and before.latency_ms and after.latency_ms > SLOWER * before.latency_ms:
         found.append(_slower(steps))
@@ -59,6 +59,11 @@ def findings_of(
         if "finding" in step.get("stats", {}):
             found.append(str(step["stats"]["finding"]))
     return tuple(found)
+
+
+def _coded(step: Mapping[str, Any]) -> bool:
+    """Whether a step put codes in the place of floats, which `--exclude` would undo."""
+    return bool(step["edits"]) and step["pass"] in ("quantize", "quantize-attention", "l1-normalization")
 
 
 def _cures_of_cuts(steps: Sequence[Mapping[str, Any]]) -> list[str]:

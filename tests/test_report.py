@@ -135,3 +135,9 @@ def test_a_loss_that_nobody_notices_is_no_finding() -> None:
     cosine = replace(BEFORE, metric={"metric": "cosine", "value": 1.0, "ci95": [1, 1]})
     change = {"value": -3e-5, "ci95": [-5e-5, -1e-5]}
     assert not findings_of(cosine, AFTER, [step()], change, True, {}, RANKING)
+
+
+def test_nodes_that_were_packed_before_are_no_cure() -> None:
+    """A run that cuts a quantized model ranks its packed nodes too, and excluding them would change nothing."""
+    (found,) = findings_of(BEFORE, AFTER, [step(edits=0) | {"pass": "simplify"}, cut()], WORSE, True, {}, RANKING)
+    assert "--exclude" not in found

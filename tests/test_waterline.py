@@ -87,6 +87,20 @@ def test_text_sums_up_by_operator() -> None:
 
 
 @pytest.mark.usefixtures("machine")
+def test_the_share_of_the_machine_is_that_of_a_run_without_the_profile(tmp_path: Path) -> None:
+    text = "\n".join(f"h{i + 1} = Tanh (h{i})" for i in range(200))
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 21]> g (float[1, 4] h0) => (float[1, 4] h200) {{ {text} }}'
+    )
+    onnx.save(model, tmp_path / "small.onnx")
+    found = api.inspect_waterline(tmp_path / "small.onnx")
+    assert found.run_us is not None
+    assert found.run_us < found.time_us  # of nodes of a tenth of a microsecond, each counted as one or two
+    assert f"of {found.run_us:.0f} us in 200 nodes" in found.to_text()
+    assert "takes time itself" in found.to_text()
+
+
+@pytest.mark.usefixtures("machine")
 def test_nodes_without_names_are_all_there(tmp_path: Path) -> None:
     proto = onnx.load(DIGITS)
     for node in proto.graph.node:

@@ -85,6 +85,8 @@ class Waterline:
         nodes: in the order in which they ran.
         blocks: in order.
         floor_us, time_us: sums over the nodes.
+        run_us: of a run without the profile, which counts whole microseconds and takes time itself; None where there
+            was none.
     """
 
     model: str
@@ -94,6 +96,12 @@ class Waterline:
     blocks: tuple[BlockRow, ...]
     floor_us: float
     time_us: float
+    run_us: float | None = None
+
+    @property
+    def whole_us(self) -> float:
+        """Of a run of the model: as it is without the profile, where that is known."""
+        return self.time_us if self.run_us is None else self.run_us
 
     def to_json(self) -> dict[str, Any]:
         """The JSON document of ``edgefold inspect --waterline``."""
@@ -113,13 +121,19 @@ class Waterline:
             "",
             text_table(OPERATOR_HEADER, [operator_cells(one) for one in by_operator(self.nodes)]),
             "",
-            f"floor {self.floor_us:.0f} us of {self.time_us:.0f} us in {len(self.nodes)} nodes: "
-            f"{_percent(self.floor_us, self.time_us)} of what one core of this machine could do",
+            f"floor {self.floor_us:.0f} us of {self.whole_us:.0f} us in {len(self.nodes)} nodes: "
+            f"{_percent(self.floor_us, self.whole_us)} of what one core of this machine could do",
         ]
+        if self.time_us > _INFLATED * self.whole_us:
+            lines.append(
+                f"The nodes' times add up to {self.time_us:.0f} us: the profile counts whole microseconds and takes "
+                "time itself, so that small nodes look slower than they are."
+            )
         return "\n".join(lines)
 
 
 _SHOWN = 30
+_INFLATED = 1.1
 _BLOCK_HEADER = ("block", "nodes", "Mop", "KB", "KB fused", "floor us", "fused us", "time us", "of floor")
 
 

@@ -68,6 +68,9 @@ class EfficiencyGap:
             text_table(HEADER, rows, left=2, notes=True),
             "",
             text_table(LOSSES_HEADER, losses, left=3),
+            "",
+            "Times are sums over nodes, of a profile that counts whole microseconds and takes time itself: models of",
+            "many small nodes look slower than they are. With one -m the time without the profile is shown too.",
         ))  # fmt: skip
 
     def losses(self) -> list[tuple[GapRow, OperatorGap]]:

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgefold.errors import ModelError, UsageError
+from edgefold.float_caches import native_call
 from edgefold.interface import ModelInterface
 from edgefold.measuring.inspect import completed_shapes
+from edgefold.measuring.latency import interleave
 from edgefold.measuring.shapes import inferred_skeleton, known_shapes
 from edgefold.measuring.svg import check_name, write
 from edgefold.measuring.waterline.analysis import Waterline, analyse
@@ -18,10 +21,12 @@ from edgefold.measuring.waterline.gap_picture import draw as draw_gap
 from edgefold.measuring.waterline.node_times import RunNode, element_bytes, run_nodes
 from edgefold.measuring.waterline.picture import draw
 from edgefold.random_feeds import random_feeds
-from edgefold.session import LITTLE_MEMORY, make_session
+from edgefold.session import make_session, run
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx_ir as ir
+    import onnxruntime as ort
 
     from edgefold.files.loading import LoadedModel
     from edgefold.passes.depth.blocks import Block
@@ -43,16 +48,23 @@ def waterline(loaded: LoadedModel, shapes: Mapping[str, Shape], picture: str | N
         ModelError: ONNX Runtime cannot run the model.
     """
     check_name(picture)
-    interface = ModelInterface.of(make_session(loaded.path, threads=1, config=LITTLE_MEMORY))
+    session = make_session(loaded.path, threads=1)
+    interface = ModelInterface.of(session)
     feeds = random_feeds(interface, completed_shapes(loaded.model, shapes)[0])
     fed = {name: array.shape for name, array in feeds.items()}
     ran = run_nodes(loaded.model, feeds, _SECONDS)
     blocks = _find_blocks(loaded.model)
     borders = _borders(loaded.model, fed, blocks)
     found = analyse(str(loaded.path), fed, ran, _blocks_of(ran, blocks), borders, ceilings())
+    found = dataclasses.replace(found, run_us=_run_us(session, feeds))
     if picture is not None:
         write(picture, draw(found))
     return found
+
+
+def _run_us(session: ort.InferenceSession, feeds: Mapping[str, np.ndarray[Any, Any]]) -> float:
+    run(session, None, feeds)  # whose errors are one line
+    return 1e3 * interleave({"run": native_call(session, feeds)}, _SECONDS / 2)["run"].median
 
 
 def efficiency_gap(

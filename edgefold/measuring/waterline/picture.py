@@ -109,7 +109,7 @@ def _speed(row: NodeRow) -> float:
 
 
 def _percent(found: Waterline) -> str:
-    return f"{100 * found.floor_us / found.time_us:.0f} %" if found.time_us else "nothing"
+    return f"{100 * found.floor_us / found.whole_us:.0f} %" if found.whole_us else "nothing"
 
 
 def _decades(low: float, high: float) -> tuple[int, int]:

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <arm_neon.h>
-
+#include <algorithm>
 #include <cstring>
 #include <limits>
 
-#include "kernels/activation/formulas.h"
-#include "kernels/requantize/requantize.h"
+#include "kernels/requantize/arm_neon_estimate.h"
 
 namespace edgefold {
 namespace {
@@ -14,12 +12,6 @@ constexpr int kLanes = 16;  // channels at a time: four registers, one store of 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 using Floats = Formulas<4>::Floats;
-
-// A comparison with NaN is false.
-inline float32x4_t Clip(float32x4_t value, float32x4_t low, float32x4_t high) {
-  const float32x4_t raised = vbslq_f32(vcgtq_f32(value, low), value, low);
-  return vbslq_f32(vcltq_f32(raised, high), raised, high);
-}
 
 // The low bytes of sixteen lanes.
 inline uint8x16_t Pack(const int32x4_t codes[4]) {
@@ -48,22 +40,11 @@ template <typename Function>
 void Pixel(const RequantizeArguments& r, const Bounds& bounds, const Function& activation,
            const int32_t* sums, int64_t n, const uint8_t* residual, uint8_t* y) {
   const auto add = [&](float32x4_t value, const uint8_t* codes) {
-    uint32_t four;
-    std::memcpy(&four, codes, sizeof four);
-    const uint8x8_t bytes = vreinterpret_u8_u32(vdup_n_u32(four));
-    const int16x8_t words = r.residual_is_unsigned ? vreinterpretq_s16_u16(vmovl_u8(bytes))
-                                                   : vmovl_s8(vreinterpret_s8_u8(bytes));
-    const float32x4_t integers = vcvtq_f32_s32(vmovl_s16(vget_low_s16(words)));
+    const float32x4_t integers = FourResiduals(codes, r.residual_is_unsigned);
     return vaddq_f32(value, vmulq_n_f32(integers, r.residual_scale));
   };
-  // The integer that the quotient rounds to, as in x86_avx2.cc.
-  const auto code = [&](float32x4_t value) {
-    const float32x4_t y_scale = vdupq_n_f32(r.y_scale);
-    const float32x4_t reciprocal = vdupq_n_f32(1.0f / r.y_scale);
-    const float32x4_t quotient = vmulq_f32(value, reciprocal);
-    const float32x4_t remainder = vfmsq_f32(value, quotient, y_scale);
-    return vcvtnq_s32_f32(vfmaq_f32(quotient, remainder, reciprocal));
-  };
+  const float32x4_t y_scale = vdupq_n_f32(r.y_scale);
+  const float32x4_t reciprocal = vdupq_n_f32(1.0f / r.y_scale);
   int32x4_t codes[4];
   for (int q = 0; q < 4; ++q) {
     const float32x4_t product =
@@ -76,7 +57,7 @@ void Pixel(const RequantizeArguments& r, const Bounds& bounds, const Function& a
     if (r.range.is_float()) {
       vst1q_f32(reinterpret_cast<float*>(y) + 4 * q, value);
     } else {
-      codes[q] = code(value);
+      codes[q] = RoundQuotient(value, y_scale, reciprocal);
     }
   }
   if (!r.range.is_float()) vst1q_u8(y, Pack(codes));
@@ -107,9 +88,38 @@ void Run(const RequantizeArguments& r, const Bounds& bounds, const Function& act
   }
 }
 
+// The last sixteen channels overlap those before them where they would reach beyond the last.
+template <bool kRamp, bool kAdds>
+void RunEstimated(const RequantizeArguments& r) {
+  // Copies: a store to y might change what r points to, for all that the compiler knows.
+  const int64_t pixels = r.pixels;
+  const int64_t stride = r.stride;
+  const int64_t y_stride = r.y_stride;
+  const int64_t residual_stride = kAdds ? r.residual_stride : 0;
+  for (int64_t first = 0; first < r.channels; first += kLanes) {
+    const int64_t n = std::min(first, r.channels - kLanes);
+    const EstimatedColumns<kRamp, kAdds> columns(r, n);
+    const int32_t* sums = r.sums + n;
+    const uint8_t* residual = kAdds ? r.residual + n : nullptr;
+    uint8_t* y = static_cast<uint8_t*>(r.y) + n;
+    for (int64_t i = 0; i < pixels; ++i, sums += stride, y += y_stride) {
+      columns.Pixel(sums, residual, y);
+      residual += residual_stride;
+    }
+  }
+}
+
 }  // namespace
 
 void requantize_arm_neon(const RequantizeArguments& r) {
+  const EstimateForm form = r.estimate == nullptr ? EstimateForm::kNone : r.estimate->form;
+  const bool adds = r.place != Residual::kNone;
+  if (form == EstimateForm::kLine && r.channels >= kLanes) {
+    return adds ? RunEstimated<false, true>(r) : RunEstimated<false, false>(r);
+  }
+  if (form == EstimateForm::kRamp && r.channels >= kLanes) {
+    return adds ? RunEstimated<true, true>(r) : RunEstimated<true, false>(r);
+  }
   if (r.activation.kind != ActivationKind::kClip) {
     const Bounds bounds(r.range, r.y_scale, -kInfinity, kInfinity);
     return WithFunction<4>(r.activation, [&](const auto& f) { Run(r, bounds, f); });

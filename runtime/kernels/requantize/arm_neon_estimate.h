@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// CodeEstimates over registers of four: of 16 channels of a pixel at a time.
+#pragma once
+
+#include <arm_neon.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "base/unroll.h"
+#include "kernels/activation/formulas.h"
+#include "kernels/requantize/requantize.h"
+
+namespace edgefold {
+namespace {
+
+constexpr int kFour = 4;
+
+// Four residual codes as floats.
+inline EF_INLINE float32x4_t FourResiduals(const uint8_t* residual, bool is_unsigned) {
+  uint32_t four;
+  std::memcpy(&four, residual, sizeof four);
+  const uint8x8_t bytes = vreinterpret_u8_u32(vdup_n_u32(four));
+  const int16x8_t words =
+      is_unsigned ? vreinterpretq_s16_u16(vmovl_u8(bytes)) : vmovl_s8(vreinterpret_s8_u8(bytes));
+  return vcvtq_f32_s32(vmovl_s16(vget_low_s16(words)));
+}
+
+// The integer that the quotient rounds to, as in x86_avx2_estimate.h.
+inline EF_INLINE int32x4_t RoundQuotient(float32x4_t value, float32x4_t scale,
+                                         float32x4_t reciprocal) {
+  const float32x4_t quotient = vmulq_f32(value, reciprocal);
+  const float32x4_t remainder = vfmsq_f32(value, quotient, scale);
+  return vcvtnq_s32_f32(vfmaq_f32(quotient, remainder, reciprocal));
+}
+
+// A comparison with NaN is false.
+inline EF_INLINE float32x4_t Clip(float32x4_t value, float32x4_t low, float32x4_t high) {
+  const float32x4_t raised = vbslq_f32(vcgtq_f32(value, low), value, low);
+  return vbslq_f32(vcltq_f32(raised, high), raised, high);
+}
+
+// Four codes by the formula, in fixed point: of channels from n on, where a pixel's are.
+__attribute__((noinline)) int32x4_t FourFormulaCodes(const RequantizeArguments& r, int64_t n,
+                                                     const int32_t* sums, const uint8_t* residual) {
+  const float32x4_t product = vmulq_f32(vcvtq_f32_s32(vld1q_s32(sums)), vld1q_f32(r.scales + n));
+  float32x4_t v = vaddq_f32(product, vld1q_f32(r.bias + n));
+  if (r.place != Residual::kNone) {
+    const float32x4_t codes = FourResiduals(residual, r.residual_is_unsigned);
+    v = vaddq_f32(v, vmulq_n_f32(codes, r.residual_scale));
+  }
+  using Floats = Formulas<kFour>::Floats;
+  WithFunction<kFour>(r.activation, [&](const auto& f) { v = (float32x4_t)f((Floats)v); });
+  v = Clip(v, vdupq_n_f32(static_cast<float>(r.range.low) * r.y_scale),
+           vdupq_n_f32(static_cast<float>(r.range.high) * r.y_scale));
+  const float32x4_t reciprocal = vdupq_n_f32(1.0f / r.y_scale);
+  return vshlq_n_s32(RoundQuotient(v, vdupq_n_f32(r.y_scale), reciprocal), 16);
+}
+
+// Codes by an estimate of the form kLine or kRamp where it is certain, else by the formula; of
+// values to which nothing is added after the activation.
+template <bool kRamp, bool kAdds>
+class EstimatedColumns {
+  static constexpr int kVectors = 4;
+
+ public:
+  inline EF_INLINE EstimatedColumns(const RequantizeArguments& r, int64_t first)
+      : r_(r),
+        first_(first),
+        is_unsigned_(r.range.is_unsigned()),
+        lowest_(vdupq_n_u8(static_cast<uint8_t>(r.estimate->low))),
+        highest_(vdupq_n_u8(static_cast<uint8_t>(r.estimate->high))),
+        slope_(vdupq_n_f32(r.estimate->slope)),
+        middle_(vdupq_n_f32(r.estimate->middle)),
+        most_(vdupq_n_f32(r.estimate->most)),
+        residual_is_unsigned_(r.residual_is_unsigned),
+        residual_scale_(vdupq_n_f32(r.residual_scale * r.estimate->factor)) {
+    const float32x4_t factor = vdupq_n_f32(r.estimate->factor);
+    float32x4_t added = vdupq_n_f32(kAdds ? 255 * std::abs(r.residual_scale) : 0.0f);
+    float32x4_t most_bias = vdupq_n_f32(0.0f);
+    Unroll<kVectors>([&](auto h) EF_INLINE {
+      const float32x4_t bias = vld1q_f32(r.bias + first + kFour * h);
+      scale_[h] = vmulq_f32(vld1q_f32(r.scales + first + kFour * h), factor);
+      bias_[h] = vmulq_f32(bias, factor);
+      most_bias = vmaxq_f32(most_bias, vabsq_f32(bias));
+      // A NaN, unless both are finite.
+      added = vfmaq_f32(added, vmulq_f32(scale_[h], bias_[h]), vdupq_n_f32(0.0f));
+    });
+    SetMargin(*r.estimate, vaddq_f32(added, most_bias));
+  }
+
+  inline EF_INLINE void Pixel(const int32_t* sums, const uint8_t* residual, uint8_t* y) const {
+    int32x4_t e[kVectors];
+    Unroll<kVectors>([&](auto h) EF_INLINE { e[h] = Fixed<h>(sums, residual); });
+    int32x4_t least = e[0];  // low halves of all vectors: how far they are above a tie
+    Unroll<kVectors>([&](auto h) EF_INLINE {
+      least = vreinterpretq_s32_u16(
+          vminq_u16(vreinterpretq_u16_s32(least), vreinterpretq_u16_s32(e[h])));
+    });
+    if (__builtin_expect(Near(least), 0)) {
+      Unroll<kVectors>([&](auto h) EF_INLINE {
+        if (!Near(e[h])) return;
+        constexpr int kFirst = kFour * h;
+        e[h] = FourFormulaCodes(r_, first_ + kFirst, sums + kFirst, residual + kFirst);
+      });
+    }
+    Store(e, y);
+  }
+
+ private:
+  // What is added to a bias or NaN gives a margin without end: there the formula is always asked.
+  inline EF_INLINE void SetMargin(const CodeEstimate& e, float32x4_t added) {
+    constexpr float kConversion = 0x1p-17f;
+    const float32x4_t margin =
+        vfmaq_n_f32(vdupq_n_f32(e.error + kConversion), added, e.error_of_added);
+    tie_ = vfmaq_n_f32(vdupq_n_f32(0x1p15f), margin, 0x1p16f);
+    if constexpr (!kRamp) {
+      Unroll<kVectors>([&](auto h) EF_INLINE { bias_[h] = vaddq_f32(bias_[h], tie_); });
+    }
+    const float32x4_t near = vfmaq_n_f32(vdupq_n_f32(2.0f), margin, 0x1p17f);
+    // The number, where one of both is a NaN.
+    const float32x4_t finite = vminnmq_f32(near, vdupq_n_f32(0xffff));
+    near_ = vreinterpretq_u16_s32(vcvtnq_s32_f32(finite));
+  }
+
+  template <int kVector>
+  inline EF_INLINE int32x4_t Fixed(const int32_t* sums, const uint8_t* residual) const {
+    const float32x4_t sum = vcvtq_f32_s32(vld1q_s32(sums + kFour * kVector));
+    float32x4_t t = vfmaq_f32(bias_[kVector], sum, scale_[kVector]);
+    if constexpr (kAdds) {
+      const float32x4_t codes = FourResiduals(residual + kFour * kVector, residual_is_unsigned_);
+      t = vfmaq_f32(t, codes, residual_scale_);
+    }
+    if constexpr (kRamp) {
+      const float32x4_t ramp = vfmaq_f32(middle_, t, slope_);
+      const float32x4_t clipped = vminq_f32(vmaxq_f32(ramp, vdupq_n_f32(0.0f)), most_);
+      t = vfmaq_f32(tie_, t, clipped);
+    }
+    return vcvtnq_s32_f32(t);
+  }
+
+  // Whether a low half is less than that of near_; no high half is less than 0.
+  inline EF_INLINE bool Near(int32x4_t e) const {
+    return vmaxvq_u16(vcltq_u16(vreinterpretq_u16_s32(e), near_)) != 0;
+  }
+
+  // The high halves, packed.
+  inline EF_INLINE void Store(const int32x4_t (&e)[kVectors], uint8_t* y) const {
+    const int16x8_t low = vuzp2q_s16(vreinterpretq_s16_s32(e[0]), vreinterpretq_s16_s32(e[1]));
+    const int16x8_t high = vuzp2q_s16(vreinterpretq_s16_s32(e[2]), vreinterpretq_s16_s32(e[3]));
+    if (is_unsigned_) {
+      const uint8x16_t bytes = vcombine_u8(vqmovun_s16(low), vqmovun_s16(high));
+      return vst1q_u8(y, vminq_u8(vmaxq_u8(bytes, lowest_), highest_));
+    }
+    const int8x16_t bytes = vcombine_s8(vqmovn_s16(low), vqmovn_s16(high));
+    const int8x16_t raised = vmaxq_s8(bytes, vreinterpretq_s8_u8(lowest_));
+    vst1q_u8(y, vreinterpretq_u8_s8(vminq_s8(raised, vreinterpretq_s8_u8(highest_))));
+  }
+
+  const RequantizeArguments& r_;
+  int64_t first_;
+  bool is_unsigned_;
+  uint8x16_t lowest_, highest_;
+  float32x4_t slope_, middle_, most_, tie_;
+  uint16x8_t near_;
+  float32x4_t scale_[kVectors], bias_[kVectors];
+  bool residual_is_unsigned_;
+  float32x4_t residual_scale_;
+};
+
+}  // namespace
+}  // namespace edgefold

@@ -81,6 +81,8 @@ bool GateChannels(const CodePixels& x, const float* gate, CodeRange range, float
     }
   }
   RequantizeKernel* requantize = RequantizeKernels().Choose().run;
+  constexpr Activation kNone = {ActivationKind::kClip, -kInfinity, kInfinity};
+  const CodeEstimate estimate = EstimateCodes(kNone, y_scale, range.low, range.high);
   const int64_t block = std::clamp<int64_t>(kGateElements / stride, 1, x.pixels);
   const int64_t blocks = CeilDiv(x.pixels, block);
   std::atomic<bool> enough_memory{true};
@@ -101,7 +103,8 @@ bool GateChannels(const CodePixels& x, const float* gate, CodeRange range, float
     r.channels = x.channels;
     r.scales = scales + image * stride;
     r.bias = bias;
-    r.activation = {ActivationKind::kClip, -kInfinity, kInfinity};
+    r.activation = kNone;
+    r.estimate = &estimate;
     r.range = range;
     r.y_scale = y_scale;
     r.y = static_cast<uint8_t*>(y) + at;

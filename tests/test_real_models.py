@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 import pytest
 
-from edgefold.interface import ModelInterface
 from edgefold.plan import guessed_feeds
 from edgefold.session import make_session, run
 
@@ -38,7 +37,7 @@ def test_a_real_model_compresses_without_a_task(name: str, tmp_path: Path, edgef
     assert all(skip["reason"] for skip in skips)
     onnx.checker.check_model(out / "model.onnx", full_check=False)
     session = make_session(out / "model.onnx", library=False)
-    feeds = guessed_feeds(ModelInterface.of(session), seed=1)
+    feeds = guessed_feeds(session, seed=1)
     assert feeds is not None
     for array in run(session, None, feeds):
         assert array.dtype.kind != "f" or np.isfinite(array).all()

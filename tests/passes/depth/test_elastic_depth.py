@@ -22,7 +22,6 @@ from edgefold.calibration import Calibration
 from edgefold.errors import VerificationError
 from edgefold.files.loading import load_model
 from edgefold.files.saving import save_model
-from edgefold.interface import ModelInterface
 from edgefold.measuring.measure import model_macs, model_size
 from edgefold.passes import Context
 from edgefold.passes.depth.truncation import Truncated, blocks_of
@@ -199,7 +198,7 @@ def test_real_models_run_at_every_depth(name: str) -> None:
     if not (folder / "model.onnx").exists():
         pytest.skip(f"{folder}/model.onnx is not there; EDGEFOLD_DATA names the folder of real models")
     model = load_model(folder / "model.onnx").model
-    feeds = guessed_feeds(ModelInterface.of(make_session(model)), seed=0)
+    feeds = guessed_feeds(make_session(model), seed=0)
     assert feeds is not None
     full = len(blocks_of(model))
     result = model.clone()

@@ -72,7 +72,13 @@ def fuse_feed_forward(model: ir.Model, context: Context, device: Device) -> Note
         if isinstance(found, Skip):
             skips.append(found)
         elif found.up in fused:  # of three layers in a row the middle one has gone with the first
-            skips.append(Skip(found.label, SkipReason.INSEPARABLE, "the layer before has taken it in"))
+            skips.append(
+                Skip(
+                    found.label,
+                    SkipReason.NOTHING_TO_GAIN,
+                    "it went with the layer before, and so begins no block itself",
+                )
+            )
         elif any(context.excludes(node_label(node)) for node in found.nodes):
             skips.append(Skip(found.label, SkipReason.EXCLUDED))
         else:

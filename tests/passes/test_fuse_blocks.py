@@ -111,7 +111,7 @@ def test_layers_in_a_row_pair_up_from_the_first(layers: str) -> None:
     [before] = graphs.run(model, {"x": x})
     notes = fuse(model)
     assert operators(model) == ["FusedFeedForward", "Relu", *last]
-    assert [skip.detail for skip in notes.skips] == ["the layer before has taken it in"]
+    assert [skip.detail for skip in notes.skips] == ["it went with the layer before, and so begins no block itself"]
     np.testing.assert_array_equal(graphs.run(model, {"x": x})[0], before)
 
 

@@ -74,7 +74,8 @@ def _cures_of_cuts(steps: Sequence[Mapping[str, Any]]) -> list[str]:
     names = " and ".join(dict.fromkeys(cuts))
     return [
         f"The metric got worse, and {names} took parts of the model away or joined them: ask for less (options: "
-        f"`edgefold recipes show {cuts[-1]}`), or train the rest: `edgefold heal -m OUTPUT --teacher MODEL -d TASK`."
+        f"`edgefold recipes show {cuts[-1]}`), give more calibration data, from which what stays is solved anew, or "
+        "train it: `edgefold heal -m OUTPUT --teacher MODEL -d TASK`."
     ]
 
 

@@ -82,7 +82,8 @@ bool GateChannels(const CodePixels& x, const float* gate, CodeRange range, float
   }
   RequantizeKernel* requantize = RequantizeKernels().Choose().run;
   constexpr Activation kNone = {ActivationKind::kClip, -kInfinity, kInfinity};
-  const CodeEstimate estimate = EstimateCodes(kNone, y_scale, range.low, range.high);
+  const CodeEstimate estimate =
+      EstimateCodes(kNone, y_scale, range.low, range.high, EstimateForm::kNone);
   const int64_t block = std::clamp<int64_t>(kGateElements / stride, 1, x.pixels);
   const int64_t blocks = CeilDiv(x.pixels, block);
   std::atomic<bool> enough_memory{true};

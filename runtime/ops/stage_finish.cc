@@ -64,7 +64,8 @@ StageFinish::StageFinish(const ConvStage& stage)
       scales_(stage.scales),
       channels_(stage.attributes.out_channels),
       padded_channels_(RoundUp(channels_, kLanes)),
-      requantize_(RequantizeKernels().Choose().run) {}
+      requantize_(RequantizeKernels().Choose().run),
+      polynomials_(PolynomialsOf(RequantizeKernels().Choose().isa)) {}
 
 StageFinish::Constants StageFinish::Prepare(const StageInputs& inputs, float x_scale,
                                             float residual_scale, float* memory) const {
@@ -77,7 +78,8 @@ StageFinish::Constants StageFinish::Prepare(const StageInputs& inputs, float x_s
   }
   Constants constants = {scales, bias, residual_scale, inputs.y_scale, {}};
   if (range_.is_float() || place_ == Residual::kAfterActivation) return constants;
-  constants.estimate = EstimateCodes(activation_, inputs.y_scale, range_.low, range_.high);
+  constants.estimate =
+      EstimateCodes(activation_, inputs.y_scale, range_.low, range_.high, polynomials_);
   return constants;
 }
 

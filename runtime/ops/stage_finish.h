@@ -49,6 +49,7 @@ class StageFinish {
   int64_t channels_;
   int64_t padded_channels_;
   RequantizeKernel* requantize_;
+  EstimateForm polynomials_;
 };
 
 }  // namespace edgefold

@@ -62,7 +62,8 @@ void Requantize(Random& random) {
     r.activation = activation;
     r.place = place;
     r.range = range;
-    const CodeEstimate estimate = EstimateCodes(activation, r.y_scale, range.low, range.high);
+    const CodeEstimate estimate = EstimateCodes(activation, r.y_scale, range.low, range.high,
+                                                PolynomialsOf(RequantizeKernels().Choose().isa));
     r.estimate = &estimate;
     Count(name, [&] { RequantizeKernels().Choose().run(r); });
   };

@@ -89,7 +89,7 @@ void Run(const RequantizeArguments& r, const Bounds& bounds, const Function& act
 }
 
 // The last sixteen channels overlap those before them where they would reach beyond the last.
-template <bool kRamp, bool kAdds>
+template <EstimateForm kForm, bool kAdds>
 void RunEstimated(const RequantizeArguments& r) {
   // Copies: a store to y might change what r points to, for all that the compiler knows.
   const int64_t pixels = r.pixels;
@@ -98,7 +98,7 @@ void RunEstimated(const RequantizeArguments& r) {
   const int64_t residual_stride = kAdds ? r.residual_stride : 0;
   for (int64_t first = 0; first < r.channels; first += kLanes) {
     const int64_t n = std::min(first, r.channels - kLanes);
-    const EstimatedColumns<kRamp, kAdds> columns(r, n);
+    const EstimatedColumns<kForm, kAdds> columns(r, n);
     const int32_t* sums = r.sums + n;
     const uint8_t* residual = kAdds ? r.residual + n : nullptr;
     uint8_t* y = static_cast<uint8_t*>(r.y) + n;
@@ -109,16 +109,25 @@ void RunEstimated(const RequantizeArguments& r) {
   }
 }
 
+template <EstimateForm kForm>
+void RunEstimated(const RequantizeArguments& r) {
+  r.place == Residual::kNone ? RunEstimated<kForm, false>(r) : RunEstimated<kForm, true>(r);
+}
+
 }  // namespace
 
 void requantize_arm_neon(const RequantizeArguments& r) {
-  const EstimateForm form = r.estimate == nullptr ? EstimateForm::kNone : r.estimate->form;
-  const bool adds = r.place != Residual::kNone;
-  if (form == EstimateForm::kLine && r.channels >= kLanes) {
-    return adds ? RunEstimated<false, true>(r) : RunEstimated<false, false>(r);
-  }
-  if (form == EstimateForm::kRamp && r.channels >= kLanes) {
-    return adds ? RunEstimated<true, true>(r) : RunEstimated<true, false>(r);
+  const bool estimated = r.estimate != nullptr && r.channels >= kLanes;
+  switch (estimated ? r.estimate->form : EstimateForm::kNone) {
+    case EstimateForm::kLine:
+      return RunEstimated<EstimateForm::kLine>(r);
+    case EstimateForm::kRamp:
+      return RunEstimated<EstimateForm::kRamp>(r);
+    case EstimateForm::kQuartics:
+      return RunEstimated<EstimateForm::kQuartics>(r);
+    case EstimateForm::kNone:
+    case EstimateForm::kCubics:
+      break;
   }
   if (r.activation.kind != ActivationKind::kClip) {
     const Bounds bounds(r.range, r.y_scale, -kInfinity, kInfinity);

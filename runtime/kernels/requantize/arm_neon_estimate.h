@@ -57,9 +57,9 @@ __attribute__((noinline)) int32x4_t FourFormulaCodes(const RequantizeArguments& 
   return vshlq_n_s32(RoundQuotient(v, vdupq_n_f32(r.y_scale), reciprocal), 16);
 }
 
-// Codes by an estimate of the form kLine or kRamp where it is certain, else by the formula; of
-// values to which nothing is added after the activation.
-template <bool kRamp, bool kAdds>
+// Codes by an estimate of the form kLine, kRamp or kQuartics where it is certain, else by the
+// formula; of values to which nothing is added after the activation.
+template <EstimateForm kForm, bool kAdds>
 class EstimatedColumns {
   static constexpr int kVectors = 4;
 
@@ -73,6 +73,7 @@ class EstimatedColumns {
         slope_(vdupq_n_f32(r.estimate->slope)),
         middle_(vdupq_n_f32(r.estimate->middle)),
         most_(vdupq_n_f32(r.estimate->most)),
+        table_(r.estimate->table),
         residual_is_unsigned_(r.residual_is_unsigned),
         residual_scale_(vdupq_n_f32(r.residual_scale * r.estimate->factor)) {
     const float32x4_t factor = vdupq_n_f32(r.estimate->factor);
@@ -81,7 +82,7 @@ class EstimatedColumns {
     Unroll<kVectors>([&](auto h) EF_INLINE {
       const float32x4_t bias = vld1q_f32(r.bias + first + kFour * h);
       scale_[h] = vmulq_f32(vld1q_f32(r.scales + first + kFour * h), factor);
-      bias_[h] = vmulq_f32(bias, factor);
+      bias_[h] = vfmaq_f32(vdupq_n_f32(r.estimate->offset), bias, factor);
       most_bias = vmaxq_f32(most_bias, vabsq_f32(bias));
       // A NaN, unless both are finite.
       added = vfmaq_f32(added, vmulq_f32(scale_[h], bias_[h]), vdupq_n_f32(0.0f));
@@ -90,8 +91,12 @@ class EstimatedColumns {
   }
 
   inline EF_INLINE void Pixel(const int32_t* sums, const uint8_t* residual, uint8_t* y) const {
+    float32x4_t t[kVectors];
     int32x4_t e[kVectors];
-    Unroll<kVectors>([&](auto h) EF_INLINE { e[h] = Fixed<h>(sums, residual); });
+    Unroll<kVectors>([&](auto h) EF_INLINE { t[h] = Argument<h>(sums, residual); });
+    if constexpr (kForm == EstimateForm::kRamp) Ramp(t);
+    if constexpr (kForm == EstimateForm::kQuartics) Quartics(t);
+    Unroll<kVectors>([&](auto h) EF_INLINE { e[h] = vcvtnq_s32_f32(t[h]); });
     int32x4_t least = e[0];  // low halves of all vectors: how far they are above a tie
     Unroll<kVectors>([&](auto h) EF_INLINE {
       least = vreinterpretq_s32_u16(
@@ -114,7 +119,7 @@ class EstimatedColumns {
     const float32x4_t margin =
         vfmaq_n_f32(vdupq_n_f32(e.error + kConversion), added, e.error_of_added);
     tie_ = vfmaq_n_f32(vdupq_n_f32(0x1p15f), margin, 0x1p16f);
-    if constexpr (!kRamp) {
+    if constexpr (kForm == EstimateForm::kLine) {
       Unroll<kVectors>([&](auto h) EF_INLINE { bias_[h] = vaddq_f32(bias_[h], tie_); });
     }
     const float32x4_t near = vfmaq_n_f32(vdupq_n_f32(2.0f), margin, 0x1p17f);
@@ -124,19 +129,42 @@ class EstimatedColumns {
   }
 
   template <int kVector>
-  inline EF_INLINE int32x4_t Fixed(const int32_t* sums, const uint8_t* residual) const {
+  inline EF_INLINE float32x4_t Argument(const int32_t* sums, const uint8_t* residual) const {
     const float32x4_t sum = vcvtq_f32_s32(vld1q_s32(sums + kFour * kVector));
-    float32x4_t t = vfmaq_f32(bias_[kVector], sum, scale_[kVector]);
-    if constexpr (kAdds) {
-      const float32x4_t codes = FourResiduals(residual + kFour * kVector, residual_is_unsigned_);
-      t = vfmaq_f32(t, codes, residual_scale_);
-    }
-    if constexpr (kRamp) {
-      const float32x4_t ramp = vfmaq_f32(middle_, t, slope_);
+    const float32x4_t t = vfmaq_f32(bias_[kVector], sum, scale_[kVector]);
+    if constexpr (!kAdds) return t;
+    const float32x4_t codes = FourResiduals(residual + kFour * kVector, residual_is_unsigned_);
+    return vfmaq_f32(t, codes, residual_scale_);
+  }
+
+  inline EF_INLINE void Ramp(float32x4_t (&t)[kVectors]) const {
+    Unroll<kVectors>([&](auto h) EF_INLINE {
+      const float32x4_t ramp = vfmaq_f32(middle_, t[h], slope_);
       const float32x4_t clipped = vminq_f32(vmaxq_f32(ramp, vdupq_n_f32(0.0f)), most_);
-      t = vfmaq_f32(tie_, t, clipped);
-    }
-    return vcvtnq_s32_f32(t);
+      t[h] = vfmaq_f32(tie_, t[h], clipped);
+    });
+  }
+
+  // Sixteen floats of a coefficient are a table of bytes. The vectors share what is loaded of it.
+  inline EF_INLINE void Quartics(float32x4_t (&t)[kVectors]) const {
+    constexpr float kReach = CodeEstimate::Reach(16);
+    float32x4_t y[kVectors];
+    uint8x16_t bytes[kVectors];
+    Unroll<kVectors>([&](auto h) EF_INLINE {
+      t[h] = vminq_f32(vmaxq_f32(t[h], vdupq_n_f32(-kReach)), vdupq_n_f32(kReach));
+      const int32x4_t segment = vandq_s32(vcvtmq_s32_f32(t[h]), vdupq_n_s32(15));
+      // Four times the segment, and the four bytes from there on.
+      const int32x4_t at = vmlaq_n_s32(vdupq_n_s32(0x03020100), segment, 0x04040404);
+      bytes[h] = vreinterpretq_u8_s32(at);
+    });
+    Unroll<5>([&](auto j) EF_INLINE {
+      const uint8x16x4_t table = vld1q_u8_x4(reinterpret_cast<const uint8_t*>(table_[4 - j]));
+      Unroll<kVectors>([&](auto h) EF_INLINE {
+        const float32x4_t c = vreinterpretq_f32_u8(vqtbl4q_u8(table, bytes[h]));
+        y[h] = j == 0 ? c : vfmaq_f32(c, y[h], t[h]);
+      });
+    });
+    Unroll<kVectors>([&](auto h) EF_INLINE { t[h] = vaddq_f32(y[h], tie_); });
   }
 
   // Whether a low half is less than that of near_; no high half is less than 0.
@@ -162,6 +190,7 @@ class EstimatedColumns {
   bool is_unsigned_;
   uint8x16_t lowest_, highest_;
   float32x4_t slope_, middle_, most_, tie_;
+  const float (&table_)[5][CodeEstimate::kSegments];
   uint16x8_t near_;
   float32x4_t scale_[kVectors], bias_[kVectors];
   bool residual_is_unsigned_;

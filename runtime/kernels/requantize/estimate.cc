@@ -13,7 +13,6 @@ namespace {
 
 constexpr double kUnit = 0x1p-24;  // what one rounding takes from a number, relative to it
 constexpr double kOne = 0x1p16;    // one code in fixed point
-constexpr int kSegments = CodeEstimate::kSegments;
 
 struct Codes {
   double y_scale;
@@ -52,8 +51,8 @@ void Ramp(const Activation& a, const Codes& codes, CodeEstimate* e) {
 // Where the polynomials reach from and to, and what is known of the activation there.
 struct Limits {
   double low, high;
-  double fourth;   // |f''''| is at most this
-  double formula;  // error of formulas.h
+  double fourth, fifth;  // derivatives are at most this
+  double formula;        // error of formulas.h
 };
 
 // The least t >= 2 of a few where bound(t) <= most; bound decreases.
@@ -73,7 +72,7 @@ Limits LimitsOf(const Activation& a, const Codes& codes) {
     const double low = -TailFrom(density, 0.25 * codes.y_scale);
     const double high = above + 0.18;  // x - 0.171 <= f(x)
     const double error = a.kind == ActivationKind::kGelu ? 0x1p-21 : 0x1p-22;
-    return {low, high, 1.61, error * std::max(-low, high)};
+    return {low, high, 1.61, 2.87, error * std::max(-low, high)};
   }
   if (a.kind != ActivationKind::kSwish || !(a.alpha > 0.125f && a.alpha < 8.0f)) return {};
   // f(x) = g(alpha x) / alpha, where g(t) = t / (1 + exp(-t)), t - 0.279 <= g(t), |g''''| <= 1/2.
@@ -81,24 +80,69 @@ Limits LimitsOf(const Activation& a, const Codes& codes) {
   const auto rest = [](double t) { return t * std::exp(-t); };  // >= |g(-t)|
   const double low = -TailFrom(rest, 0.25 * codes.y_scale * alpha) / alpha;
   const double high = above + 0.28 / alpha;
-  return {low, high, 0.5 * alpha * alpha * alpha, 0x1p-22 * std::max(-low, high)};
+  const double fourth = 0.5 * alpha * alpha * alpha;
+  return {low, high, fourth, 1.32 * alpha * fourth, 0x1p-22 * std::max(-low, high)};
 }
 
-constexpr double kOuter = 0.46193976625564337, kInner = 0.19134171618254489;  // Chebyshev's nodes
+// Polynomials of one degree, and how many segments of t they have.
+struct Cubic {
+  static constexpr EstimateForm kForm = EstimateForm::kCubics;
+  static constexpr int kSegments = 32, kNodes = 4;
+  // Chebyshev's nodes, in widths of a segment from its middle.
+  static constexpr double kAt[] = {-0.46193976625564337, -0.19134171618254489, 0.19134171618254489,
+                                   0.46193976625564337};
 
-// The activation at the four nodes of every segment: of t from i - 16 to i - 15.
+  // max |f''''| (h / 2)^4 / (4! 2^3) for segments of width h.
+  static double Error(const Limits& l, double h) { return l.fourth * std::pow(h / 2, 4) / 192; }
+
+  // From values at the nodes: even and odd parts, each through two of them.
+  static void Fit(const double (&y)[kNodes], double (&c)[kNodes]) {
+    constexpr double a = kAt[3], b = kAt[2];
+    const double even_a = (y[3] + y[0]) / 2, even_b = (y[2] + y[1]) / 2;
+    const double odd_a = (y[3] - y[0]) / (2 * a), odd_b = (y[2] - y[1]) / (2 * b);
+    c[2] = (even_a - even_b) / (a * a - b * b);
+    c[0] = even_b - c[2] * b * b;
+    c[3] = (odd_a - odd_b) / (a * a - b * b);
+    c[1] = odd_b - c[3] * b * b;
+  }
+};
+
+struct Quartic {
+  static constexpr EstimateForm kForm = EstimateForm::kQuartics;
+  static constexpr int kSegments = 16, kNodes = 5;
+  static constexpr double kAt[] = {-0.47552825814757677, -0.29389262614623656, 0.0,
+                                   0.29389262614623656, 0.47552825814757677};
+
+  // max |f'''''| (h / 2)^5 / (5! 2^4) for segments of width h.
+  static double Error(const Limits& l, double h) { return l.fifth * std::pow(h / 2, 5) / 1920; }
+
+  static void Fit(const double (&y)[kNodes], double (&c)[kNodes]) {
+    constexpr double a = kAt[4], b = kAt[3];
+    const double even_a = ((y[4] + y[0]) / 2 - y[2]) / (a * a);
+    const double even_b = ((y[3] + y[1]) / 2 - y[2]) / (b * b);
+    const double odd_a = (y[4] - y[0]) / (2 * a), odd_b = (y[3] - y[1]) / (2 * b);
+    c[0] = y[2];
+    c[4] = (even_a - even_b) / (a * a - b * b);
+    c[2] = even_b - c[4] * b * b;
+    c[3] = (odd_a - odd_b) / (a * a - b * b);
+    c[1] = odd_b - c[3] * b * b;
+  }
+};
+
+// The activation at the nodes of every segment; the middle of all is at `middle`.
+template <typename Polynomial>
 void Evaluate(const Activation& activation, double middle, double width,
-              float (&values)[4][kSegments]) {
-  constexpr double kNodes[] = {-kOuter, -kInner, kInner, kOuter};
+              float (&values)[Polynomial::kNodes][Polynomial::kSegments]) {
   constexpr int kLanes = 4;
   using F = Formulas<kLanes>;
-  for (int n = 0; n < 4; ++n) {
+  for (int n = 0; n < Polynomial::kNodes; ++n) {
     float* row = values[n];
-    for (int i = 0; i < kSegments; ++i) {
-      row[i] = static_cast<float>(middle + (i - 15.5 + kNodes[n]) * width);
+    for (int i = 0; i < Polynomial::kSegments; ++i) {
+      const double t = i + 0.5 - Polynomial::kSegments / 2 + Polynomial::kAt[n];
+      row[i] = static_cast<float>(middle + t * width);
     }
     WithFunction<kLanes>(activation, [&](const auto& f) {
-      for (int i = 0; i < kSegments; i += kLanes) {
+      for (int i = 0; i < Polynomial::kSegments; i += kLanes) {
         const typename F::Floats y = f(F::Load(row + i));
         __builtin_memcpy(row + i, &y, sizeof y);
       }
@@ -107,48 +151,49 @@ void Evaluate(const Activation& activation, double middle, double width,
 }
 
 // Coefficients of the polynomials in t, times `scale`. Returns the largest sum |c_j t^j|.
-double Interpolate(const float (&values)[4][kSegments], double scale,
-                   float (&table)[4][kSegments]) {
-  const double apart = scale / (kOuter * kOuter - kInner * kInner);
+template <typename Polynomial>
+double Interpolate(const float (&values)[Polynomial::kNodes][Polynomial::kSegments], double scale,
+                   float (&table)[5][CodeEstimate::kSegments]) {
+  constexpr int kNodes = Polynomial::kNodes, kSegments = Polynomial::kSegments;
   double most = 0;
   for (int i = 0; i < kSegments; ++i) {
-    const double y[] = {values[0][i], values[1][i], values[2][i], values[3][i]};
-    // Even and odd parts around the middle m.
-    const double even_outer = (y[3] + y[0]) / 2, even_inner = (y[2] + y[1]) / 2;
-    const double odd_outer = (y[3] - y[0]) / (2 * kOuter), odd_inner = (y[2] - y[1]) / (2 * kInner);
-    const double c2 = (even_outer - even_inner) * apart;
-    const double c0 = even_inner * scale - c2 * kInner * kInner;
-    const double c3 = (odd_outer - odd_inner) * apart;
-    const double c1 = odd_inner * scale - c3 * kInner * kInner;
-    const double m = i - 15.5;
-    const double c[] = {c0 - m * (c1 - m * (c2 - m * c3)), c1 - m * (2 * c2 - 3 * m * c3),
-                        c2 - 3 * m * c3, c3};
-    const double t = std::abs(m) + 0.5;
-    most = std::max(
-        most, std::abs(c[0]) + t * (std::abs(c[1]) + t * (std::abs(c[2]) + t * std::abs(c[3]))));
-    for (int j = 0; j < 4; ++j) table[j][(i + 16) % kSegments] = static_cast<float>(c[j]);
+    const double middle = i + 0.5 - kSegments / 2;
+    double y[kNodes], c[kNodes];
+    for (int n = 0; n < kNodes; ++n) y[n] = values[n][i] * scale;
+    Polynomial::Fit(y, c);
+    // From powers of t - middle to powers of t.
+    for (int j = 0; j < kNodes; ++j) {
+      for (int k = kNodes - 2; k >= j; --k) c[k] -= middle * c[k + 1];
+    }
+    double sum = 0;
+    for (int j = kNodes - 1; j >= 0; --j) {
+      sum = sum * (std::abs(middle) + 0.5) + std::abs(c[j]);
+      table[j][(i + kSegments / 2) % kSegments] = static_cast<float>(c[j]);
+    }
+    most = std::max(most, sum);
   }
   return most;
 }
 
 // What adds up to the error:
-// - interpolation at Chebyshev's nodes of a segment of width h: max |f''''| (h / 2)^4 / 192;
-// - the formula's own error (activation.h), at the nodes and where the reference evaluates it:
-//   three times, since Lebesgue's constant of four such nodes is 1.85;
+// - interpolation;
+// - the formula's own error (activation.h), at the nodes and where the reference evaluates it: not
+//   quite three times, since Lebesgue's constants of four and five such nodes are 1.85 and 1.99;
 // - rounding of the nodes, of v in the formula and of t here, where the slope is below 1.2;
-// - rounding of the coefficients and of three sums: four times sum |c_j t^j|.
-void Cubics(const Activation& activation, const Codes& codes, CodeEstimate* e) {
+// - rounding of the coefficients and of the sums of Horner's scheme: kNodes times sum |c_j t^j|.
+template <typename Polynomial>
+void Polynomials(const Activation& activation, const Codes& codes, CodeEstimate* e) {
   const Limits l = LimitsOf(activation, codes);
   if (!(l.low < l.high)) return;
-  const double width = (l.high - l.low) / kSegments, middle = (l.high + l.low) / 2;
-  float values[4][kSegments];
-  Evaluate(activation, middle, width, values);
-  const double sum = Interpolate(values, kOne / codes.y_scale, e->table) / kOne;
+  const double width = (l.high - l.low) / Polynomial::kSegments, middle = (l.high + l.low) / 2;
+  float values[Polynomial::kNodes][Polynomial::kSegments];
+  Evaluate<Polynomial>(activation, middle, width, values);
+  const double sum = Interpolate<Polynomial>(values, kOne / codes.y_scale, e->table) / kOne;
   const double reach = std::max(-l.low, l.high) / codes.y_scale;
-  const double known = (l.fourth * std::pow(width / 2, 4) / 192 + 3 * l.formula) / codes.y_scale;
+  const double known = (Polynomial::Error(l, width) + 3 * l.formula) / codes.y_scale;
   e->factor = static_cast<float>(1.0 / width);
   e->offset = static_cast<float>(-middle / width);
-  Take(EstimateForm::kCubics, known / kUnit + 10 * reach + 4 * sum, 10, codes, 6, e);
+  Take(Polynomial::kForm, known / kUnit + 10 * reach + Polynomial::kNodes * sum, 10, codes, 6, e);
 }
 
 // As the formula has it, which rounds the quotient to a float first.
@@ -160,7 +205,8 @@ int32_t CodeOf(float value, float y_scale, int32_t low, int32_t high) {
 
 }  // namespace
 
-CodeEstimate EstimateCodes(const Activation& activation, float y_scale, int32_t low, int32_t high) {
+CodeEstimate EstimateCodes(const Activation& activation, float y_scale, int32_t low, int32_t high,
+                           EstimateForm polynomials) {
   CodeEstimate estimate = {};
   estimate.low = low;
   estimate.high = high;
@@ -171,8 +217,10 @@ CodeEstimate EstimateCodes(const Activation& activation, float y_scale, int32_t 
     Line(codes, &estimate);
   } else if (activation.kind == ActivationKind::kHardSwish) {
     Ramp(activation, codes, &estimate);
+  } else if (polynomials == EstimateForm::kCubics) {
+    Polynomials<Cubic>(activation, codes, &estimate);
   } else {
-    Cubics(activation, codes, &estimate);
+    Polynomials<Quartic>(activation, codes, &estimate);
   }
   return estimate;
 }

@@ -20,25 +20,29 @@
 namespace edgefold {
 
 enum class EstimateForm {
-  kNone,   // no estimate is known, or it would be near a tie too often
-  kLine,   // e = t, for kClip
-  kRamp,   // e = t * min(max(t * slope + middle, 0), most), for kHardSwish
-  kCubics  // e = sum over j of table[j][floor(t) mod 32] * t^j, where t is clipped to +-kReach
+  kNone,  // no estimate is known, or it would be near a tie too often
+  kLine,  // e = t, for kClip
+  kRamp,  // e = t * min(max(t * slope + middle, 0), most), for kHardSwish
+  // For kSwish, kGelu and kGeluTanh, of t that is clipped to +-Reach(segments):
+  kCubics,   // e = sum over j < 4 of table[j][floor(t) mod 32] * t^j
+  kQuartics  // e = sum over j < 5 of table[j][floor(t) mod 16] * t^j
 };
 
 struct CodeEstimate {
-  static constexpr int kSegments = 32;
-  static constexpr float kReach = 15.9999f;
+  static constexpr int kSegments = 32;  // of cubics
+  static constexpr float Reach(int segments) { return 0.5f * segments - 0.0001f; }
 
   EstimateForm form;
   float factor, offset;
   float error, error_of_added;
   int32_t low, high;
   float slope, middle, most;
-  alignas(64) float table[4][kSegments];
+  alignas(64) float table[5][kSegments];
 };
 
-// For codes in [low, high], low >= -high.
-CodeEstimate EstimateCodes(const Activation& activation, float y_scale, int32_t low, int32_t high);
+// For codes in [low, high], low >= -high; with the polynomials that are asked for, where the
+// activation takes some.
+CodeEstimate EstimateCodes(const Activation& activation, float y_scale, int32_t low, int32_t high,
+                           EstimateForm polynomials);
 
 }  // namespace edgefold

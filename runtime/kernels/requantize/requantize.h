@@ -38,8 +38,8 @@ struct RequantizeArguments {
   const float* scales;  // [channels rounded up to 16]
   const float* bias;    // the same
   Activation activation;
-  // Null, or EstimateCodes(activation, y_scale, range.low, range.high) where results are codes and
-  // the place is not kAfterActivation: kernels give the same codes with it as without.
+  // Null, or EstimateCodes(activation, y_scale, range.low, range.high, any) where results are codes
+  // and the place is not kAfterActivation: kernels give the same codes with it as without.
   const CodeEstimate* estimate;
   Residual place;
   const uint8_t* residual;  // [pixels][residual_stride] codes; `channels` of a pixel are read
@@ -60,5 +60,10 @@ using RequantizeKernel = void(const RequantizeArguments& arguments);
 
 // All variants, fastest first.
 KernelTable<RequantizeKernel> RequantizeKernels();
+
+// The polynomials that the variants of an instruction set are fast with.
+inline EstimateForm PolynomialsOf(Isa isa) {
+  return isa == Isa::kVnni ? EstimateForm::kCubics : EstimateForm::kQuartics;
+}
 
 }  // namespace edgefold

@@ -111,9 +111,11 @@ void Special(std::vector<Tally>& tallies) {
       r.activation.alpha = lowest;
       r.estimate = nullptr;
       Compare<uint8_t>(r, "special values", tallies);
-      for (ActivationKind kind : {ActivationKind::kClip, ActivationKind::kSwish}) {
-        if (kind == ActivationKind::kSwish) r.activation = {kind, 1.0f, 0.0f};
-        const CodeEstimate estimate = EstimateCodes(r.activation, r.y_scale, range.low, range.high);
+      for (EstimateForm form :
+           {EstimateForm::kLine, EstimateForm::kCubics, EstimateForm::kQuartics}) {
+        if (form != EstimateForm::kLine) r.activation = {ActivationKind::kSwish, 1.0f, 0.0f};
+        const CodeEstimate estimate =
+            EstimateCodes(r.activation, r.y_scale, range.low, range.high, form);
         r.estimate = &estimate;
         Compare<uint8_t>(r, "special values, estimated", tallies);
       }
@@ -141,7 +143,8 @@ void Ties(Random& random, std::vector<Tally>& tallies) {
     }
     r.estimate = nullptr;
     Compare<uint8_t>(r, "values beside ties", tallies);
-    const CodeEstimate estimate = EstimateCodes(r.activation, r.y_scale, r.range.low, r.range.high);
+    const CodeEstimate estimate =
+        EstimateCodes(r.activation, r.y_scale, r.range.low, r.range.high, EstimateForm::kNone);
     r.estimate = &estimate;
     Compare<uint8_t>(r, "values beside ties, estimated", tallies);
   }
@@ -160,7 +163,7 @@ void Estimates(Random& random, std::vector<Tally>& tallies) {
   r.residual = residual.data();
   r.residual_scale = 0.01f;
   int usable[kActivationKinds] = {};
-  for (int round = 0; round < 400; ++round) {
+  for (int round = 0; round < 800; ++round) {
     const auto kind = static_cast<ActivationKind>(round % kActivationKinds);
     const float scale = std::ldexp(1.0f + random.Uniform() * 0.5f, random.Range(-30, -4));
     const std::vector<float> scales(kChannels, scale), bias = Floats(random, kChannels, 3.0f);
@@ -174,7 +177,9 @@ void Estimates(Random& random, std::vector<Tally>& tallies) {
               : round % 5 == 0 ? CodeRange{0, 15}
                                : CodeRange{0, 255};
     r.y_scale = std::ldexp(1.5f + 0.5f * random.Uniform(), random.Range(-10, 0));
-    const CodeEstimate estimate = EstimateCodes(r.activation, r.y_scale, r.range.low, r.range.high);
+    const CodeEstimate estimate =
+        EstimateCodes(r.activation, r.y_scale, r.range.low, r.range.high,
+                      round % 3 == 0 ? EstimateForm::kCubics : EstimateForm::kQuartics);
     r.estimate = r.place != Residual::kAfterActivation ? &estimate : nullptr;
     usable[static_cast<int>(kind)] += estimate.form != EstimateForm::kNone;
     Compare<uint8_t>(r, "estimates", tallies);

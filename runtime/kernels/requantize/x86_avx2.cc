@@ -156,14 +156,14 @@ void RunActivation(const RequantizeArguments& r) {
   });
 }
 
-template <bool kRamp, bool kAdds, int kVectors>
+template <EstimateForm kForm, bool kAdds, int kVectors>
 void RunEstimated(const RequantizeArguments& r, int64_t n) {
   // Copies: a store to y might change what r points to, for all that the compiler knows.
   const int64_t pixels = r.pixels;
   const int64_t stride = r.stride;
   const int64_t y_stride = r.y_stride;
   const int64_t residual_stride = kAdds ? r.residual_stride : 0;
-  const EstimatedColumns<kRamp, kAdds, kVectors> columns(r, n);
+  const EstimatedColumns<kForm, kAdds, kVectors> columns(r, n);
   const int32_t* sums = r.sums + n;
   const uint8_t* residual = kAdds ? r.residual + n : nullptr;
   uint8_t* y = static_cast<uint8_t*>(r.y) + n;
@@ -174,25 +174,34 @@ void RunEstimated(const RequantizeArguments& r, int64_t n) {
 }
 
 // 32 channels at a time, and the rest in sixteens, of which the last overlap those before them.
-template <bool kRamp, bool kAdds>
+template <EstimateForm kForm, bool kAdds>
 void RunEstimated(const RequantizeArguments& r) {
   int64_t n = 0;
-  for (; n + 32 <= r.channels; n += 32) RunEstimated<kRamp, kAdds, 4>(r, n);
+  for (; n + 32 <= r.channels; n += 32) RunEstimated<kForm, kAdds, 4>(r, n);
   for (; n < r.channels; n += kLanes) {
-    RunEstimated<kRamp, kAdds, 2>(r, std::min(n, r.channels - kLanes));
+    RunEstimated<kForm, kAdds, 2>(r, std::min(n, r.channels - kLanes));
   }
+}
+
+template <EstimateForm kForm>
+void RunEstimated(const RequantizeArguments& r) {
+  r.place == Residual::kNone ? RunEstimated<kForm, false>(r) : RunEstimated<kForm, true>(r);
 }
 
 }  // namespace
 
 void requantize_x86_avx2(const RequantizeArguments& r) {
-  const EstimateForm form = r.estimate == nullptr ? EstimateForm::kNone : r.estimate->form;
-  const bool adds = r.place != Residual::kNone;
-  if (form == EstimateForm::kLine && r.channels >= kLanes) {
-    return adds ? RunEstimated<false, true>(r) : RunEstimated<false, false>(r);
-  }
-  if (form == EstimateForm::kRamp && r.channels >= kLanes) {
-    return adds ? RunEstimated<true, true>(r) : RunEstimated<true, false>(r);
+  const bool estimated = r.estimate != nullptr && r.channels >= kLanes;
+  switch (estimated ? r.estimate->form : EstimateForm::kNone) {
+    case EstimateForm::kLine:
+      return RunEstimated<EstimateForm::kLine>(r);
+    case EstimateForm::kRamp:
+      return RunEstimated<EstimateForm::kRamp>(r);
+    case EstimateForm::kQuartics:
+      return RunEstimated<EstimateForm::kQuartics>(r);
+    case EstimateForm::kNone:
+    case EstimateForm::kCubics:
+      break;
   }
   r.range.is_float() ? RunActivation<false>(r) : RunActivation<true>(r);
 }

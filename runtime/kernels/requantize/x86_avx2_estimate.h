@@ -51,9 +51,9 @@ __attribute__((noinline)) __m256i EightFormulaCodes(const RequantizeArguments& r
   return _mm256_slli_epi32(RoundQuotient(v, scale, _mm256_set1_ps(1.0f / r.y_scale)), 16);
 }
 
-// Codes by an estimate of the form kLine or kRamp where it is certain, else by the formula; of
-// values to which nothing is added after the activation.
-template <bool kRamp, bool kAdds, int kVectors>
+// Codes by an estimate of the form kLine, kRamp or kQuartics where it is certain, else by the
+// formula; of values to which nothing is added after the activation.
+template <EstimateForm kForm, bool kAdds, int kVectors>
 class EstimatedColumns {
  public:
   inline EF_INLINE EstimatedColumns(const RequantizeArguments& r, int64_t first)
@@ -65,6 +65,7 @@ class EstimatedColumns {
         slope_(_mm256_set1_ps(r.estimate->slope)),
         middle_(_mm256_set1_ps(r.estimate->middle)),
         most_(_mm256_set1_ps(r.estimate->most)),
+        table_(r.estimate->table),
         residual_is_unsigned_(r.residual_is_unsigned),
         residual_scale_(_mm256_set1_ps(r.residual_scale * r.estimate->factor)) {
     const __m256 factor = _mm256_set1_ps(r.estimate->factor);
@@ -74,7 +75,7 @@ class EstimatedColumns {
     Unroll<kVectors>([&](auto h) EF_INLINE {
       const __m256 bias = _mm256_loadu_ps(r.bias + first + kEight * h);
       scale_[h] = _mm256_mul_ps(_mm256_loadu_ps(r.scales + first + kEight * h), factor);
-      bias_[h] = _mm256_mul_ps(bias, factor);
+      bias_[h] = _mm256_fmadd_ps(bias, factor, _mm256_set1_ps(r.estimate->offset));
       most_bias = _mm256_max_ps(most_bias, _mm256_and_ps(bias, magnitude));
       // A NaN, unless both are finite.
       added = _mm256_fmadd_ps(_mm256_mul_ps(scale_[h], bias_[h]), _mm256_setzero_ps(), added);
@@ -83,8 +84,12 @@ class EstimatedColumns {
   }
 
   inline EF_INLINE void Pixel(const int32_t* sums, const uint8_t* residual, uint8_t* y) const {
+    __m256 t[kVectors];
     __m256i e[kVectors];
-    Unroll<kVectors>([&](auto h) EF_INLINE { e[h] = Fixed<h>(sums, residual); });
+    Unroll<kVectors>([&](auto h) EF_INLINE { t[h] = Argument<h>(sums, residual); });
+    if constexpr (kForm == EstimateForm::kRamp) Ramp(t);
+    if constexpr (kForm == EstimateForm::kQuartics) Quartics(t);
+    Unroll<kVectors>([&](auto h) EF_INLINE { e[h] = _mm256_cvtps_epi32(t[h]); });
     __m256i least = e[0];  // low halves of all vectors: how far they are above a tie
     Unroll<kVectors>([&](auto h) EF_INLINE { least = _mm256_min_epu16(least, e[h]); });
     if (__builtin_expect(Near(least), 0)) {
@@ -104,7 +109,7 @@ class EstimatedColumns {
     const __m256 error = _mm256_set1_ps(e.error + kConversion);
     const __m256 margin = _mm256_fmadd_ps(added, _mm256_set1_ps(e.error_of_added), error);
     tie_ = _mm256_fmadd_ps(margin, _mm256_set1_ps(0x1p16f), _mm256_set1_ps(0x1p15f));
-    if constexpr (!kRamp) {
+    if constexpr (kForm == EstimateForm::kLine) {
       Unroll<kVectors>([&](auto h) EF_INLINE { bias_[h] = _mm256_add_ps(bias_[h], tie_); });
     }
     const __m256 near = _mm256_fmadd_ps(margin, _mm256_set1_ps(0x1p17f), _mm256_set1_ps(1.0f));
@@ -112,20 +117,46 @@ class EstimatedColumns {
   }
 
   template <int kVector>
-  inline EF_INLINE __m256i Fixed(const int32_t* sums, const uint8_t* residual) const {
+  inline EF_INLINE __m256 Argument(const int32_t* sums, const uint8_t* residual) const {
     constexpr int kFirst = kEight * kVector;
     const __m256i sum = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(sums + kFirst));
-    __m256 t = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale_[kVector], bias_[kVector]);
-    if constexpr (kAdds) {
-      const __m256 codes = EightResiduals(residual + kFirst, residual_is_unsigned_);
-      t = _mm256_fmadd_ps(codes, residual_scale_, t);
-    }
-    if constexpr (kRamp) {
-      const __m256 ramp = _mm256_fmadd_ps(t, slope_, middle_);
+    const __m256 t = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale_[kVector], bias_[kVector]);
+    if constexpr (!kAdds) return t;
+    const __m256 codes = EightResiduals(residual + kFirst, residual_is_unsigned_);
+    return _mm256_fmadd_ps(codes, residual_scale_, t);
+  }
+
+  inline EF_INLINE void Ramp(__m256 (&t)[kVectors]) const {
+    Unroll<kVectors>([&](auto h) EF_INLINE {
+      const __m256 ramp = _mm256_fmadd_ps(t[h], slope_, middle_);
       const __m256 clipped = _mm256_min_ps(_mm256_max_ps(ramp, _mm256_setzero_ps()), most_);
-      t = _mm256_fmadd_ps(t, clipped, tie_);
-    }
-    return _mm256_cvtps_epi32(t);
+      t[h] = _mm256_fmadd_ps(t[h], clipped, tie_);
+    });
+  }
+
+  // The vectors share what is loaded of the table.
+  inline EF_INLINE void Quartics(__m256 (&t)[kVectors]) const {
+    const __m256 reach = _mm256_set1_ps(CodeEstimate::Reach(2 * kEight));
+    __m256 y[kVectors];
+    __m256i segment[kVectors];
+    Unroll<kVectors>([&](auto h) EF_INLINE {
+      const __m256 lowest = _mm256_sub_ps(_mm256_setzero_ps(), reach);
+      t[h] = _mm256_min_ps(_mm256_max_ps(t[h], lowest), reach);
+      // At the border of two segments either will do.
+      segment[h] = _mm256_cvtps_epi32(_mm256_sub_ps(t[h], _mm256_set1_ps(0.5f)));
+    });
+    Unroll<5>([&](auto j) EF_INLINE {
+      const __m256 low = _mm256_load_ps(table_[4 - j]);
+      const __m256 high = _mm256_load_ps(table_[4 - j] + kEight);
+      Unroll<kVectors>([&](auto h) EF_INLINE {
+        // Three bits of the segment choose of eight, the next one between these.
+        const __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(segment[h], 28));
+        const __m256 c = _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, segment[h]),
+                                          _mm256_permutevar8x32_ps(high, segment[h]), upper);
+        y[h] = j == 0 ? c : _mm256_fmadd_ps(y[h], t[h], c);
+      });
+    });
+    Unroll<kVectors>([&](auto h) EF_INLINE { t[h] = _mm256_add_ps(y[h], tie_); });
   }
 
   // Whether a low half is at most that of near_.
@@ -162,6 +193,7 @@ class EstimatedColumns {
   bool is_unsigned_;
   __m256i lowest_, highest_;
   __m256 slope_, middle_, most_, tie_;
+  const float (&table_)[5][CodeEstimate::kSegments];
   __m256i near_;
   __m256 scale_[kVectors], bias_[kVectors];
   bool residual_is_unsigned_;

@@ -110,6 +110,7 @@ void RunFormula(const RequantizeArguments& r) {
 void requantize_x86_vnni(const RequantizeArguments& r) {
   switch (r.estimate == nullptr ? EstimateForm::kNone : r.estimate->form) {
     case EstimateForm::kNone:
+    case EstimateForm::kQuartics:
       return RunFormula(r);
     case EstimateForm::kLine:
       return RunEstimate<LineEstimate>(r);

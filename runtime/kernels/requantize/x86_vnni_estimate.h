@@ -61,7 +61,7 @@ class CubicsEstimate {
   template <int kVectors>
   inline EF_INLINE void Fixed(const __m512 (&t)[kVectors], __m512i (&e)[kVectors]) const {
     constexpr int kLeastMagnitude = 2, kFloor = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
-    const __m512 reach = _mm512_set1_ps(CodeEstimate::kReach);
+    const __m512 reach = _mm512_set1_ps(CodeEstimate::Reach(CodeEstimate::kSegments));
     __m512 clipped[kVectors], y[kVectors];
     __m512i segment[kVectors];
     Unroll<kVectors>([&](auto h) EF_INLINE {
@@ -83,7 +83,7 @@ class CubicsEstimate {
   }
 
  private:
-  const float (&table_)[4][CodeEstimate::kSegments];
+  const float (&table_)[5][CodeEstimate::kSegments];
   __m512i tie_;
 };
 

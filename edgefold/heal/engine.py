@@ -32,7 +32,7 @@ from edgefold.interface import ModelInterface
 from edgefold.passes.adapters import attach, fold
 from edgefold.passes.heal import Heal
 from edgefold.scoring.task import Task
-from edgefold.session import LITTLE_MEMORY, make_session
+from edgefold.session import DOMAIN, LITTLE_MEMORY, make_session
 
 log = logging.getLogger("edgefold")
 LISTED_REASONS = 3
@@ -199,7 +199,9 @@ def refusal(model: ir.Model) -> str | None:
     if not reasons:
         return None
     more = f" and {len(reasons) - LISTED_REASONS} more" if len(reasons) > LISTED_REASONS else ""
-    return f"the model cannot be trained: {'; '.join(reasons[:LISTED_REASONS])}{more}"
+    joined = any(domain == DOMAIN and name.startswith("Fused") for domain, name, _ in model.functions)
+    way_out = "; heal it before the step fuse-blocks, which joined layers of it" if joined else ""
+    return f"the model cannot be trained: {'; '.join(reasons[:LISTED_REASONS])}{more}{way_out}"
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch", reason="healing needs torch: pip install 'edgefold[heal]'")
 
-from edgefold.heal.engine import refusal  # noqa: E402
+from edgefold.heal.engine import refusal
 
 MODEL = """<ir_version: 10, opset_import: ["" : 21, "ai.edgefold" : 1]>
 net (float[3, 3] x) => (float z) {{ z = ai.edgefold.{name}(x) }}

@@ -28,7 +28,7 @@ void Case(Random& random, int64_t count, std::vector<Tally>& tallies) {
 std::vector<Tally> TestLookup() {
   std::vector<Tally> tallies = Tallies(LookupKernels());
   Random random(31);
-  for (int64_t count : {0, 1, 15, 16, 17, 63, 64, 65, 127, 1000, 4096})
+  for (int64_t count : {0, 1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 1000, 4096})
     Case(random, count, tallies);
   return tallies;
 }

@@ -6,9 +6,11 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "base/unroll.h"
 #include "kernels/activation/formulas.h"
+#include "kernels/requantize/margin.h"
 #include "kernels/requantize/requantize.h"
 
 namespace edgefold {
@@ -113,19 +115,17 @@ class EstimatedColumns {
   }
 
  private:
-  // What is added to a bias or NaN gives a margin without end: there the formula is always asked.
   inline EF_INLINE void SetMargin(const CodeEstimate& e, float32x4_t added) {
-    constexpr float kConversion = 0x1p-17f;
-    const float32x4_t margin =
-        vfmaq_n_f32(vdupq_n_f32(e.error + kConversion), added, e.error_of_added);
-    tie_ = vfmaq_n_f32(vdupq_n_f32(0x1p15f), margin, 0x1p16f);
+    const Margin<kFour> margin(e, (Formulas<kFour>::Floats)added);
+    const float32x4_t near = (float32x4_t)margin.near, all = vdupq_n_f32(0xffff);
+    // Near() asks for less, which 0xffff never is. Where all is near, e is 0: NaN, converted.
+    const float32x4_t above = vaddq_f32(vminq_f32(near, vdupq_n_f32(0xfffe)), vdupq_n_f32(1.0f));
+    near_ = vreinterpretq_u16_s32(vcvtnq_s32_f32(above));
+    const float32x4_t nan = vdupq_n_f32(std::numeric_limits<float>::quiet_NaN());
+    tie_ = vbslq_f32(vceqq_f32(near, all), nan, (float32x4_t)margin.tie);
     if constexpr (kForm == EstimateForm::kLine) {
       Unroll<kVectors>([&](auto h) EF_INLINE { bias_[h] = vaddq_f32(bias_[h], tie_); });
     }
-    const float32x4_t near = vfmaq_n_f32(vdupq_n_f32(2.0f), margin, 0x1p17f);
-    // The number, where one of both is a NaN.
-    const float32x4_t finite = vminnmq_f32(near, vdupq_n_f32(0xffff));
-    near_ = vreinterpretq_u16_s32(vcvtnq_s32_f32(finite));
   }
 
   template <int kVector>

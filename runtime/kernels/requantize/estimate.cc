@@ -11,8 +11,9 @@
 namespace edgefold {
 namespace {
 
-constexpr double kUnit = 0x1p-24;  // what one rounding takes from a number, relative to it
-constexpr double kOne = 0x1p16;    // one code in fixed point
+constexpr double kUnit = 0x1p-24;    // what one rounding takes from a number, relative to it
+constexpr double kOne = 0x1p16;      // one code in fixed point
+constexpr double kConversion = 0.5;  // error of an integer, in fixed point
 
 struct Codes {
   double y_scale;
@@ -25,8 +26,9 @@ void Take(EstimateForm form, double error, double error_of_added, const Codes& c
           CodeEstimate* e) {
   if (!(2 * kUnit * error < std::ldexp(1.0, -bits))) return;
   e->form = form;
-  e->error = static_cast<float>(1.01 * kUnit * error);
-  e->error_of_added = static_cast<float>(1.01 * kUnit * error_of_added / codes.y_scale);
+  constexpr double kMost = 1.01 * kUnit * kOne;
+  e->error = static_cast<float>(kMost * error + kConversion);
+  e->error_of_added = static_cast<float>(kMost * error_of_added / codes.y_scale);
 }
 
 // Of |codes| and of what is added: product, two sums and quotient of the formula; here factor, two

@@ -6,8 +6,8 @@
 //   v = p + b (+ r)        the sum of a convolution, bias and residual, where each sum and product
 //                          may be rounded or not
 //   t = v * factor + offset
-//   e = 2^16 * activation(v) / y_scale, from t as `form` says, with an error in codes of at most
-//       error + error_of_added * (|b| + |r|) + 2^-17, the last by conversion to an integer
+//   e = 2^16 * activation(v) / y_scale, from t as `form` says, with an error of at most
+//       error + error_of_added * (|b| + |r|), also after conversion to an integer
 //
 // Where the fraction of e / 2^16 + 1/2 is further than that from 0 and 1, its floor, clipped to
 // [low, high], is the code.

@@ -150,6 +150,27 @@ void Ties(Random& random, std::vector<Tally>& tallies) {
   }
 }
 
+// Sums that all but cancel a bias of millions of codes: no estimate is certain of any code. Of
+// these the estimate is wrong, and as far above a tie as the low half of an integer can be.
+void Cancelled(std::vector<Tally>& tallies) {
+  const std::vector<float> scales(64, 0.25f), bias(64, 4000000.0f);
+  const struct {
+    int32_t sum;
+    float y_scale;
+  } kCases[] = {{-16000018, 0x1.008p0f}, {-16000455, 0x1.009p0f}, {-16000067, 0x1.029p0f},
+                {-16000382, 0x1.091p0f}, {-15999857, 0x1.0e3p0f}, {-15999653, 0x1.12fp0f}};
+  for (const auto& c : kCases) {
+    const std::vector<int32_t> sums(64, c.sum);
+    RequantizeArguments r = OfValues(bias, sums, scales);
+    r.range = {-127, 127};
+    r.y_scale = c.y_scale;
+    const CodeEstimate estimate =
+        EstimateCodes(r.activation, r.y_scale, r.range.low, r.range.high, EstimateForm::kNone);
+    r.estimate = &estimate;
+    Compare<uint8_t>(r, "sums that cancel the bias", tallies);
+  }
+}
+
 // Estimates in place of formulas, all over their range, beyond it, and beyond 32 bits.
 void Estimates(Random& random, std::vector<Tally>& tallies) {
   constexpr int64_t kChannels = 64, kPixels = 60;
@@ -214,6 +235,7 @@ std::vector<Tally> TestRequantize() {
   }
   Special(tallies);
   Ties(random, tallies);
+  Cancelled(tallies);
   Estimates(random, tallies);
   return tallies;
 }

@@ -8,6 +8,7 @@
 
 #include "base/unroll.h"
 #include "kernels/activation/formulas.h"
+#include "kernels/requantize/margin.h"
 #include "kernels/requantize/requantize.h"
 
 namespace edgefold {
@@ -80,7 +81,13 @@ class EstimatedColumns {
       // A NaN, unless both are finite.
       added = _mm256_fmadd_ps(_mm256_mul_ps(scale_[h], bias_[h]), _mm256_setzero_ps(), added);
     });
-    SetMargin(*r.estimate, _mm256_add_ps(added, most_bias));
+    using Floats = Formulas<kEight>::Floats;
+    const Margin<kEight> margin(*r.estimate, (Floats)_mm256_add_ps(added, most_bias));
+    tie_ = (__m256)margin.tie;
+    if constexpr (kForm == EstimateForm::kLine) {
+      Unroll<kVectors>([&](auto h) EF_INLINE { bias_[h] = _mm256_add_ps(bias_[h], tie_); });
+    }
+    near_ = _mm256_cvtps_epi32((__m256)margin.near);
   }
 
   inline EF_INLINE void Pixel(const int32_t* sums, const uint8_t* residual, uint8_t* y) const {
@@ -103,19 +110,6 @@ class EstimatedColumns {
   }
 
  private:
-  // What is added to a bias or NaN gives a margin without end: there the formula is always asked.
-  inline EF_INLINE void SetMargin(const CodeEstimate& e, __m256 added) {
-    constexpr float kConversion = 0x1p-17f;
-    const __m256 error = _mm256_set1_ps(e.error + kConversion);
-    const __m256 margin = _mm256_fmadd_ps(added, _mm256_set1_ps(e.error_of_added), error);
-    tie_ = _mm256_fmadd_ps(margin, _mm256_set1_ps(0x1p16f), _mm256_set1_ps(0x1p15f));
-    if constexpr (kForm == EstimateForm::kLine) {
-      Unroll<kVectors>([&](auto h) EF_INLINE { bias_[h] = _mm256_add_ps(bias_[h], tie_); });
-    }
-    const __m256 near = _mm256_fmadd_ps(margin, _mm256_set1_ps(0x1p17f), _mm256_set1_ps(1.0f));
-    near_ = _mm256_cvtps_epi32(_mm256_min_ps(near, _mm256_set1_ps(0xffff)));
-  }
-
   template <int kVector>
   inline EF_INLINE __m256 Argument(const int32_t* sums, const uint8_t* residual) const {
     constexpr int kFirst = kEight * kVector;

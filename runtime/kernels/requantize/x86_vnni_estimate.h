@@ -5,6 +5,7 @@
 
 #include <immintrin.h>
 
+#include "kernels/requantize/margin.h"
 #include "kernels/requantize/x86_vnni_columns.h"
 
 namespace edgefold {
@@ -129,7 +130,10 @@ class EstimatedColumns {
       // A NaN, unless both are finite.
       added = _mm512_fmadd_ps(_mm512_mul_ps(scale_[h], bias_[h]), _mm512_setzero_ps(), added);
     });
-    SetMargin(*r.estimate, _mm512_add_ps(added, most_bias));
+    const Margin<kLanes> margin(*r.estimate, (Floats)_mm512_add_ps(added, most_bias));
+    const __m512 in_t = estimate_.TakeTie((__m512)margin.tie);
+    Unroll<kVectors>([&](auto h) EF_INLINE { bias_[h] = _mm512_add_ps(bias_[h], in_t); });
+    near_ = _mm512_cvtps_epi32((__m512)margin.near);
   }
 
   inline EF_INLINE void Pixel(const int32_t* sums, const uint8_t* residual, uint8_t* y) const {
@@ -158,18 +162,6 @@ class EstimatedColumns {
   }
 
  private:
-  // What is added to a bias or NaN gives a margin without end: there the formula is always asked.
-  inline EF_INLINE void SetMargin(const CodeEstimate& e, __m512 added) {
-    constexpr float kConversion = 0x1p-17f;
-    const __m512 error = _mm512_set1_ps(e.error + kConversion);
-    const __m512 margin = _mm512_fmadd_ps(added, _mm512_set1_ps(e.error_of_added), error);
-    const __m512 tie = _mm512_fmadd_ps(margin, _mm512_set1_ps(0x1p16f), _mm512_set1_ps(0x1p15f));
-    const __m512 in_t = estimate_.TakeTie(tie);
-    Unroll<kVectors>([&](auto h) EF_INLINE { bias_[h] = _mm512_add_ps(bias_[h], in_t); });
-    const __m512 near = _mm512_fmadd_ps(margin, _mm512_set1_ps(0x1p17f), _mm512_set1_ps(1.0f));
-    near_ = _mm512_cvtps_epi32(_mm512_min_ps(near, _mm512_set1_ps(0xffff)));
-  }
-
   inline EF_INLINE bool Near(__m512i e) const {
     constexpr __mmask32 kLowHalves = 0x55555555;
     return _mm512_mask_cmple_epu16_mask(kLowHalves, e, near_) != 0;

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from edgefold.errors import ModelError, VerificationError
 from edgefold.float_caches import native_run
+from edgefold.four_bit_tensors import as_bytes, of_bytes
 from edgefold.measuring.unfused import ATTENTION
 from edgefold.passes.fusion.activations import ActivationKind
 from edgefold.session import LITTLE_MEMORY, make_session
@@ -193,16 +194,21 @@ def run_outputs(
         optimize: whether ONNX Runtime may optimize the body.
     """
     values: dict[str, ir.Value] = {}  # by name: one constant may serve as two inputs
+    sources: list[ir.Value] = []
+    before: list[ir.Node] = []
     for value in node.inputs:
         assert value is not None
         name = str(value.name)
-        if name in data:
-            kind = ir.TensorType(ir.DataType.from_numpy(data[name].dtype))
-            values[name] = ir.Value(name=name, type=kind, shape=ir.Shape([None] * data[name].ndim))
-        else:
+        if name not in data:
             assert value.const_value is not None, f"{node.name}: {name} is neither given nor an initializer"
             copy = ir.Value(name=name, const_value=value.const_value, type=value.type, shape=value.shape)
             values.setdefault(name, copy)
+        elif name not in values:
+            kind = ir.TensorType(ir.DataType.from_numpy(data[name].dtype))
+            sources.append(ir.Value(name=name, type=kind, shape=ir.Shape([None] * data[name].ndim)))
+            cast = of_bytes(sources[-1], value.dtype)
+            before += [cast] if cast else []
+            values[name] = cast.outputs[0] if cast else sources[-1]
     inputs = [values[str(value.name)] for value in node.inputs if value is not None]
     outputs = [
         ir.Value(name=f"output{place}", type=one.type or ir.TensorType(ir.DataType.FLOAT))
@@ -210,9 +216,11 @@ def run_outputs(
     ]
     attributes = [ir.Attr(a.name, a.type, a.value) for a in node.attributes.values()]
     alone = ir.Node(DOMAIN, node.op_type, inputs, attributes=attributes, outputs=outputs, name=node.name)
-    sources = [values[name] for name in data]
+    casts = [as_bytes(one) for one in outputs]
+    shown = [cast.outputs[0] if cast else one for cast, one in zip(casts, outputs, strict=True)]
+    nodes = [*before, alone, *(cast for cast in casts if cast)]
     weights = [value for name, value in values.items() if name not in data]
-    graph = ir.Graph(sources, outputs, nodes=[alone], initializers=weights, opset_imports=_imports(model))
+    graph = ir.Graph(sources, shown, nodes=nodes, initializers=weights, opset_imports=_imports(model))
     single = ir.Model(graph, ir_version=model.ir_version, functions=_called(model, node))
     session = make_session(single, library=library, optimize=optimize, config=LITTLE_MEMORY)
     return [np.asarray(one) for one in session.run(None, dict(data))]
@@ -260,14 +268,19 @@ def _captured(
 
 
 def capture(model: ir.Model, names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Values of the named tensors (graph inputs included) in one run."""
+    """Values of the named tensors (graph inputs included) in one run; codes of four bits as bytes."""
     exposed = model.clone()
     values = {str(value.name): value for node in exposed.graph for value in node.outputs}
-    present = {output.name for output in exposed.graph.outputs}
+    present = {str(output.name) for output in exposed.graph.outputs}
+    shown = {name: name for name in names if name in present}  # as what the session gives it
     for name in names:
         if name in values and name not in present:
-            exposed.graph.outputs.append(values[name])
+            cast = as_bytes(values[name])
+            if cast is not None:
+                exposed.graph.append(cast)
+            output = cast.outputs[0] if cast else values[name]
+            exposed.graph.outputs.append(output)
+            shown[name] = str(output.name)
     session = make_session(exposed, config=LITTLE_MEMORY)
-    wanted = [name for name in names if name in values or name in present]
-    result = dict(zip(wanted, native_run(session)(wanted, feeds), strict=True)) if wanted else {}
+    result = dict(zip(shown, native_run(session)(list(shown.values()), feeds), strict=True)) if shown else {}
     return {**{name: feeds[name] for name in names if name in feeds}, **result}

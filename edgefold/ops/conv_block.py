@@ -3,8 +3,9 @@
 # mypy: disable-error-code="untyped-decorator"
 """The meaning of ``FusedConvBlock``, written over `ShiftConv`, `Activation` and standard ONNX operators.
 
-Between fused blocks tensors are codes that lie channel-last; where a region of them meets the rest of the graph, a
-block reads or writes a float tensor that lies channel-first or channel-last.
+Between fused blocks tensors are codes that lie channel-last, those of four bits two a byte as ONNX stores int4 and
+uint4; where a region of them meets the rest of the graph, a block reads or writes a float tensor that lies
+channel-first or channel-last.
 """
 
 from __future__ import annotations
@@ -62,9 +63,9 @@ def FusedConvBlock(
     ``y = clip(round_half_even(v / y_scale), y_low, y_high)``, or v itself.
 
     Inputs:
-      x: uint8 or int8 codes [B, H, W, C], or float32 [B, C, H, W] or [B, H, W, C].
+      x: uint8 or int8 codes [B, H, W, C], or uint4 or int4 where C is even, or float32 [B, C, H, W] or [B, H, W, C].
       codes, selectors, table, scales, bias, x_scale, x_shifts: as in `ShiftConv`; x_scale is positive.
-      residual: uint8 or int8 codes, with the shape of y channel-last; [1, 1, 1, 1] where there is none.
+      residual: codes as x may have them, with the shape of y channel-last; [1, 1, 1, 1] where there is none.
       residual_scale, y_scale: float32 [1], positive.
 
     Attributes:
@@ -74,23 +75,24 @@ def FusedConvBlock(
         Floats that lie channel-last have an x_shifts of 0.
       function, alpha, beta: as in `Activation`.
       residual_at: 0: nothing is added; 1: before the activation; 2: after it.
-      residual_dtype: 2 (uint8) or 3 (int8), what the residual is.
+      residual_dtype: 2 (uint8, or uint4) or 3 (int8, or int4), what the residual is.
       y_low, y_high: the range of output codes, within [-127, 255]; y_high 0: float.
-      y_dtype: 2 (uint8) or 3 (int8) for codes, else 1 (float32).
+      y_dtype: 2 (uint8) or 3 (int8) for codes, 21 (uint4) or 22 (int4) where they are within 0 to 15 or -8 to 7 and
+        M is even, else 1 (float32).
       y_perm: the order of y: [0, 2, 3, 1], or for floats [0, 1, 2, 3].
       narrow_bits, narrow_scales: as in `ShiftMatMul`.
       layout: version of the packed layout.
 
     Output:
-      uint8 or int8 codes [B, H', W', M], or float32 [B, M, H', W'] or [B, H', W', M].
+      codes [B, H', W', M], or float32 [B, M, H', W'] or [B, H', W', M].
     """
     nought = op.Constant(value_float=0.0)
     place = op.Constant(value_int=residual_at)
-    added = op.Mul(op.Cast(op.Transpose(residual, perm=[0, 3, 1, 2]), to=TensorProto.FLOAT), residual_scale)
+    added = op.Mul(op.Transpose(op.Cast(residual, to=TensorProto.FLOAT), perm=[0, 3, 1, 2]), residual_scale)
     before = op.Where(op.Equal(place, op.Constant(value_int=1)), added, nought)
     after = op.Where(op.Equal(place, op.Constant(value_int=2)), added, nought)
     product = ShiftConv(
-        op.Transpose(x, perm=x_perm),
+        op.Transpose(op.Cast(x, to=TensorProto.FLOAT), perm=x_perm),
         codes,
         selectors,
         table,
@@ -113,5 +115,5 @@ def FusedConvBlock(
     low = op.Cast(op.Constant(value_int=y_low), to=TensorProto.FLOAT)
     high = op.Cast(op.Constant(value_int=y_high), to=TensorProto.FLOAT)
     quantized = op.Clip(op.Round(op.Div(v, y_scale)), low, high)
-    y = op.Cast(op.Where(op.Equal(high, nought), v, quantized), to=y_dtype)
-    return op.Transpose(y, perm=y_perm)
+    y = op.Transpose(op.Where(op.Equal(high, nought), v, quantized), perm=y_perm)
+    return op.Cast(y, to=y_dtype)

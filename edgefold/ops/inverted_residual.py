@@ -147,7 +147,7 @@ def FusedInvertedResidual(
     codes of x before its activation (MobileNetV2, arXiv 1801.04381, section 3).
 
     Inputs:
-      x: uint8 or int8 codes [B, H, W, C], or float32 [B, C, H, W] or [B, H, W, C].
+      x: as in `FusedConvBlock`.
       expand_*, depthwise_*, project_*: codes, selectors, table, scales and bias, as in `ShiftConv`.
       x_scale, expand_scale, depthwise_scale, y_scale: float32 [1], positive: of the codes of x, between and of y.
 
@@ -157,14 +157,14 @@ def FusedInvertedResidual(
         low, high and dtype of the codes that the block gives, as y_low, y_high and y_dtype there.
       activation_low, activation_high: the range of the codes of x.
       x_codes, x_perm, y_low, y_high, y_dtype, y_perm: as in `FusedConvBlock`.
-      x_dtype: 2 (uint8) or 3 (int8), what the codes of x are.
+      x_dtype: 2 (uint8, or uint4) or 3 (int8, or int4), what the codes of x are.
       residual: 1 where x is added.
       layout: version of the packed layout.
 
     Output:
-      uint8 or int8 codes [B, H', W', M], or float32 [B, M, H', W'] or [B, H', W', M].
+      codes [B, H', W', M], or float32 [B, M, H', W'] or [B, H', W', M].
     """
-    values = op.Cast(op.Transpose(x, perm=x_perm), to=TensorProto.FLOAT)
+    values = op.Transpose(op.Cast(x, to=TensorProto.FLOAT), perm=x_perm)
     low = op.Cast(op.Constant(value_int=activation_low), to=TensorProto.FLOAT)
     high = op.Cast(op.Constant(value_int=activation_high), to=TensorProto.FLOAT)
     quantized = op.Clip(op.Round(op.Div(values, x_scale)), low, high)

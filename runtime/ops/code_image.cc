@@ -6,6 +6,7 @@
 
 #include "base/packed_matrix.h"
 #include "base/rounding.h"
+#include "ops/four_bit_codes.h"
 
 namespace edgefold {
 namespace {
@@ -18,6 +19,21 @@ constexpr int64_t kPiece = 16;             // bytes of one instruction
 template <typename Code>
 void WidenAll(const Code* codes, int64_t count, int16_t* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = codes[i];
+}
+
+// Rows of `bytes` bytes to rows of `row_bytes`, the rest of which is zero.
+void PadRows(const uint8_t* rows, int64_t bytes, int64_t count, int64_t row_bytes, uint8_t* out) {
+  for (int64_t r = 0; r < count; ++r, rows += bytes, out += row_bytes) {
+    if (bytes < kPiece || row_bytes - bytes > kPiece) {
+      std::memcpy(out, rows, static_cast<size_t>(bytes));
+      std::memset(out + bytes, 0, static_cast<size_t>(row_bytes - bytes));
+      continue;
+    }
+    // Calls cost more than such copies: pieces of a fixed size, the last one over the one before.
+    std::memset(out + row_bytes - kPiece, 0, kPiece);
+    for (int64_t i = 0; i + kPiece < bytes; i += kPiece) std::memcpy(out + i, rows + i, kPiece);
+    std::memcpy(out + bytes - kPiece, rows + bytes - kPiece, kPiece);
+  }
 }
 
 }  // namespace
@@ -33,15 +49,43 @@ int64_t CodeImage::Bytes(int64_t pixels) const {
   return is_float() ? RoundUp(pixels * channels_, kGroupDepth) : 0;
 }
 
-const uint8_t* CodeImage::Codes(const void* x, int64_t image, int64_t pixels, float scale,
-                                uint8_t* memory, const Parallel& parallel) const {
+StoredCodes CodeImage::Codes(const void* x, bool is_packed, int64_t image, int64_t pixels,
+                             float scale, uint8_t* memory, const Parallel& parallel) const {
   const int64_t first = image * pixels * channels_;
-  if (!is_float()) return static_cast<const uint8_t*>(x) + first;
+  if (!is_float()) {
+    return {static_cast<const uint8_t*>(x) + (is_packed ? first / 2 : first), is_packed};
+  }
   const float* values = static_cast<const float*>(x) + first;
   if (last_) {
     QuantizeInPlace(values, pixels * channels_, scale, memory, parallel);
   } else {
     QuantizePlanes(values, pixels, scale, memory, parallel);
+  }
+  return {memory, false};
+}
+
+void CodeImage::Copy(const StoredCodes& codes, int64_t first, int64_t pixels, uint8_t* out) const {
+  const int64_t count = pixels * channels_;
+  if (codes.is_packed) {
+    UnpackCodes(codes.data + first * channels_ / 2, count, range_.is_unsigned(), out);
+  } else {
+    std::memcpy(out, codes.data + first * channels_, static_cast<size_t>(count));
+  }
+}
+
+const uint8_t* CodeImage::Rows(const StoredCodes& codes, int64_t first, int64_t pixels,
+                               int64_t row_bytes, uint8_t* memory) const {
+  if (RowsLie(codes, row_bytes)) return codes.data + first * channels_;
+  if (!codes.is_packed) {
+    PadRows(codes.data + first * channels_, channels_, pixels, row_bytes, memory);
+  } else if (row_bytes == channels_) {
+    Copy(codes, first, pixels, memory);
+  } else {
+    for (int64_t r = 0; r < pixels; ++r) {
+      uint8_t* row = memory + r * row_bytes;
+      Copy(codes, first + r, 1, row);
+      std::memset(row + channels_, 0, static_cast<size_t>(row_bytes - channels_));
+    }
   }
   return memory;
 }
@@ -92,20 +136,6 @@ void CodeImage::QuantizeInPlace(const float* values, int64_t count, float scale,
 void Widen(const uint8_t* codes, int64_t count, bool is_unsigned, int16_t* out) {
   if (is_unsigned) return WidenAll(codes, count, out);
   WidenAll(reinterpret_cast<const int8_t*>(codes), count, out);
-}
-
-void PadRows(const uint8_t* rows, int64_t bytes, int64_t count, int64_t row_bytes, uint8_t* out) {
-  for (int64_t r = 0; r < count; ++r, rows += bytes, out += row_bytes) {
-    if (bytes < kPiece || row_bytes - bytes > kPiece) {
-      std::memcpy(out, rows, static_cast<size_t>(bytes));
-      std::memset(out + bytes, 0, static_cast<size_t>(row_bytes - bytes));
-      continue;
-    }
-    // Calls cost more than such copies: pieces of a fixed size, the last one over the one before.
-    std::memset(out + row_bytes - kPiece, 0, kPiece);
-    for (int64_t i = 0; i + kPiece < bytes; i += kPiece) std::memcpy(out + i, rows + i, kPiece);
-    std::memcpy(out + bytes - kPiece, rows + bytes - kPiece, kPiece);
-  }
 }
 
 }  // namespace edgefold

@@ -57,11 +57,12 @@ bool ConvBlock::Run(const ConvBlockInputs& inputs, const Parallel& parallel) con
   if (memory == nullptr) return false;
   uint8_t* x = memory.get() + weights;
   float* constants = reinterpret_cast<float*>(x + codes);
-  Call call = {inputs, {}, at_once ? nullptr : memory.get(), 0, nullptr};
+  Call call = {inputs, {}, at_once ? nullptr : memory.get(), 0, {}};
   if (weights > 0) product_->DecodeWeights(memory.get(), parallel);
   call.constants = finish_.Prepare(inputs.stage, inputs.x_scale, inputs.residual_scale, constants);
   for (call.image = 0; call.image < inputs.batch; ++call.image) {
-    call.x = image_.Codes(inputs.x, call.image, pixels, inputs.x_scale, x, parallel);
+    call.x =
+        image_.Codes(inputs.x, inputs.x_is_packed, call.image, pixels, inputs.x_scale, x, parallel);
     if (!(pointwise ? RunPointwise(call, parallel) : RunBands(call, parallel))) return false;
   }
   return true;
@@ -74,7 +75,9 @@ StageFinish::Target ConvBlock::Target(const Call& call, int64_t pixel) const {
   const int64_t first = (call.image * pixels + pixel) * channels;  // channel-last
   StageFinish::Target target = {};
   if (stage_.residual != Residual::kNone) {
-    target.residual = static_cast<const uint8_t*>(call.inputs.residual) + first;
+    target.residual_is_packed = call.inputs.residual_is_packed;
+    target.residual = static_cast<const uint8_t*>(call.inputs.residual) +
+                      (call.inputs.residual_is_packed ? first / 2 : first);
   }
   if (stage_.y.is_float() && stage_.y_last) {
     target.y = static_cast<float*>(call.inputs.y) + first;
@@ -83,7 +86,7 @@ StageFinish::Target ConvBlock::Target(const Call& call, int64_t pixel) const {
     target.y = static_cast<float*>(call.inputs.y) + call.image * pixels * channels + pixel;
     target.y_stride = pixels;
   } else {
-    target.y = static_cast<uint8_t*>(call.inputs.y) + first;
+    target.y = static_cast<uint8_t*>(call.inputs.y) + (stage_.y_is_packed ? first / 2 : first);
     target.y_stride = channels;
   }
   return target;
@@ -117,19 +120,14 @@ bool ConvBlock::RunPointwise(const Call& call, const Parallel& parallel) const {
 
 bool ConvBlock::PointwiseBlock(const Call& call, int64_t first_pixel, int64_t pixels,
                                int64_t first_panel, int64_t panels) const {
-  const int64_t channels = stage_.attributes.in_channels;
   const int64_t row_bytes = product_->RowBytes();
-  const int64_t copied = channels == row_bytes ? 0 : RoundUp(pixels * row_bytes, 64);
+  const int64_t copied = image_.RowsLie(call.x, row_bytes) ? 0 : RoundUp(pixels * row_bytes, 64);
   const int64_t product = product_->ScratchBytes(pixels, call.weights == nullptr);
   const Scratch memory = AllocateScratch(product + copied + finish_.ScratchBytes(pixels));
   if (memory == nullptr) return false;
   uint8_t* copy = memory.get() + product;
   uint8_t* tile = copy + copied;
-  const uint8_t* codes = call.x + first_pixel * channels;
-  if (copied > 0) {
-    PadRows(codes, channels, pixels, row_bytes, copy);
-    codes = copy;
-  }
+  const uint8_t* codes = image_.Rows(call.x, first_pixel, pixels, row_bytes, copy);
   const StageFinish::Target target = Target(call, first_pixel);
   product_->Run(call.weights, codes, pixels, first_panel, panels, memory.get(),
                 [&](int64_t column, int64_t columns, const int32_t* sums) {
@@ -179,7 +177,8 @@ bool ConvBlock::RunBands(const Call& call, const Parallel& parallel) const {
 void ConvBlock::FillBand(const Call& call, const Band& band) const {
   const ConvAttributes& a = stage_.attributes;
   const int64_t bytes = CodeBytes();
-  const int64_t in_row = call.inputs.shape.in[2] * a.in_channels;
+  const int64_t width = call.inputs.shape.in[2];
+  const int64_t in_row = width * a.in_channels;
   const int64_t left = a.pads_begin[2] * a.in_channels * bytes;
   const int64_t right = a.pads_end[2] * a.in_channels * bytes;
   const int64_t first = band.first_row * a.strides[1] - a.pads_begin[1];
@@ -188,13 +187,13 @@ void ConvBlock::FillBand(const Call& call, const Band& band) const {
     if (row < 0 || row >= call.inputs.shape.in[1]) {
       std::memset(out, 0, static_cast<size_t>(left + in_row * bytes + right));
     } else {
-      const uint8_t* codes = call.x + row * in_row;
       std::memset(out, 0, static_cast<size_t>(left));
-      if (bytes == 2) {
-        int16_t* wide = reinterpret_cast<int16_t*>(out + left);
-        Widen(codes, in_row, stage_.x.is_unsigned(), wide);
-      } else {
-        std::memcpy(out + left, codes, static_cast<size_t>(in_row));
+      if (bytes == 1) {
+        image_.Copy(call.x, row * width, width, out + left);
+      } else {  // from where they lie, or the upper half of their place, ahead of what is written
+        const uint8_t* codes =
+            image_.Rows(call.x, row * width, width, a.in_channels, out + left + in_row);
+        Widen(codes, in_row, stage_.x.is_unsigned(), reinterpret_cast<int16_t*>(out + left));
       }
       std::memset(out + left + in_row * bytes, 0, static_cast<size_t>(right));
     }

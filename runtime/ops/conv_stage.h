@@ -34,7 +34,8 @@ struct ConvStage {
   Residual residual;
   bool residual_is_unsigned;
   CodeRange y;
-  bool y_last;  // a float y lies channel-last
+  bool y_is_packed;  // codes of four bits, two a byte: out_channels is even
+  bool y_last;       // a float y lies channel-last
 };
 
 struct StageInputs {

@@ -64,8 +64,8 @@ struct InvertedResidual::Call {
   StageFinish::Constants project;
   const uint8_t* expand_weights;
   const uint8_t* project_weights;
-  int64_t image;     // of the batch
-  const uint8_t* x;  // its codes
+  int64_t image;  // of the batch
+  StoredCodes x;  // its codes
 };
 
 struct InvertedResidual::Work {
@@ -138,7 +138,7 @@ bool InvertedResidual::Run(const InvertedResidualInputs& inputs, const Parallel&
   if (memory == nullptr) return false;
   uint8_t* x = memory.get() + weights;
   float* constants = reinterpret_cast<float*>(x + codes);
-  Call call = {inputs, plan, {}, {}, {}, nullptr, nullptr, 0, nullptr};
+  Call call = {inputs, plan, {}, {}, {}, nullptr, nullptr, 0, {}};
   if (decodes_expand) {
     expand_->DecodeWeights(memory.get(), parallel);
     call.expand_weights = memory.get();
@@ -162,7 +162,8 @@ bool InvertedResidual::Run(const InvertedResidualInputs& inputs, const Parallel&
   const int64_t share = CeilDiv(out_rows, BandsOf(stages_.depthwise.attributes, inputs.shape));
   std::atomic<bool> enough_memory{true};
   for (call.image = 0; call.image < inputs.batch; ++call.image) {
-    call.x = image_.Codes(inputs.x, call.image, in_pixels, inputs.x_scale, x, parallel);
+    call.x = image_.Codes(inputs.x, inputs.x_is_packed, call.image, in_pixels, inputs.x_scale, x,
+                          parallel);
     // rings[i] is what band i - 1 has left, where it is done: a thread that runs one after the
     // other computes no row twice. What comes too late for its band waits for the image's end.
     std::array<std::atomic<uint8_t*>, kMostBands + 1> rings = {};
@@ -221,11 +222,10 @@ void InvertedResidual::FillRing(const Call& call, const Work& work, int64_t firs
   const int64_t from = std::max(first, top);
   const int64_t to = std::min(last, bottom);
   if (expand_) return ExpandRows(call, work, from - top, std::max<int64_t>(0, to - from));
-  const int64_t bytes = call.inputs.shape.in[2] * a.in_channels;
+  const int64_t width = call.inputs.shape.in[2];
   for (int64_t row = from; row < to; ++row) {
     uint8_t* out = work.ring + row % call.plan.ring_rows * call.plan.row_bytes;
-    std::memcpy(out + a.pads_begin[2] * a.in_channels, call.x + (row - top) * bytes,
-                static_cast<size_t>(bytes));
+    image_.Copy(call.x, (row - top) * width, width, out + a.pads_begin[2] * a.in_channels);
   }
 }
 
@@ -234,14 +234,9 @@ void InvertedResidual::ExpandRows(const Call& call, const Work& work, int64_t fi
                                   int64_t rows) const {
   const ConvAttributes& a = stages_.depthwise.attributes;
   const int64_t width = call.inputs.shape.in[2];
-  const int64_t in_channels = stages_.expand.attributes.in_channels;
   for (int64_t p = first * width; p < (first + rows) * width; p += call.plan.block) {
     const int64_t pixels = std::min(call.plan.block, (first + rows) * width - p);
-    const uint8_t* codes = call.x + p * in_channels;
-    if (in_channels != expand_->RowBytes()) {
-      PadRows(codes, in_channels, pixels, expand_->RowBytes(), work.rows);
-      codes = work.rows;
-    }
+    const uint8_t* codes = image_.Rows(call.x, p, pixels, expand_->RowBytes(), work.rows);
     expand_->Run(call.expand_weights, codes, pixels, 0, stages_.expand.matrix.Panels(),
                  work.product, [&](int64_t column, int64_t columns, const int32_t* sums) {
                    for (int64_t i = 0; i < pixels;) {
@@ -320,10 +315,14 @@ void InvertedResidual::ProjectRows(const Call& call, const Work& work, int64_t p
     target.y = static_cast<float*>(call.inputs.y) + call.image * out_pixels * channels + pixel;
     target.y_stride = out_pixels;
   } else {
-    target.y = static_cast<uint8_t*>(call.inputs.y) + first;
+    target.y =
+        static_cast<uint8_t*>(call.inputs.y) + (stages_.project.y_is_packed ? first / 2 : first);
     target.y_stride = channels;
   }
-  if (stages_.project.residual != Residual::kNone) target.residual = call.x + pixel * channels;
+  if (stages_.project.residual != Residual::kNone) {
+    target.residual_is_packed = call.x.is_packed;
+    target.residual = call.x.data + (call.x.is_packed ? pixel * channels / 2 : pixel * channels);
+  }
   project_.Run(call.project_weights, work.rows, pixels, 0, stages_.project.matrix.Panels(),
                work.product, [&](int64_t column, int64_t columns, const int32_t* sums) {
                  finish_project_.Run(call.project, target, sums, CodeProduct::kChunkColumns, pixels,

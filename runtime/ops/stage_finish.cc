@@ -5,12 +5,14 @@
 #include <cstring>
 
 #include "base/rounding.h"
+#include "ops/four_bit_codes.h"
 
 namespace edgefold {
 namespace {
 
 constexpr int64_t kLanes = 16;       // constants are readable up to a multiple of these
 constexpr int64_t kTilePixels = 16;  // of a plane: a cache line
+constexpr int64_t kTileCodes = kTilePixels * StageFinish::kMaxColumns;
 
 using Four = float __attribute__((vector_size(16)));
 
@@ -61,6 +63,7 @@ StageFinish::StageFinish(const ConvStage& stage)
       residual_is_unsigned_(stage.residual_is_unsigned),
       range_(stage.y),
       in_planes_(stage.y.is_float() && !stage.y_last),
+      packs_(stage.y_is_packed),
       scales_(stage.scales),
       channels_(stage.attributes.out_channels),
       padded_channels_(RoundUp(channels_, kLanes)),
@@ -84,7 +87,9 @@ StageFinish::Constants StageFinish::Prepare(const StageInputs& inputs, float x_s
 }
 
 int64_t StageFinish::ScratchBytes(int64_t pixels) const {
-  return in_planes_ ? std::min(kTilePixels, pixels) * kMaxColumns * 4 : 0;
+  const int64_t residual = place_ == Residual::kNone ? 0 : kTileCodes;  // it may be packed
+  const int64_t y = in_planes_ ? std::min(kTilePixels, pixels) * kMaxColumns * 4 : 0;
+  return residual + (packs_ ? kTileCodes : y);
 }
 
 void StageFinish::Run(const Constants& constants, const Target& target, const int32_t* sums,
@@ -106,23 +111,54 @@ void StageFinish::Run(const Constants& constants, const Target& target, const in
   r.residual_scale = constants.residual_scale;
   r.range = range_;
   r.y_scale = constants.y_scale;
-  if (!in_planes_) {
-    const int64_t bytes = range_.is_float() ? sizeof(float) : 1;
-    r.y = static_cast<uint8_t*>(target.y) + channel * bytes;
-    r.y_stride = target.y_stride;
-    return requantize_(r);
+  if (in_planes_ || packs_ || target.residual_is_packed) {
+    return RunInTiles(r, target, channel, scratch);
   }
-  // A few pixels at a time: their values are still in the first-level cache.
-  float* tile = reinterpret_cast<float*>(scratch);
-  float* y = static_cast<float*>(target.y) + channel * target.y_stride;
-  r.y = tile;
-  r.y_stride = kMaxColumns;
+  r.y = static_cast<uint8_t*>(target.y) + channel * ElementBytes();
+  r.y_stride = target.y_stride;
+  requantize_(r);
+}
+
+// A few pixels at a time: what they are on their way is still in the first-level cache.
+void StageFinish::RunInTiles(RequantizeArguments r, const Target& target, int64_t channel,
+                             uint8_t* scratch) const {
+  uint8_t* y = static_cast<uint8_t*>(target.y);
+  uint8_t* tile = scratch + (place_ == Residual::kNone ? 0 : kTileCodes);
+  const bool through_tile = in_planes_ || packs_;
+  r.y_stride = through_tile ? kMaxColumns : target.y_stride;
+  const int64_t pixels = r.pixels;
   for (int64_t first = 0; first < pixels; first += kTilePixels) {
-    r.sums = sums + first * stride;
     r.pixels = std::min(kTilePixels, pixels - first);
-    if (r.residual != nullptr) r.residual = target.residual + first * channels_ + channel;
+    if (target.residual_is_packed) {
+      UnpackRows(target.residual, first, channel, r, scratch);
+      r.residual = scratch;
+      r.residual_stride = kMaxColumns;
+    }
+    r.y = through_tile ? tile : y + (first * target.y_stride + channel) * ElementBytes();
     requantize_(r);
-    StorePlanes(tile, r.pixels, channels, y + first, target.y_stride);
+    if (packs_) PackRows(tile, first, channel, r, y);
+    if (in_planes_) {
+      StorePlanes(reinterpret_cast<const float*>(tile), r.pixels, r.channels,
+                  static_cast<float*>(target.y) + channel * target.y_stride + first,
+                  target.y_stride);
+    }
+    r.sums += r.pixels * r.stride;
+    if (r.residual != nullptr) r.residual += r.pixels * r.residual_stride;
+  }
+}
+
+void StageFinish::UnpackRows(const uint8_t* packed, int64_t first, int64_t channel,
+                             const RequantizeArguments& r, uint8_t* rows) const {
+  for (int64_t i = 0; i < r.pixels; ++i) {
+    UnpackCodes(packed + ((first + i) * channels_ + channel) / 2, r.channels, residual_is_unsigned_,
+                rows + i * kMaxColumns);
+  }
+}
+
+void StageFinish::PackRows(const uint8_t* rows, int64_t first, int64_t channel,
+                           const RequantizeArguments& r, uint8_t* packed) const {
+  for (int64_t i = 0; i < r.pixels; ++i) {
+    PackCodes(rows + i * kMaxColumns, r.channels, packed + ((first + i) * channels_ + channel) / 2);
   }
 }
 

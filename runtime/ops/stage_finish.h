@@ -24,11 +24,13 @@ class StageFinish {
                     float* memory) const;
 
   // Where a run of pixels goes, and what is added to it. Channel-last pixels lie y_stride elements
-  // apart; else y is the first pixel's place in plane 0, and planes lie y_stride floats apart.
+  // apart (half as many bytes where the stage packs them); else y is the first pixel's place in
+  // plane 0, and planes lie y_stride floats apart.
   struct Target {
     void* y;
     int64_t y_stride;
-    const uint8_t* residual;  // of the first pixel, out_channels bytes apart; null where none is
+    const uint8_t* residual;  // of the first pixel, out_channels codes apart; null where none is
+    bool residual_is_packed;  // of four bits, two a byte
   };
 
   // Bytes of scratch for so many pixels.
@@ -40,11 +42,21 @@ class StageFinish {
            int64_t pixels, int64_t channel, int64_t channels, uint8_t* scratch) const;
 
  private:
+  int64_t ElementBytes() const { return range_.is_float() ? sizeof(float) : 1; }
+  void RunInTiles(RequantizeArguments r, const Target& target, int64_t channel,
+                  uint8_t* scratch) const;
+  // Between packed pixels, from `first` on, and rows of kMaxColumns bytes; the channels of `r`.
+  void UnpackRows(const uint8_t* packed, int64_t first, int64_t channel,
+                  const RequantizeArguments& r, uint8_t* rows) const;
+  void PackRows(const uint8_t* rows, int64_t first, int64_t channel, const RequantizeArguments& r,
+                uint8_t* packed) const;
+
   Activation activation_;
   Residual place_;
   bool residual_is_unsigned_;
   CodeRange range_;
   bool in_planes_;
+  bool packs_;
   const float* scales_;
   int64_t channels_;
   int64_t padded_channels_;

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "ops/four_bit_codes.h"
+
 namespace edgefold::ort {
 namespace {
 
@@ -15,6 +17,22 @@ constexpr int kBackToLast[kImageRank] = {0, 2, 3, 1};  // from channel-first
 
 const int* Axes(bool is_last) { return is_last ? kChannelLast : kChannelFirst; }
 
+CodeRange ReadRange(const Node& layer) {
+  CodeRange range = {};
+  range.low = static_cast<int32_t>(layer.Int("low", -127, 0));
+  range.high = static_cast<int32_t>(layer.Int("high", 0, range.low < 0 ? 127 : 255));
+  return range;
+}
+
+int TypeOf(const CodeRange& range) {
+  return range.is_float() ? kFloat : range.is_unsigned() ? kUint8 : kInt8;
+}
+
+bool FitsFourBits(const CodeRange& range) {
+  return !range.is_float() && range.low >= kFourBitLow &&
+         range.high <= (range.is_unsigned() ? kFourBitUnsignedHigh : kFourBitHigh);
+}
+
 // What is malformed is refused when the kernel is created.
 bool InferredLast(const Api& api, OrtShapeInferContext* context, const char* name) {
   int64_t order[kImageRank];
@@ -24,12 +42,42 @@ bool InferredLast(const Api& api, OrtShapeInferContext* context, const char* nam
 }  // namespace
 
 CodeRange ReadCodeRange(const Node& layer) {
-  CodeRange range = {};
-  range.low = static_cast<int32_t>(layer.Int("low", -127, 0));
-  range.high = static_cast<int32_t>(layer.Int("high", 0, range.low < 0 ? 127 : 255));
-  const int type = range.is_float() ? kFloat : range.is_unsigned() ? kUint8 : kInt8;
+  const CodeRange range = ReadRange(layer);
+  const int type = TypeOf(range);
   layer.Int("dtype", type, type);
   return range;
+}
+
+void ReadY(const Node& node, ConvStage* stage) {
+  const Node layer = node.Layer("y_");
+  stage->y = ReadRange(layer);
+  const int64_t type = layer.Int("dtype", kFloat, kInt4);
+  stage->y_is_packed = FitsFourBits(stage->y) && type == PackedType(stage->y.is_unsigned());
+  if (!stage->y_is_packed && type != TypeOf(stage->y)) {
+    node.error()->Set("%s: attribute 'y_dtype' is %lld; not a type for codes of %d to %d",
+                      node.op(), static_cast<long long>(type), stage->y.low, stage->y.high);
+  }
+  if (stage->y_is_packed) ExpectEven(node.op(), "y", stage->matrix.n, node.error());
+}
+
+void ExpectEven(const char* op, const char* role, int64_t channels, Error* error) {
+  if (channels % 2 == 0) return;
+  error->Set("%s: %s holds two codes a byte of an odd number of channels, %lld", op, role,
+             static_cast<long long>(channels));
+}
+
+bool ReadPacked(const char* op, const Tensor& x, const ActivationRange& range, int64_t channels,
+                Error* error) {
+  if (!range.x_codes || x.type != PackedType(range.is_unsigned())) {
+    ExpectElements(op, x, range, error);
+    return false;
+  }
+  ExpectEven(op, "x", channels, error);
+  return true;
+}
+
+bool IsImageType(int64_t type) {
+  return type == kFloat || type == kUint8 || type == kInt8 || type == kUint4 || type == kInt4;
 }
 
 ActivationRange AsActivations(const CodeRange& codes) {

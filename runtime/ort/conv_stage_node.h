@@ -10,6 +10,21 @@ namespace edgefold::ort {
 // The attributes low, high and dtype of codes, or of floats where high is 0.
 CodeRange ReadCodeRange(const Node& layer);
 
+// The attributes y_low, y_high and y_dtype of the last stage, whose codes may be packed.
+void ReadY(const Node& node, ConvStage* stage);
+
+inline int PackedType(bool is_unsigned) { return is_unsigned ? kUint4 : kInt4; }
+
+// Refuses packed codes of an odd number of channels: a pixel's begin with a byte of their own.
+void ExpectEven(const char* op, const char* role, int64_t channels, Error* error);
+
+// Whether x holds packed codes. Refuses elements that are neither those nor what `range` asks for.
+bool ReadPacked(const char* op, const Tensor& x, const ActivationRange& range, int64_t channels,
+                Error* error);
+
+// Whether a type can be that of a fused node's y.
+bool IsImageType(int64_t type);
+
 // A fused node's activations between its stages, as the next stage takes them.
 ActivationRange AsActivations(const CodeRange& codes);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // FusedConvBlock(x, codes, selectors, table, scales, bias, x_scale, x_shifts, residual,
-// residual_scale, y_scale) -> y, for float32, uint8 and int8 y
+// residual_scale, y_scale) -> y, for float32, uint8, int8, uint4 and int4 y
 #include <utility>
 
 #include "ops/conv_block.h"
@@ -48,7 +48,7 @@ class FusedConvBlock {
     stage.residual = static_cast<Residual>(node.Int("residual_at", 0, 2));
     const int residual_type = static_cast<int>(node.Int("residual_dtype", kUint8, kInt8));
     stage.residual_is_unsigned = residual_type == kUint8;
-    stage.y = ReadCodeRange(node.Layer("y_"));
+    ReadY(node, &stage);
     stage.x_last = ReadOrder(node, "x_perm", stage.x.x_codes);
     stage.y_last = ReadOrder(node, "y_perm", !stage.y.is_float());
     if (stage.x_last && !stage.x.x_codes && !stage.x.steps.empty()) {
@@ -68,8 +68,8 @@ class FusedConvBlock {
     const ConvStage& stage = block_.stage();
     const int64_t channels = stage.attributes.out_channels;
     const Tensor x = context.Input(kX, error);
-    ExpectElements(kName, x, stage.x, error);
     ConvBlockInputs inputs = {};
+    inputs.x_is_packed = ReadPacked(kName, x, stage.x, stage.attributes.in_channels, error);
     inputs.stage.bias =
         ReadBias(kName, context, kBias, channels, &inputs.stage.bias_is_scalar, error);
     inputs.x_scale = ReadScale(kName, context, kXScale, "x_scale", error);
@@ -92,7 +92,7 @@ class FusedConvBlock {
 
   static void InferShape(const Api& api, OrtShapeInferContext* context, Error* error) {
     const int64_t type = InferredInt(api, context, "y_dtype");
-    if (type == kFloat || type == kUint8 || type == kInt8) {
+    if (IsImageType(type)) {
       InferImage(api, context, kScales, static_cast<int>(type), error);
     }
   }
@@ -108,7 +108,12 @@ class FusedConvBlock {
     const Shape wanted =
         ImageShape(inputs->batch, stage.attributes.out_channels, inputs->shape, true);
     inputs->residual = residual.data;
-    if (residual.type == residual_type_ && residual.shape.Is(wanted.rank, wanted.dims)) return;
+    inputs->residual_is_packed = residual.type == PackedType(residual_type_ == kUint8);
+    if (inputs->residual_is_packed) {
+      ExpectEven(kName, "residual", stage.attributes.out_channels, error);
+    }
+    const bool right = inputs->residual_is_packed || residual.type == residual_type_;
+    if (right && residual.shape.Is(wanted.rank, wanted.dims)) return;
     char is[100];
     char expected[100];
     error->Set("%s: residual has element type %d and shape %s; expected %d and %s", kName,
@@ -133,6 +138,14 @@ const CustomOp* FusedConvBlockToUint8(int weight_bits) {
 
 const CustomOp* FusedConvBlockToInt8(int weight_bits) {
   return Operator<FusedConvBlock<kInt8>>::AtWidth(weight_bits);
+}
+
+const CustomOp* FusedConvBlockToUint4(int weight_bits) {
+  return Operator<FusedConvBlock<kUint4>>::AtWidth(weight_bits);
+}
+
+const CustomOp* FusedConvBlockToInt4(int weight_bits) {
+  return Operator<FusedConvBlock<kInt4>>::AtWidth(weight_bits);
 }
 
 }  // namespace edgefold::ort

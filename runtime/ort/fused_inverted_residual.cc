@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // FusedInvertedResidual(x, five inputs of each of three convolutions, x_scale, expand_scale,
-// depthwise_scale, y_scale) -> y, for float32, uint8 and int8 y
+// depthwise_scale, y_scale) -> y, for float32, uint8, int8, uint4 and int4 y
 #include <utility>
 
 #include "ops/inverted_residual.h"
@@ -54,7 +54,8 @@ class FusedInvertedResidual {
     s.has_expand = true;
     s.expand = Stage(expand, layers.expand, ReadCodeRange(expand));
     s.depthwise = Stage(depthwise, layers.depthwise, ReadCodeRange(depthwise));
-    s.project = Stage(project, layers.project, ReadCodeRange(node.Layer("y_")));
+    s.project = Stage(project, layers.project, {});
+    ReadY(node, &s.project);
     s.expand.attributes = PointwiseAttributes(layers.expand.matrix);
     s.depthwise.attributes = ReadConvAttributes(node, layers.depthwise.matrix, &rank);
     s.project.attributes = PointwiseAttributes(layers.project.matrix);
@@ -76,8 +77,8 @@ class FusedInvertedResidual {
   void Compute(const Context& context, Error* error) const {
     const InvertedResidualStages& s = block_.stages();
     const Tensor x = context.Input(kX, error);
-    ExpectElements(kName, x, s.expand.x, error);
     InvertedResidualInputs inputs = {};
+    inputs.x_is_packed = ReadPacked(kName, x, s.expand.x, s.expand.matrix.k, error);
     inputs.x_scale = ReadScale(kName, context, kXScale, "x_scale", error);
     inputs.expand = Inputs(context, kExpand, s.expand, kExpandScale, "expand_scale", error);
     inputs.depthwise =
@@ -108,7 +109,7 @@ class FusedInvertedResidual {
 
   static void InferShape(const Api& api, OrtShapeInferContext* context, Error* error) {
     const int64_t type = InferredInt(api, context, "y_dtype");
-    if (type == kFloat || type == kUint8 || type == kInt8) {
+    if (IsImageType(type)) {
       InferImage(api, context, kProject + kScalesBehind, static_cast<int>(type), error);
     }
   }
@@ -169,6 +170,14 @@ const CustomOp* FusedInvertedResidualToUint8(int weight_bits) {
 
 const CustomOp* FusedInvertedResidualToInt8(int weight_bits) {
   return Operator<FusedInvertedResidual<kInt8>>::AtWidth(weight_bits);
+}
+
+const CustomOp* FusedInvertedResidualToUint4(int weight_bits) {
+  return Operator<FusedInvertedResidual<kUint4>>::AtWidth(weight_bits);
+}
+
+const CustomOp* FusedInvertedResidualToInt4(int weight_bits) {
+  return Operator<FusedInvertedResidual<kInt4>>::AtWidth(weight_bits);
 }
 
 }  // namespace edgefold::ort

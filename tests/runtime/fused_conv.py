@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,10 @@ TYPES = {
     "float last": (0, 0, TensorProto.FLOAT),
     "u8": (0, 255, TensorProto.UINT8),
     "s8": (-127, 127, TensorProto.INT8),
+    "u4": (0, 15, TensorProto.UINT4),
+    "s4": (-8, 7, TensorProto.INT4),
 }
+FOUR_BITS = {TensorProto.UINT4: TensorProto.UINT8, TensorProto.INT4: TensorProto.INT8}
 FIRST, LAST, BACK = [0, 1, 2, 3], [0, 3, 1, 2], [0, 2, 3, 1]
 NOTHING = {"function": 0, "alpha": -math.inf, "beta": math.inf}
 
@@ -81,6 +86,7 @@ def conv_block(
     residual: str | None = None,
     place: int = 0,
     shifts: np.ndarray = NO_SHIFTS,
+    y_scale: float = 1.37 / 64,
     **more: Any,
 ) -> tuple[bytes, dict[str, np.ndarray]]:
     """A serialized model of one FusedConvBlock and inputs for it."""
@@ -94,7 +100,7 @@ def conv_block(
         "x_scale": scale,
         "x_shifts": shifts,
         "residual_scale": scale * 3,
-        "y_scale": scale * np.float32(1.37),
+        "y_scale": np.array([y_scale], np.float32),
     }
     if residual is None:
         constants["residual"] = np.zeros((1, 1, 1, 1), np.uint8)
@@ -112,7 +118,7 @@ def conv_block(
         "x_codes": int(not x.startswith("float")),
         "x_perm": FIRST if x == "float" else LAST,
         "residual_at": place,
-        "residual_dtype": TYPES[residual or "u8"][2],
+        "residual_dtype": TYPES[(residual or "u8").replace("4", "8")][2],
         "y_low": TYPES[y][0],
         "y_high": TYPES[y][1],
         "y_dtype": TYPES[y][2],
@@ -121,7 +127,8 @@ def conv_block(
     }
     names = ["x", "codes", "selectors", "table", "scales", "bias", "x_scale", "x_shifts"]
     names += ["residual", "residual_scale", "y_scale"]
-    return model("FusedConvBlock", names, feeds, constants, TYPES[y][2], {**attributes, **more}), feeds
+    stored = {"x": TYPES[x][2], "residual": TYPES[residual or "u8"][2]}
+    return model("FusedConvBlock", names, feeds, constants, TYPES[y][2], {**attributes, **more}, stored), feeds
 
 
 def packed(weights: Weights, prefix: str = "") -> dict[str, np.ndarray]:
@@ -135,14 +142,23 @@ def model(
     constants: dict[str, np.ndarray],
     y_type: int,
     attributes: dict[str, Any],
+    stored: Mapping[str, int] = MappingProxyType({}),
 ) -> bytes:
-    node = helper.make_node(op, names, ["y"], name="node", domain=DOMAIN, **attributes)
+    """One node; what is ``stored`` in four bits goes in and comes out as bytes, which numpy has."""
+    packed = {name: kind for name, kind in stored.items() if name in feeds and kind in FOUR_BITS}
+    casts = [helper.make_node("Cast", [name], [f"{name}.packed"], to=kind) for name, kind in packed.items()]
+    operands = [f"{name}.packed" if name in packed else name for name in names]
+    result = "y.packed" if y_type in FOUR_BITS else "y"
+    node = helper.make_node(op, operands, [result], name="node", domain=DOMAIN, **attributes)
+    if result != "y":
+        y_type = FOUR_BITS[y_type]
+        casts.append(helper.make_node("Cast", [result], ["y"], to=y_type))
     inputs = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), [None] * 4)
         for name, array in feeds.items()
     ]
     graph = helper.make_graph(
-        [node],
+        [*casts[: len(packed)], node, *casts[len(packed) :]],
         "one",
         inputs,
         [helper.make_tensor_value_info("y", y_type, [None] * 4)],

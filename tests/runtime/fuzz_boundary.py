@@ -121,13 +121,13 @@ def _of_images() -> dict[str, Callable[[np.random.Generator], Node]]:
 
     def block(rng: np.random.Generator) -> Node:
         form = Block((16, 16), (3, 3), pads=(1, 1, 1, 1), group=int(rng.choice([1, 2, 16])))
-        x, y, residual = (str(rng.choice(["float", "float last", "u8", "s8"])) for _ in range(3))
+        x, y, residual = (str(rng.choice(["float", "float last", "u8", "s8", "u4", "s4"])) for _ in range(3))
         adds = not residual.startswith("float")
         made, feeds = conv_block(form, x, y, residual if adds else None, int(adds))
         return _parsed(made), feeds
 
     def residual_block(rng: np.random.Generator) -> Node:
-        x, y = (str(rng.choice(["float", "u8"])) for _ in range(2))
+        x, y = (str(rng.choice(["float", "u8", "u4"])) for _ in range(2))
         made, feeds = inverted_residual(x, y, residual=bool(rng.integers(2)))
         return _parsed(made), feeds
 
@@ -157,7 +157,8 @@ def _of_images() -> dict[str, Callable[[np.random.Generator], Node]]:
 
 def change(rng: np.random.Generator, model: onnx.ModelProto, feeds: dict[str, Array]) -> str:
     """Changes one thing of the node or of what it is fed, in place; says what."""
-    graph, node = model.graph, model.graph.node[0]
+    graph = model.graph
+    node = next(node for node in graph.node if node.domain)  # others only change types around it
     del model.functions[:]  # the library's kernel and nothing else
     for value in (*graph.input, *graph.output):
         value.type.tensor_type.ClearField("shape")

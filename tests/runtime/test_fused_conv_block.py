@@ -41,6 +41,51 @@ def test_kernel_equals_function(name: str, x: str, y: str, residual: str | None,
     np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("name", ["pointwise", "depthwise", "groups"])
+@pytest.mark.parametrize(
+    ("x", "y", "residual", "place"),
+    [
+        ("u4", "u4", "u4", 1),
+        ("s4", "s4", "u4", 2),
+        ("u4", "float", "s4", 1),
+        ("float", "s4", None, 0),
+        ("u4", "u8", "u8", 2),
+    ],
+)
+def test_codes_of_four_bits_lie_two_a_byte(name: str, x: str, y: str, residual: str | None, place: int) -> None:
+    coarse = {} if y == "float" else {"y_scale": 0.25}
+    proto, feeds = conv_block(BLOCKS[name], x, y, residual, place, **coarse)
+    expected = run(proto, feeds, library=False)
+    got = run(proto, feeds, library=True, threads=2)
+    assert len(np.unique(expected)) > (10 if y.endswith("4") else 20)  # the case says something
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    ("block", "x", "y", "residual", "role"),
+    [
+        (Block((5, 20)), "u4", "u8", None, "x"),
+        (Block((20, 5)), "u8", "u4", None, "y"),
+        (Block((20, 5)), "u8", "u8", "s4", "residual"),
+    ],
+)
+def test_four_bits_of_an_odd_number_of_channels_are_refused(
+    block: Block, x: str, y: str, residual: str | None, role: str
+) -> None:
+    proto, feeds = conv_block(block, x, y, residual, int(residual is not None))
+    with pytest.raises(Exception, match=f"{role} holds two codes a byte of an odd number of channels, 5"):
+        run(proto, feeds, library=True)
+
+
+@pytest.mark.parametrize(
+    ("y", "low", "high"), [("u4", 0, 16), ("s4", -8, 8), ("s4", -9, 7), ("u4", -8, 7), ("s4", 0, 0)]
+)
+def test_four_bits_of_another_range_are_refused(y: str, low: int, high: int) -> None:
+    proto, feeds = conv_block(BLOCKS["pointwise"], "u8", y, y_low=low, y_high=high)
+    with pytest.raises(Exception, match=f"not a type for codes of {low} to {high}"):
+        run(proto, feeds, library=True)
+
+
 @pytest.mark.parametrize("kind", range(1, 8))
 def test_other_functions_differ_by_a_code_at_a_tie_only(kind: int) -> None:
     more = {"function": kind, "alpha": 1 / 6 if kind in (2, 5) else 1.0, "beta": 0.5}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fused_conv import BACK, FIRST, LAST, NOTHING, TYPES, image, model, packed, run, weights_and_scale
+from fused_conv import BACK, FIRST, FOUR_BITS, LAST, NOTHING, TYPES, image, model, packed, run, weights_and_scale
 
 RELU6 = {"function": 0, "alpha": 0.0, "beta": 6.0}
 HARD_SWISH = {"function": 5, "alpha": 1 / 6, "beta": 0.5}
@@ -51,7 +51,7 @@ def inverted_residual(
         "activation_low": low,
         "activation_high": high,
         "x_codes": int(not x.startswith("float")),
-        "x_dtype": dtype,
+        "x_dtype": FOUR_BITS.get(dtype, dtype),
         "x_perm": FIRST if x == "float" else LAST,
         "residual": int(residual),
         "y_low": TYPES[y][0],
@@ -60,7 +60,8 @@ def inverted_residual(
         "y_perm": FIRST if y == "float" else BACK,
     }
     feeds = {"x": image(rng, x, 24, (11, 9))}
-    return model("FusedInvertedResidual", names, feeds, constants, TYPES[y][2], {**attributes, **more}), feeds
+    stored = {"x": TYPES[x][2]}
+    return model("FusedInvertedResidual", names, feeds, constants, TYPES[y][2], {**attributes, **more}, stored), feeds
 
 
 @pytest.mark.parametrize(
@@ -71,6 +72,10 @@ def inverted_residual(
         ("u8", "float", 3, 1, True),
         ("float", "s8", 3, 1, True),
         ("float last", "float last", 3, 1, True),
+        ("u4", "s4", 3, 1, True),
+        ("s4", "u4", 5, 2, False),
+        ("s4", "float", 3, 1, True),
+        ("u8", "u4", 3, 1, True),
     ],
 )
 def test_kernel_equals_function(x: str, y: str, kernel: int, stride: int, residual: bool) -> None:
@@ -78,7 +83,7 @@ def test_kernel_equals_function(x: str, y: str, kernel: int, stride: int, residu
     expected = run(proto, feeds, library=False)
     got = run(proto, feeds, library=True, threads=2)
     assert got.dtype == expected.dtype
-    assert len(np.unique(expected)) > 20
+    assert len(np.unique(expected)) > (4 if y.endswith("4") else 20)
     np.testing.assert_array_equal(got, expected)
 
 

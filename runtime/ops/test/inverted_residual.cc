@@ -23,6 +23,7 @@ struct Formats {
   bool residual;
   bool x_float;
   bool shift;
+  bool packed;  // what has codes of four bits
 };
 
 ConvShape ShapeOf(const ConvAttributes& a, int64_t height, int64_t width) {
@@ -92,22 +93,28 @@ void Case(Random& random, const Block& b, const Formats& f, Tally& tally) {
   InvertedResidualStages stages = {b.has_expand, expand.stage, depthwise.stage, project.stage};
   (b.has_expand ? stages.expand : stages.depthwise).x.x_codes = !f.x_float;
 
+  stages.project.y_is_packed = f.packed && f.y.high == kFourBitUnsignedHigh;
   const int64_t results = inputs.batch * inputs.shape.OutPixels() * b.out;
-  Guarded<Element> expected(results);
-  Guarded<Element> got(results);
-  Guarded<Element> in_order(results);
+  const int64_t stored = stages.project.y_is_packed ? results / 2 : results;
+  Guarded<Element> expected(stored);
+  Guarded<Element> got(stored);
+  Guarded<Element> in_order(stored);
   bool ran = RunStages(stages, inputs, codes.data(), expected.data());
   const InvertedResidual block(stages);
+  inputs.x_is_packed = f.packed && !f.x_float && f.x.high == kFourBitUnsignedHigh;
+  const std::vector<uint8_t> packed = Packed(codes);
+  if (inputs.x_is_packed) inputs.x = packed.data();
   inputs.y = got.data();
   ran = block.Run(inputs, Backwards()) && ran;
   inputs.y = in_order.data();
   ran = block.Run(inputs, kInOrder) && ran;
   char where[160];
-  std::snprintf(where, sizeof where,
-                "%dx%d, channels %d %d %d, kernel %d stride %d, residual %d, x %s, y high %d",
-                static_cast<int>(b.height), static_cast<int>(b.width), static_cast<int>(b.in),
-                static_cast<int>(b.expanded), static_cast<int>(b.out), static_cast<int>(b.kernel),
-                static_cast<int>(b.stride), f.residual, f.x_float ? "float" : "codes", f.y.high);
+  std::snprintf(
+      where, sizeof where,
+      "%dx%d, channels %d %d %d, kernel %d stride %d, residual %d, x %s high %d, y high %d",
+      static_cast<int>(b.height), static_cast<int>(b.width), static_cast<int>(b.in),
+      static_cast<int>(b.expanded), static_cast<int>(b.out), static_cast<int>(b.kernel),
+      static_cast<int>(b.stride), f.residual, f.x_float ? "float" : "codes", f.x.high, f.y.high);
   tally.Check(ran && got.Equals(expected) && in_order.Equals(expected), where);
 }
 
@@ -146,15 +153,17 @@ std::vector<Tally> TestInvertedResidual() {
   };
   int number = 0;
   for (const Block& b : blocks) {
-    for (CodeRange x : {kSigned, kUnsigned}) {
-      for (CodeRange y : {kSigned, kUnsigned, kFloats}) {
+    for (CodeRange x : {kSigned, kUnsigned, kFourBits}) {
+      for (CodeRange y : {kSigned, kUnsigned, kFourBits, kFloats}) {
         const bool same =
             b.in == b.out && b.stride == 1 && 2 * b.pad == b.dilation * (b.kernel - 1);
         for (bool residual : {false, true}) {
           if (residual && !same) continue;
-          Formats f = {x, number % 3 == 0 ? kSigned : kUnsigned, y, kRelu6, residual, false, false};
+          Formats f = {
+              x, number % 3 == 0 ? kSigned : kUnsigned, y, kRelu6, residual, false, false, true};
           if (number % 4 == 0) f.activation = kHardSwish;
           f.x_float = number % 5 == 0;
+          f.packed = number % 7 != 0;
           f.shift = number % 2 == 0;
           auto* run = y.is_float() ? Case<float> : Case<uint8_t>;
           run(random, b, f, tallies[0]);

@@ -73,6 +73,14 @@ std::vector<uint8_t> RandomCodes(Random& random, CodeRange range, int64_t size) 
   return codes;
 }
 
+std::vector<uint8_t> Packed(const std::vector<uint8_t>& codes) {
+  std::vector<uint8_t> packed;
+  for (size_t i = 0; i < codes.size(); i += 2) {
+    packed.push_back(static_cast<uint8_t>(codes[i] % 16 + codes[i + 1] % 16 * 16));
+  }
+  return packed;
+}
+
 std::vector<float> Planes(const float* x, int64_t channels, int64_t pixels) {
   std::vector<float> planes(channels * pixels);
   for (int64_t i = 0; i < pixels; ++i) {

@@ -7,6 +7,7 @@
 
 #include "base/parallel.h"
 #include "ops/conv_stage.h"
+#include "ops/four_bit_codes.h"
 #include "selftest.h"
 
 namespace edgefold::selftest {
@@ -30,6 +31,9 @@ ConvAttributes Square(int64_t in_channels, int64_t out_channels, int64_t kernel,
 
 // Random codes of a range, as bytes.
 std::vector<uint8_t> RandomCodes(Random& random, CodeRange range, int64_t size);
+
+// An even number of codes of four bits, two a byte.
+std::vector<uint8_t> Packed(const std::vector<uint8_t>& codes);
 
 // [pixels][channels] to [channels][pixels].
 std::vector<float> Planes(const float* x, int64_t channels, int64_t pixels);
@@ -56,6 +60,8 @@ inline constexpr Activation kRelu6 = {ActivationKind::kClip, 0.0f, 6.0f};
 inline constexpr Activation kHardSwish = {ActivationKind::kHardSwish, 1.0f / 6, 0.5f};
 inline constexpr CodeRange kUnsigned = {0, 255};
 inline constexpr CodeRange kSigned = {-127, 127};
+inline constexpr CodeRange kFourBits = {0, kFourBitUnsignedHigh};
+inline constexpr CodeRange kSignedFourBits = {kFourBitLow, kFourBitHigh};
 inline constexpr CodeRange kFloats = {};
 
 }  // namespace edgefold::selftest

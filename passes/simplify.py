@@ -74,8 +74,7 @@ def _pipeline() -> ir.passes.Sequential:
     return ir.passes.Sequential(
         common.InlinePass(criteria=lambda function: function.domain != _EDGEFOLD),
         common.RemoveInitializersFromInputsPass(),
-        common.IdentityEliminationPass(),
-        _GiveByNodes(),  # an Identity of an outer value may have been what a branch is for
+        _identity_elimination(),
         constant_folding.FoldConstantsPass(
             shape_inference=True,
             input_size_limit=_FOLD_INPUT_BYTES,
@@ -94,6 +93,22 @@ def _pipeline() -> ir.passes.Sequential:
         _GiveByNodes(),
         common.NameFixPass(),
     )
+
+
+def _identity_elimination() -> ir.passes.InPlacePass:
+    from onnx_ir.passes import common
+
+    class IdentityElimination(common.IdentityEliminationPass):
+        """Leaves the nodes by which a body gives what lies outside of it: no value is an output of two graphs."""
+
+        def _try_eliminate_identity_node(self, node: ir.Node) -> bool:
+            given, outside = (
+                node.outputs[0],
+                [value for value in node.inputs if value and value.graph is not node.graph],
+            )
+            return not (given.is_graph_output() and outside) and super()._try_eliminate_identity_node(node)
+
+    return IdentityElimination()
 
 
 class _GiveByNodes(ir.passes.InPlacePass):

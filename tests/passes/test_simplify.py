@@ -119,3 +119,15 @@ def test_a_branch_may_be_nothing_but_a_constant_of_the_graph_around() -> None:
                    else_branch = b () => (float[2, 4] q) { q = Identity(k) }>
     }"""
     simplified(text, {"k": weights(2, 4)})
+
+
+def test_a_branch_that_gives_what_lies_outside_keeps_the_node_that_does() -> None:
+    text = """g (float[N, 4] x) => (float[N, 4] y, float[N, 4] h) {
+        h = Neg(x)
+        n = Shape<start = 0, end = 1>(x) two = Constant<value_ints = [2]>() c = Equal(n, two)
+        y = If(c) <then_branch = a () => (float[N, 4] p) { p = Identity(h) },
+                   else_branch = b () => (float[N, 4] q) { r = Identity(h) q = Abs(r) }>
+    }"""
+    found, _ = simplified(text, {})
+    assert found[0] == "h = Neg(x)"
+    assert found[-1].startswith("y = If(")

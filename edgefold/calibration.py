@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgefold.errors import ModelError
-from edgefold.exposed_tensors import exposing, visible_values
+from edgefold.exposed_tensors import Exposed
 from edgefold.padding import real_positions
 from edgefold.passes._halves import Halves
 from edgefold.passes._layer_inputs import Inputs, Rows, Targets
@@ -80,15 +80,6 @@ class Calibration:
         rows = self._max_rows if max_rows is None else max_rows
         return Calibration(model, self._stream, seed=self._seed, threads=self._threads, max_rows=rows)
 
-    def why_not(self, tensor: str) -> str | None:
-        """Why a tensor cannot be observed, or None where it can."""
-        if tensor in visible_values(self._model):
-            return None
-        for node in self._model.graph.all_nodes():
-            if node.graph is not self._model.graph and any(value.name == tensor for value in node.outputs):
-                return f"tensor '{tensor}' is inside a subgraph; only those of the main graph can be observed"
-        return f"the model has no tensor '{tensor}'"
-
     def moments(self, requests: Sequence[Inputs]) -> dict[Inputs, Moments]:
         """Second moments of layer inputs; equal requests are computed once.
 
@@ -121,9 +112,12 @@ class Calibration:
         found: dict[Inputs, Halves] = {}
         tokens = SameTokens(self._model, original._model)
         mine, others = tokens.needed(names, wanted)
-        pairs = zip(self._segments.values(names + mine), original._segments.values(wanted + others), strict=True)
+        pairs = zip(self._batches(names + mine), original._batches(wanted + others), strict=True)
         for number, (all_values, all_outputs) in enumerate(pairs):
             for request, targets in requests.items():
+                needed = {request.tensor, *(one.less for one in targets if one.less)}
+                if not (needed <= all_values.keys() and {one.tensor for one in targets} <= all_outputs.keys()):
+                    continue  # of a body that did not run
                 with _named(request.tensor):
                     values, outputs = tokens.shared(request.tensor, all_values, targets, all_outputs)
                     rows = request.count(values[request.tensor].shape)
@@ -170,18 +164,28 @@ class Calibration:
         parts: dict[Inputs, list[Array]] = {request: [] for request in requests}
         for names in self._portions(list(dict.fromkeys(request.tensor for request in parts))):
             portion = [request for request in parts if request.tensor in names]
-            for number, values in enumerate(self._segments.values(names)):
-                for request in portion:
+            for number, values in enumerate(self._batches(names)):
+                for request in (one for one in portion if one.tensor in values):
                     with _named(request.tensor):
                         value = values[request.tensor]
                         x = request.gather(value, self._pick(request.count(value.shape), share, number))
                         parts[request].append(_finite(x.astype(np.float32)))
         return {request: np.concatenate(found, axis=1) for request, found in parts.items() if found}
 
+    def _batches(self, names: list[str]) -> Iterator[dict[str, Array]]:
+        """Tensors of one batch after the other, without those of bodies that do not run for it."""
+        of_main_graph = ir.convenience.create_value_mapping(self._model.graph, include_subgraphs=False)
+        if all(name in of_main_graph for name in names):
+            yield from self._segments.values(names)
+            return
+        with self._observed(names) as values_of:
+            for feeds in self._stream():
+                yield values_of(feeds)
+
     def _values(self, names: list[str]) -> Iterator[tuple[str, Array]]:
         """Each tensor of each batch, portion by portion of what fits in memory."""
         for portion in self._portions(names):
-            for values in self._segments.values(portion):
+            for values in self._batches(portion):
                 yield from values.items()
 
     def _moments(self, requests: Sequence[Inputs], parts: int) -> Iterator[tuple[Inputs, list[Moments]]]:
@@ -193,7 +197,7 @@ class Calibration:
             with self._observed(names) as values_of:
                 for number, feeds in enumerate(self._stream()):
                     values = values_of(feeds)
-                    for request in portion:
+                    for request in (one for one in portion if one.tensor in values):
                         with _named(request.tensor):
                             rows = request.count(values[request.tensor].shape)
                             x = request.gather(values[request.tensor], self._pick(rows, share, number))
@@ -255,32 +259,27 @@ class Calibration:
         if first is None:
             return {}
         if unknown:
-            shapes = [f"{name}:edgefold-shape" for name in unknown]
-            with self._observed(unknown, shapes) as values_of:
-                values = values_of(first)
-            for name, shape in zip(unknown, shapes, strict=True):
-                self._sizes[name] = 4 * int(np.prod(values[shape]))
+            with self._observed(unknown, as_shapes=True) as shapes_of:
+                shapes = shapes_of(first)
+            self._sizes.update((name, 4 * int(np.prod(shapes[name]))) for name in unknown)
         return {name: self._sizes[name] for name in names}
 
     @contextmanager
-    def _observed(
-        self, names: list[str], shapes: list[str] | None = None
-    ) -> Iterator[Callable[[Feeds], dict[str, Array]]]:
+    def _observed(self, names: list[str], *, as_shapes: bool = False) -> Iterator[Callable[[Feeds], dict[str, Array]]]:
         """A function from feeds to the values of tensors (or their shapes), while the block lasts."""
         if not names:
             yield lambda feeds: {}
             return
-        for name in names:
-            reason = self.why_not(name)
-            if reason:
-                raise ModelError(f"calibration: {reason}")
-        outputs = shapes or names
-        session = make_session(exposing(self._model, names, shapes), threads=self._threads)
+        try:
+            exposed = Exposed(self._model, names, as_shapes=as_shapes)
+        except ModelError as error:
+            raise ModelError(f"calibration: {error}") from None
+        session = make_session(exposed.model, threads=self._threads)
         inputs = {one.name for one in session.get_inputs()}
 
         def values_of(feeds: Feeds) -> dict[str, Array]:
             used = {name: value for name, value in feeds.items() if name in inputs}
-            return dict(zip(outputs, run(session, outputs, used), strict=True))
+            return exposed.read(run(session, exposed.outputs, used))
 
         yield values_of
 

@@ -8,22 +8,22 @@ alone, as a one-node model, on the input it really had.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from edgefold.captured_tensors import captured_in_chunks, input_names, runs_of_nodes
 from edgefold.errors import ModelError, VerificationError
-from edgefold.float_caches import native_run
 from edgefold.four_bit_tensors import as_bytes, of_bytes
 from edgefold.measuring.unfused import ATTENTION
+from edgefold.passes._subgraphs import nodes_of
 from edgefold.passes.fusion.activations import ActivationKind
 from edgefold.session import LITTLE_MEMORY, make_session
 
 DOMAIN = "ai.edgefold"
 PORTABLE_TOLERANCE = 1e-5  # of the output's largest magnitude
-CAPTURE_BYTES = 256 << 20  # captured tensors held at a time
 APPROXIMATED = frozenset({"SIGMOID", "TANH", "SWISH", "GELU", "GELU_TANH"})
 """Functions that the kernels compute within 2^-21 of their argument; others and integer sums are equal in every bit."""
 APPROXIMATED_SHARE = 1e-3
@@ -49,12 +49,14 @@ class Agreement:
         worst: largest difference, as a share of the node's largest output magnitude, turned codes aside.
         reordered: nodes in which ONNX Runtime's optimizations turn codes: they agree as their bodies are written.
         elements: activations that went in.
+        unreached: custom nodes that were not compared, since their bodies did not run on these inputs.
     """
 
     nodes: int
     worst: float
     reordered: int
     elements: int
+    unreached: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -69,8 +71,8 @@ class NodeError:
 
 
 def custom_nodes(model: ir.Model) -> list[ir.Node]:
-    """The ai.edgefold nodes of the main graph, in order."""
-    return [node for node in model.graph if node.domain == DOMAIN]
+    """The ai.edgefold nodes of the main graph and of the bodies of If, Loop and Scan, in order."""
+    return [node for node in nodes_of(model.graph) if node.domain == DOMAIN]
 
 
 def prove_portable(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> Agreement:
@@ -86,22 +88,22 @@ def prove_portable(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> Agreemen
     """
     nodes = custom_nodes(model)
     worst, reordered, elements = 0.0, 0, 0
-    for chunk, captured in _captured(model, nodes, feeds, outputs=False):
-        for node in chunk:
-            data = {name: captured[name] for name in _input_names(node)}
-            elements += sum(array.size for array in data.values())
-            ours = run_outputs(model, node, data)
-            found = _Difference.of(ours, run_outputs(model, node, data, library=False))
-            if not found.largest <= PORTABLE_TOLERANCE:
-                _require_numbers(node, data)
-                _require(node, found, REORDERED_SHARE, "as ONNX Runtime optimizes it")
-                found = _Difference.of(ours, run_outputs(model, node, data, library=False, optimize=False))
-                reordered += found.largest <= PORTABLE_TOLERANCE
-            if not found.largest <= PORTABLE_TOLERANCE:
-                _require(node, found, APPROXIMATED_SHARE if _approximates(node) else 0.0, "as it is written")
-            else:
-                worst = max(worst, found.largest)
-    return Agreement(len(nodes), worst, reordered, elements)
+    unreached = set(nodes)
+    for node, data in runs_of_nodes(model, nodes, feeds):
+        unreached.remove(node)
+        elements += sum(array.size for array in data.values())
+        ours = run_outputs(model, node, data)
+        found = _Difference.of(ours, run_outputs(model, node, data, library=False))
+        if not found.largest <= PORTABLE_TOLERANCE:
+            _require_numbers(node, data)
+            _require(node, found, REORDERED_SHARE, "as ONNX Runtime optimizes it")
+            found = _Difference.of(ours, run_outputs(model, node, data, library=False, optimize=False))
+            reordered += found.largest <= PORTABLE_TOLERANCE
+        if not found.largest <= PORTABLE_TOLERANCE:
+            _require(node, found, APPROXIMATED_SHARE if _approximates(node) else 0.0, "as it is written")
+        else:
+            worst = max(worst, found.largest)
+    return Agreement(len(nodes) - len(unreached), worst, reordered, elements, len(unreached))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,13 +164,16 @@ def node_errors(original: ir.Model, compressed: ir.Model, feeds: Mapping[str, np
     Each compressed node runs on the tensor of the same name in the original; the reference is the original's tensor
     under the node's output name. Nodes whose tensors the original does not have are left out.
     """
-    known = {value.name for node in original.graph for value in node.outputs} | {i.name for i in original.graph.inputs}
-    nodes = [node for node in custom_nodes(compressed) if {*_input_names(node), node.outputs[0].name} <= known]
+    known = {value.name for node in nodes_of(original.graph) for value in node.outputs}
+    known |= {value.name for graph in original.graphs() for value in graph.inputs}
+    nodes = [node for node in custom_nodes(compressed) if {*input_names(node), node.outputs[0].name} <= known]
     ranked: list[NodeError] = []
-    for chunk, captured in _captured(original, nodes, feeds):
+    for chunk, captured in captured_in_chunks(original, nodes, feeds):
         for node in chunk:
+            if not {*input_names(node), str(node.outputs[0].name)} <= captured.keys():
+                continue  # in a body that did not run
             wanted = captured[str(node.outputs[0].name)].astype(np.float64)
-            error = run_node(compressed, node, {name: captured[name] for name in _input_names(node)}) - wanted
+            error = run_node(compressed, node, {name: captured[name] for name in input_names(node)}) - wanted
             signal = float(np.vdot(wanted, wanted))
             ranked.append(NodeError(str(node.name), float(np.vdot(error, error)) / max(signal, 1e-30)))
     return sorted(ranked, key=lambda item: (-item.noise_to_signal, item.node))
@@ -238,49 +243,6 @@ def _called(model: ir.Model, node: ir.Node) -> list[ir.Function]:
     return [function for key, function in model.functions.items() if key in called]
 
 
-def _input_names(node: ir.Node) -> list[str]:
-    """The node's inputs that are no constants, each once."""
-    return list(dict.fromkeys(str(one.name) for one in node.inputs if one is not None and one.const_value is None))
-
-
 def _imports(model: ir.Model) -> dict[str, int]:
     imports = dict(model.graph.opset_imports)
     return {"": imports.get("", 21), DOMAIN: imports.get(DOMAIN, 1)}
-
-
-def _captured(
-    model: ir.Model, nodes: Sequence[ir.Node], feeds: Mapping[str, np.ndarray], *, outputs: bool = True
-) -> Iterator[tuple[list[ir.Node], dict[str, np.ndarray]]]:
-    """Runs of nodes with their inputs (and outputs), in chunks of bounded memory."""
-    size = max(1, len(nodes))
-    start = 0
-    while start < len(nodes):
-        chunk = list(nodes[start : start + size])
-        read = {name for node in chunk for name in _input_names(node)}
-        wanted = sorted(read | ({str(node.outputs[0].name) for node in chunk} if outputs else set()))
-        captured = capture(model, wanted, feeds)
-        total = sum(array.nbytes for array in captured.values())
-        if total > CAPTURE_BYTES and len(chunk) > 1:
-            size = max(1, len(chunk) * CAPTURE_BYTES // total)
-            continue
-        yield chunk, captured
-        start += len(chunk)
-
-
-def capture(model: ir.Model, names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Values of the named tensors (graph inputs included) in one run; codes of four bits as bytes."""
-    exposed = model.clone()
-    values = {str(value.name): value for node in exposed.graph for value in node.outputs}
-    present = {str(output.name) for output in exposed.graph.outputs}
-    shown = {name: name for name in names if name in present}  # as what the session gives it
-    for name in names:
-        if name in values and name not in present:
-            cast = as_bytes(values[name])
-            if cast is not None:
-                exposed.graph.append(cast)
-            output = cast.outputs[0] if cast else values[name]
-            exposed.graph.outputs.append(output)
-            shown[name] = str(output.name)
-    session = make_session(exposed, config=LITTLE_MEMORY)
-    result = dict(zip(shown, native_run(session)(list(shown.values()), feeds), strict=True)) if shown else {}
-    return {**{name: feeds[name] for name in names if name in feeds}, **result}

@@ -45,6 +45,8 @@ class FolderVerdict:
                 f"stock ONNX Runtime and the library agree on {self.agreement.nodes} nodes "
                 f"(largest difference {self.agreement.worst:.1e})"
             )
+            if self.agreement.unreached:
+                lines.append(f"{self.agreement.unreached} nodes in bodies that did not run were not compared")
         elif self.nodes:
             lines.append("the numerics were not compared: the model does not run on made-up inputs")
         return "\n".join(lines)

@@ -27,6 +27,7 @@ from edgefold.measuring.macs import macs_by_name
 from edgefold.measuring.measure import model_macs, model_size
 from edgefold.measuring.operator_times import operator_times
 from edgefold.passes import Context, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
+from edgefold.passes._names import name_apart
 from edgefold.passes.base import Heals, LearnGates
 from edgefold.perturbing import perturb
 from edgefold.probing import probe
@@ -112,6 +113,7 @@ def run_step(model: ir.Model, step: Pass, inputs: Inputs, context: Context) -> t
     try:
         step.requires(candidate)
         notes = step.rewrite(candidate, context)
+        name_apart(candidate)  # bodies that the step made
     except PreconditionError as error:
         notes = Notes(skips=(Skip("model", SkipReason.NOT_APPLICABLE, str(error)),))
     if not notes.edits:

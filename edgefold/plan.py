@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import hashlib
 import logging
 import os
@@ -21,6 +20,7 @@ from edgefold.goals import Drop, parse_drop, parse_size
 from edgefold.heal import require_torch
 from edgefold.interface import ModelInterface
 from edgefold.passes import FuseLayers, Heal
+from edgefold.passes._names import matches
 from edgefold.pipeline import Inputs
 from edgefold.probing_feeds import guessed_sizes, make_feeds
 from edgefold.recipe import Recipe, load_recipe, recipe_as_yaml
@@ -100,7 +100,7 @@ class Plan:
     def _check_excludes(self, loaded: LoadedModel) -> None:
         names = [str(node.name) for node in loaded.model.graph.all_nodes()]
         for pattern in self.recipe.exclude:
-            if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            if not any(matches(name, pattern) for name in names):
                 raise UsageError(
                     f"--exclude {pattern}: no node of {loaded.path} has such a name; "
                     f"`edgefold inspect -m {loaded.path}` lists them"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,10 @@ from onnx_ir.passes import common
 
 from edgefold.errors import ModelError
 from edgefold.interface import ModelInterface
-from edgefold.node_names import name_nodes
-from edgefold.passes._subgraphs import bodies
+from edgefold.passes._names import name_apart
+from edgefold.passes._subgraphs import bodies, inside_out
 from edgefold.passes.pruning.groups import AxisKey, Trace, runs_of
-from edgefold.probing_bodies import BodyObserver, Inside, flippable
+from edgefold.probing_bodies import TURNED, BodyObserver, Inside, flippable, turn
 from edgefold.probing_feeds import Sizes, first_sizes, make_feeds, other_sizes
 from edgefold.sequence_values import sequence_values
 from edgefold.session import LITTLE_MEMORY, make_session, run
@@ -35,7 +35,6 @@ Array = np.ndarray[Any, Any]
 _SHAPE_OPS = ("Shape", "Size")
 _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
 _DECISIONS = frozenset(("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor"))
-TURNED = "turned:edgefold"
 _INDEX_TYPES = frozenset((ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL))
 
 
@@ -100,7 +99,7 @@ class _Observer:
 
     def __init__(self, model: ir.Model) -> None:
         copy = model.clone()
-        name_nodes(copy)  # what was seen of a body is told by the name of its node
+        name_apart(copy)  # what was seen of a body is told by the name of its node
         common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(copy)
         sequences = sequence_values(copy.graph)
         for value in sequences - set(copy.graph.inputs):
@@ -127,7 +126,7 @@ class _Observer:
             if tensor.size <= MAX_ELEMENTS and tensor.dtype != ir.DataType.STRING
         }
         self._branches = [str(node.name) for node in flippable(copy)]
-        _turn(copy.graph, self._branches)
+        turn(copy.graph, self._branches)
         self._bodies = BodyObserver(copy, is_tensor, is_wanted)
         _expose(copy.graph, values, [*self._exposed, *self._bodies.outputs])
         self._session = make_session(copy, threads=1, optimize=False, config=LITTLE_MEMORY)
@@ -195,29 +194,10 @@ def _is_half_seen(node: str, inside: Inside) -> bool:
     return sum(runs_of(node, branch) in inside.shapes for branch in ("then_branch", "else_branch")) == 1
 
 
-def _turn(graph: ir.Graph, branches: Sequence[str]) -> None:
-    """Puts an input in front of the conditions of If nodes that says which of them to turn round."""
-    if not branches:
-        return
-    turned = ir.Value(name=TURNED, shape=ir.Shape([len(branches)]), type=ir.TensorType(ir.DataType.BOOL))
-    graph.inputs.append(turned)
-    for node in [node for node in graph.all_nodes() if str(node.name) in branches]:
-        position = ir.tensor(np.array(branches.index(str(node.name))), name=f"{node.name}:edgefold-position")
-        index = ir.Value(name=position.name, const_value=position)
-        graph.register_initializer(index)
-        turn = ir.node("Gather", [turned, index], {"axis": 0}, name=f"{node.name}:edgefold-turn")
-        condition = ir.node("Xor", [node.inputs[0], turn.outputs[0]], name=f"{node.name}:edgefold-condition")
-        for one in (turn, condition):
-            one.outputs[0].name = one.name
-        assert node.graph is not None
-        node.graph.insert_before(node, [turn, condition])
-        node.replace_input_with(0, condition.outputs[0])
-
-
 def _decided(model: ir.Model, varying: set[str]) -> set[str]:
     """What was decided by something that varies: equal in both runs or not, it is another elsewhere."""
     decided: set[str] = set()
-    for node in _inner_first(model.graph):
+    for node in inside_out(model.graph):
         if (node.op_type in _DECISIONS or bodies(node)) and not _sources(node).isdisjoint(varying | decided):
             decided.update(str(value.name) for value in node.outputs)
     return decided
@@ -229,7 +209,7 @@ def _origins(graph: ir.Graph) -> tuple[set[str], set[str]]:
     shapes: set[str] = set()
     # A state may be another in the next iteration, so that it counts as data.
     data.update(str(value.name) for body in graph.subgraphs() for value in body.inputs)
-    for node in _inner_first(graph):
+    for node in inside_out(graph):
         read = _sources(node)
         outputs = {str(value.name) for value in node.outputs}
         if node.op_type in _SHAPE_OPS and node.domain == "":
@@ -239,14 +219,6 @@ def _origins(graph: ir.Graph) -> tuple[set[str], set[str]]:
         elif read & shapes:
             shapes |= outputs
     return data, shapes
-
-
-def _inner_first(graph: ir.Graph) -> Iterator[ir.Node]:
-    """All nodes, those of bodies before the node that has the bodies."""
-    for node in graph:
-        for body in bodies(node):
-            yield from _inner_first(body)
-        yield node
 
 
 def _sources(node: ir.Node) -> set[str]:

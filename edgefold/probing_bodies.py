@@ -25,6 +25,7 @@ MAX_RANK = 8
 MAX_ELEMENTS = 64
 """Values of larger tensors are not kept: every one of a body takes so many columns."""
 
+TURNED = "turned:edgefold"
 _OWN = ":edgefold"  # the end of names of what is added
 _NEUTRAL = np.array([-np.inf, np.inf, -np.inf, 0.0])
 _OPSET = 11  # that brought GatherElements; the pipeline raises older models
@@ -229,6 +230,25 @@ def flippable(model: ir.Model) -> list[ir.Node]:
     if endless or model.graph.opset_imports.get("", 1) < _OPSET:
         return []
     return [node for node in nodes if node.op_type == "If"]
+
+
+def turn(graph: ir.Graph, branches: Sequence[str]) -> None:
+    """Puts an input in front of the conditions of If nodes that says which of them to turn round."""
+    if not branches:
+        return
+    turned = ir.Value(name=TURNED, shape=ir.Shape([len(branches)]), type=ir.TensorType(ir.DataType.BOOL))
+    graph.inputs.append(turned)
+    for node in [node for node in graph.all_nodes() if str(node.name) in branches]:
+        position = ir.tensor(np.array(branches.index(str(node.name))), name=f"{node.name}:edgefold-position")
+        index = ir.Value(name=position.name, const_value=position)
+        graph.register_initializer(index)
+        turn = ir.node("Gather", [turned, index], {"axis": 0}, name=f"{node.name}:edgefold-turn")
+        condition = ir.node("Xor", [node.inputs[0], turn.outputs[0]], name=f"{node.name}:edgefold-condition")
+        for one in (turn, condition):
+            one.outputs[0].name = one.name
+        assert node.graph is not None
+        node.graph.insert_before(node, [turn, condition])
+        node.replace_input_with(0, condition.outputs[0])
 
 
 def _read(found: Inside, column: _Column, part: Array) -> None:

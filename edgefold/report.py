@@ -117,9 +117,11 @@ def _table(before: Figures, after: Figures, environment: Mapping[str, Any]) -> l
 def _portability_text(portability: Mapping[str, Any]) -> str:
     reordered = portability["reordered"]
     turned = f"; in {reordered}, ONNX Runtime's optimizations turn codes near rounding ties" if reordered else ""
+    unreached = portability["unreached"]
+    left = f" {_number(unreached, 'node')} in bodies that did not run were not compared." if unreached else ""
     return (
         f"Stock ONNX Runtime and the EdgeFold library agree on {_number(portability['nodes'], 'node')} "
-        f"(largest difference {portability['worst']:.1e}{turned})."
+        f"(largest difference {portability['worst']:.1e}{turned}).{left}"
     )
 
 

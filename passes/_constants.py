@@ -57,7 +57,7 @@ class Constant:
 
 
 def trace_constant(value: ir.Value | None) -> Constant | None:
-    """The constant behind a value of the main graph, or None where it depends on an input or on arithmetic."""
+    """The constant behind a value, or None where it depends on an input or on arithmetic."""
     views: list[ir.Node] = []
     while value is not None:
         tensor = ir.convenience.get_const_tensor(value) if _is_stored(value) else None
@@ -103,22 +103,30 @@ def feeds_graph_output(root: ir.Value) -> bool:
     )
 
 
-def remove_if_unread(graph: ir.Graph, constant: Constant) -> None:
-    """Drops the views and the stored tensor of a constant that nothing reads any more."""
+def remove_if_unread(constant: Constant) -> None:
+    """Drops the views and the stored tensor of a constant that nothing reads any more, in whichever graphs they are."""
     for node in reversed(constant.views):
         if node.outputs[0].uses() or node.outputs[0].is_graph_output():
             return
-        graph.remove(node, safe=True)
+        _remove(node)
     root = constant.root
     if root.uses() or root.is_graph_output():
         return
     producer = root.producer()
     if producer is not None:
-        graph.remove(producer, safe=True)
+        _remove(producer)
         return
+    graph = root.graph
+    if graph is None:
+        return  # gone already
     graph.initializers.pop(str(root.name), None)
     if root in graph.inputs:  # IR 3 lists initializers among the inputs
         graph.inputs.remove(root)
+
+
+def _remove(node: ir.Node) -> None:
+    if node.graph is not None:
+        node.graph.remove(node, safe=True)
 
 
 def _is_stored(value: ir.Value) -> bool:

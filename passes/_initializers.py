@@ -17,8 +17,9 @@ class InitializerStore:
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
         self._known: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
-        self._names = set(graph.initializers)
-        self._names.update(str(value.name) for one in (graph, *graph.subgraphs()) for value in one.inputs)
+        self._names: set[str] = set()
+        for one in (graph, *graph.subgraphs()):  # a body may not name its own as what lies around it
+            self._names.update(one.initializers, (str(value.name) for value in one.inputs))
         self._names.update(str(value.name) for node in graph.all_nodes() for value in node.outputs)
 
     def add(self, name: str, array: npt.NDArray[Any]) -> ir.Value:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bodies of If, Loop and Scan, and what a node reads through them."""
+"""The bodies of If, Loop and Scan, what a node reads through them, and what goes in and out of them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,63 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+_CONTROL = ("If", "Loop", "Scan")
+
+
+def named_bodies(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
+    """The graphs among a node's attributes, with the attributes' names."""
+    for name, attribute in node.attributes.items():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield name, attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from ((f"{name}_{number}", graph) for number, graph in enumerate(attribute.as_graphs()))
+
 
 def bodies(node: ir.Node) -> list[ir.Graph]:
     """The graphs among a node's attributes."""
-    graphs = [attr.as_graph() for attr in node.attributes.values() if attr.type == ir.AttributeType.GRAPH]
-    lists = [attr.as_graphs() for attr in node.attributes.values() if attr.type == ir.AttributeType.GRAPHS]
-    return [*graphs, *(graph for several in lists for graph in several)]
+    return [graph for _, graph in named_bodies(node)]
+
+
+def is_control(node: ir.Node) -> bool:
+    """Whether ONNX itself says when a node's bodies run; those of other operators are the operator's own affair."""
+    return node.op_type in _CONTROL and node.domain in ("", "ai.onnx")
+
+
+def nodes_of(graph: ir.Graph) -> Iterator[ir.Node]:
+    """The nodes of a graph, and behind each If, Loop and Scan those of its bodies."""
+    for node in list(graph):
+        yield node
+        for body in bodies(node) if is_control(node) else ():
+            yield from nodes_of(body)
+
+
+def inside_out(graph: ir.Graph) -> Iterator[ir.Node]:
+    """The nodes of a graph in order, and before each one those of its bodies: what a node gives comes of all before."""
+    for node in list(graph):
+        for body in bodies(node):
+            yield from inside_out(body)
+        yield node
+
+
+def passed_in(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """What a Loop or Scan is given, each with the value that the first run of its body sees of it."""
+    for body in bodies(node) if is_control(node) else ():
+        yield from ((outer, inner) for outer, inner in zip(node.inputs, body.inputs, strict=False) if outer is not None)
+
+
+def given_back(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """What bodies give, each with the output of the node that it becomes, or becomes a part of."""
+    own = 1 if node.op_type == "Loop" else 0  # whether to go on is the Loop's own
+    for body in bodies(node) if is_control(node) else ():
+        yield from zip(body.outputs[own:], node.outputs, strict=False)
+
+
+def sources(graph: ir.Graph) -> dict[ir.Value, ir.Value]:
+    """For what Loops and Scans, also nested ones, give their bodies: the value that the first run sees there."""
+    found: dict[ir.Value, ir.Value] = {}
+    for node in nodes_of(graph):
+        found.update((inner, found.get(outer, outer)) for outer, inner in passed_in(node))
+    return found
 
 
 def reads(node: ir.Node) -> Iterator[ir.Value]:

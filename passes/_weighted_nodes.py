@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ import onnx_ir as ir
 from edgefold.passes._constants import Constant, small_constant, trace_constant
 from edgefold.passes._conv_geometry import ConvGeometry, conv_geometry
 from edgefold.passes._layer_inputs import Inputs, Patches, Rows
+from edgefold.passes._subgraphs import nodes_of
 from edgefold.passes.base import Skip, SkipReason
 
 Float = npt.NDArray[np.float32]
@@ -110,11 +112,17 @@ def weighted_node(node: ir.Node) -> WeightedNode | Skip | None:
     return _foreign(node) if node.op_type in _UNPACKED else None
 
 
-def nodes_inside(model: ir.Model) -> list[Skip]:
-    """A Skip for every matrix product in the bodies of other nodes and in functions, where nothing is packed."""
-    nodes = [node for node in model.graph.all_nodes() if node.graph is not model.graph]
-    nodes += [node for function in model.functions.values() if function.domain != "ai.edgefold" for node in function]
-    return [_refuse(node, SkipReason.SUBGRAPH) for node in nodes if node.op_type in ("MatMul", "Gemm", "Conv")]
+def weighted_nodes(model: ir.Model) -> Iterator[WeightedNode | Skip]:
+    """What each node of the main graph and of bodies does with constant weights, as `weighted_node` says.
+
+    Functions, and bodies that are an operator's own affair, are not entered: a Skip for every matrix product in them.
+    """
+    entered = list(nodes_of(model.graph))
+    yield from (found for node in entered if (found := weighted_node(node)) is not None)
+    inside = set(entered)
+    others = [node for node in model.graph.all_nodes() if node not in inside]
+    others += [node for one in model.functions.values() if one.domain != "ai.edgefold" for node in one.all_nodes()]
+    yield from (_refuse(node, SkipReason.SUBGRAPH) for node in others if node.op_type in ("MatMul", "Gemm", "Conv"))
 
 
 def layer_inputs(site: WeightedNode) -> Inputs | None:

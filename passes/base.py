@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import fnmatch
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import msgspec
 import onnx_ir as ir
+
+from edgefold.passes._names import matches
 
 if TYPE_CHECKING:
     from edgefold.passes.fusion.cost import Device
@@ -203,7 +204,7 @@ class Context:
 
     def excludes(self, node_name: str) -> bool:
         """Whether the user asked to leave the node of that name alone."""
-        return any(fnmatch.fnmatchcase(node_name, pattern) for pattern in self.exclude)
+        return any(matches(node_name, pattern) for pattern in self.exclude)
 
 
 class PreconditionError(Exception):

@@ -32,8 +32,8 @@ class ElasticDepth(Pass, frozen=True, kw_only=True):
     runs as the next smaller depth. Weights are stored once, refitted ones once for each depth that has them.
 
     When it fires: on the blocks of any exporter's graph. After `quantize` the blocks run in integers, and only layers
-    left in float are refitted; `quantize` itself does not enter branches, so it comes before. So do `heal`, which would
-    train the full depth only, and all passes that work on blocks.
+    left in float are refitted; before it, they are refitted in float, and `quantize` packs what the branches read.
+    `heal` comes before, since it would train the full depth only, and so do all passes that work on blocks.
 
     When it does not: a block runs at every depth, and the report says why, where it cannot be cut out or ``keep`` names
     it; a depth that would need more blocks to go is left out. Where no depth below the full one remains, the model

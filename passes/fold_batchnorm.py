@@ -12,6 +12,7 @@ import onnx_ir as ir
 from edgefold.passes._channel_affines import Affine, Array, added_bias, constants_behind, is_layer
 from edgefold.passes._constants import Constant, readers, remove_if_unread, small_constant, trace_constant
 from edgefold.passes._initializers import InitializerStore
+from edgefold.passes._subgraphs import nodes_of
 from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
 
@@ -24,11 +25,11 @@ class FoldBatchnorm(Pass, frozen=True, kw_only=True):
     it gets W * s along its input channels and the bias plus W . (beta - mean * s).
 
     When it fires: the statistics and the layer's weights and bias are constants, and nothing else reads the value
-    between the two nor the weights. Into a layer after it only without padding (or with no offset), since zeros of
-    the padding are not normalized. Products with and additions of one constant a channel behind a convolution, as which
-    Keras writes a normalization and Paddle a bias, are folded into it alike; so are products behind a linear layer and
-    its bias, such as the learnt scale of a residual branch (LayerScale, arXiv 2103.17239, section 2), even where the
-    tensor is transposed between the two.
+    between the two nor the weights; in the bodies of If, Loop and Scan too. Into a layer after it only without padding
+    (or with no offset), since zeros of the padding are not normalized. Products with and additions of one constant a
+    channel behind a convolution, as which Keras writes a normalization and Paddle a bias, are folded into it alike; so
+    are products behind a linear layer and its bias, such as the learnt scale of a residual branch (LayerScale, arXiv
+    2103.17239, section 2), even where the tensor is transposed between the two.
 
     When it does not: in training mode, in float16 (the folded weights would be rounded once more), where a result is
     not finite, or where there is no such layer. Each is a skip with its reason.
@@ -42,21 +43,20 @@ class FoldBatchnorm(Pass, frozen=True, kw_only=True):
     effect: ClassVar[Effect] = Effect.REASSOCIATED
 
     def rewrite(self, model: ir.Model, context: Context) -> Notes:
-        graph = model.graph
-        store = InitializerStore(graph)
+        store = InitializerStore(model.graph)
         edits: list[Edit] = []
         skips: list[Skip] = []
-        for node in list(graph):
+        for node in list(nodes_of(model.graph)):
             if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx"):
                 continue
             label = node_label(node)
-            outcome = _fold(graph, store, node)
+            outcome = _fold(store, node)
             if isinstance(outcome, Skip):
                 skips.append(outcome)
             else:
                 edits.append(Edit(label, f"folded into {outcome}"))
-        for chain, affine in [found for node in graph if (found := constants_behind(node))]:
-            outcome = _fold_into_before(graph, store, chain, affine)
+        for chain, affine in [found for node in nodes_of(model.graph) if (found := constants_behind(node))]:
+            outcome = _fold_into_before(store, chain, affine)
             if isinstance(outcome, Skip):
                 skips.append(outcome)
             else:
@@ -64,7 +64,7 @@ class FoldBatchnorm(Pass, frozen=True, kw_only=True):
         return Notes(tuple(edits), tuple(skips), {"folded": len(edits)})
 
 
-def _fold(graph: ir.Graph, store: InitializerStore, norm: ir.Node) -> str | Skip:
+def _fold(store: InitializerStore, norm: ir.Node) -> str | Skip:
     """Folds one normalization; returns the label of the layer that took it in, or why none did."""
     affine = _affine(norm)
     if isinstance(affine, Skip):
@@ -74,13 +74,13 @@ def _fold(graph: ir.Graph, store: InitializerStore, norm: ir.Node) -> str | Skip
     if before is not None and added is not None:
         layer, addend = added
         shifted = Affine(affine.scale, affine.offset + addend * affine.scale)
-        return _fold_into_before(graph, store, (layer, before, norm), shifted)
+        return _fold_into_before(store, (layer, before, norm), shifted)
     if before is not None and is_layer(before):
-        return _fold_into_before(graph, store, (before, norm), affine)
+        return _fold_into_before(store, (before, norm), affine)
     uses = list(norm.outputs[0].uses())
     after = uses[0].node if len(uses) == 1 and uses[0].idx == 0 else None
-    if after is not None and after.op_type in ("Conv", "Gemm") and after.graph is graph:
-        return _fold_into_after(graph, store, norm, after, affine)
+    if after is not None and after.op_type in ("Conv", "Gemm") and after.graph is norm.graph:
+        return _fold_into_after(store, norm, after, affine)
     return Skip(node_label(norm), SkipReason.NO_NEIGHBOUR)
 
 
@@ -126,15 +126,13 @@ def _layer(layer: ir.Node) -> _Layer | Skip:
     return _Layer(weight, np.asarray(weight.array(), np.float64), bias)
 
 
-def _fold_into_before(
-    graph: ir.Graph, store: InitializerStore, chain: tuple[ir.Node, ...], affine: Affine
-) -> str | Skip:
+def _fold_into_before(store: InitializerStore, chain: tuple[ir.Node, ...], affine: Affine) -> str | Skip:
     layer, norm = chain[0], chain[-1]
     for node in chain[:-1]:
         between = node.outputs[0]
         if between.is_graph_output():
             return Skip(node_label(norm), SkipReason.GRAPH_OUTPUT, f"tensor {between.name}")
-        if len(list(between.uses())) > 1 or node.graph is not graph:
+        if len(list(between.uses())) > 1 or node.graph is not norm.graph:
             return Skip(node_label(norm), SkipReason.NO_NEIGHBOUR, f"{node_label(node)} has other readers")
     constants = _layer(layer)
     if isinstance(constants, Skip):
@@ -148,12 +146,10 @@ def _fold_into_before(
         return Skip(node_label(norm), SkipReason.ATTRIBUTE, "C is not a constant row")
     scaled = _scale_outputs(layer, weight, affine.scale)
     offset = affine.offset if bias is None else bias.reshape(-1) * affine.scale + affine.offset
-    return _replace(graph, store, chain, constants, layer, scaled, offset)
+    return _replace(store, chain, constants, layer, scaled, offset)
 
 
-def _fold_into_after(
-    graph: ir.Graph, store: InitializerStore, norm: ir.Node, layer: ir.Node, affine: Affine
-) -> str | Skip:
+def _fold_into_after(store: InitializerStore, norm: ir.Node, layer: ir.Node, affine: Affine) -> str | Skip:
     if norm.outputs[0].is_graph_output():
         return Skip(node_label(norm), SkipReason.GRAPH_OUTPUT, f"tensor {norm.outputs[0].name}")
     constants = _layer(layer)
@@ -178,7 +174,7 @@ def _fold_into_after(
     if bias is not None and bias.size not in (1, len(extra)):
         return Skip(node_label(norm), SkipReason.ATTRIBUTE, "C is not a constant row")
     offset = extra if bias is None else bias.reshape(-1) + extra
-    return _replace(graph, store, (norm, layer), constants, layer, scaled, offset)
+    return _replace(store, (norm, layer), constants, layer, scaled, offset)
 
 
 def _scale_outputs(layer: ir.Node, weight: Array, scale: Array) -> Array:
@@ -208,7 +204,6 @@ def _rank(value: ir.Value | None) -> int | None:
 
 
 def _replace(
-    graph: ir.Graph,
     store: InitializerStore,
     chain: tuple[ir.Node, ...],
     constants: _Layer,
@@ -239,10 +234,12 @@ def _replace(
     for node in nodes:
         node.metadata_props.update({"edgefold.pass": "fold-batchnorm", "edgefold.from": source})
     stored = [trace_constant(value) for node in chain for value in node.inputs]
+    graph = chain[-1].graph
+    assert graph is not None
     ir.convenience.replace_nodes_and_values(
         graph, chain[-1], list(reversed(chain)), nodes, [old_output], [nodes[-1].outputs[0]]
     )
     for constant in stored:
         if constant is not None:
-            remove_if_unread(graph, constant)
+            remove_if_unread(constant)
     return label

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from edgefold.passes.base import Context, Effect, Notes, Pass
+from edgefold.passes._subgraphs import bodies
+from edgefold.passes._weighted_nodes import node_label
+from edgefold.passes.base import Context, Effect, Notes, Pass, Skip, SkipReason
 from edgefold.passes.fusion.byte_lookups import look_bytes_up
 from edgefold.passes.fusion.channel_last import turn_channel_last
 from edgefold.passes.fusion.conv_region import fuse_conv_regions
@@ -54,12 +56,12 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
     that hold them; the report's table has a row for every block. A tensor becomes codes where all that read it want the
     same ones.
 
-    When it does not: where the values between two layers are read elsewhere or are outputs of the model, where the
-    fused form would move its bytes more slowly, where convolutions have float activations or channels with steps of
-    their own, and where images channel-last would mean more transpositions. Each is a skip with its reason; so is
-    every addition, gate and mean between convolutions that stays float: an output, something float that makes or reads
-    it, readers that want codes of several scales, no calibration data for one that no convolution reads, or the user's
-    wish.
+    When it does not: in the bodies of If, Loop and Scan, where the values between two layers are read elsewhere or are
+    outputs of the model, where the fused form would move its bytes more slowly, where convolutions have float
+    activations or channels with steps of their own, and where images channel-last would mean more transpositions. Each
+    is a skip with its reason; so is every addition, gate and mean between convolutions that stays float: an output,
+    something float that makes or reads it, readers that want codes of several scales, no calibration data for one that
+    no convolution reads, or the user's wish.
 
     Numerics: lossy, in two respects: a residual between convolutions is added as its codes, of which the next
     convolution would have read the same ones, so that its sum is half a step off at most; and so are the factors of an
@@ -94,7 +96,7 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
         from edgefold.ops import add_functions
 
         device = context.device(self.device) if context.device else TYPICAL
-        notes = Notes(stats={"device": device.name})
+        notes = Notes(skips=tuple(_inside(model.graph)), stats={"device": device.name})
         for kind, fuse in self._fusions().items():
             if not self.kinds or kind in self.kinds:
                 before = _taken(model.graph)
@@ -116,6 +118,15 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
             "lookup": look_bytes_up,
             "feed-forward": fuse_feed_forward,
         }
+
+
+def _inside(graph: ir.Graph) -> Iterator[Skip]:
+    """A Skip for each node of the main graph in whose bodies there are quantized layers."""
+    for node in graph:
+        layers = [one for body in bodies(node) for one in body.all_nodes() if one.domain == "ai.edgefold"]
+        if layers:
+            detail = f"its {len(layers)} quantized layers stay nodes of their own"
+            yield Skip(node_label(node), SkipReason.SUBGRAPH, detail)
 
 
 def _taken(graph: ir.Graph) -> set[str]:

@@ -123,7 +123,7 @@ def _replace(graph: ir.Graph, store: InitializerStore, one: Normalization) -> L1
     )
     for constant in constants:
         if constant is not None:
-            remove_if_unread(graph, constant)
+            remove_if_unread(constant)
     return node
 
 

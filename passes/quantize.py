@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,7 +13,8 @@ import onnx_ir as ir
 from edgefold.errors import ModelError
 from edgefold.passes._constants import remove_if_unread
 from edgefold.passes._initializers import InitializerStore
-from edgefold.passes._weighted_nodes import WeightedNode, nodes_inside, weighted_node
+from edgefold.passes._names import matches
+from edgefold.passes._weighted_nodes import WeightedNode, weighted_nodes
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
 from edgefold.passes.quantization.activation_codes import MOST_GROUPS, STAYS_FLOAT, Wanted, choose_activations
 from edgefold.passes.quantization.layer_position import LayerPositions, layer_positions
@@ -68,7 +68,8 @@ class Quantize(Pass, frozen=True, kw_only=True):
     ShiftGather. Activations stay float, or become 8-bit codes at run time. Equal matrices, also transposed ones, are
     stored once, at the widest of the widths asked for.
 
-    When it fires: on nodes of the main graph whose weights are constants of float32, float16 or bfloat16.
+    When it fires: on nodes of the main graph and of the bodies of If, Loop and Scan, however deep, whose weights are
+    constants of float32, float16 or bfloat16. Packed weights lie in the main graph, so that branches share them.
 
     When it does not: each node left alone is listed with its reason; so is each that stays wider than ``weights``.
 
@@ -127,15 +128,14 @@ class Quantize(Pass, frozen=True, kw_only=True):
     def rewrite(self, model: ir.Model, context: Context) -> Notes:
         from edgefold.ops import add_functions  # onnxscript takes a second to import
 
-        graph = model.graph
         sites, skips = _find(model, context)
-        positions = layer_positions(graph)
+        positions = layer_positions(model.graph)
         plans = {site.node: self._plan(site, positions) for site in sites}
         skips += [Skip(s.label, SkipReason.KEPT_WIDER, "router, float") for s in sites if plans[s.node].bits == FLOAT]
         sites = [site for site in sites if plans[site.node].bits != FLOAT]
         groups, table, told = self._groups(model, sites, plans, context)
         skips += told
-        store = InitializerStore(graph)
+        store = InitializerStore(model.graph)
         edits: list[Edit] = []
         tally = _Tally()
         original = context.calibration
@@ -149,7 +149,7 @@ class Quantize(Pass, frozen=True, kw_only=True):
             for rounded in round_stage(stage, self.rounding, activations, now, original):
                 skips += rounded.fallbacks
                 taken = rounded if self.bias_correction == "all" else rounded.without_new_biases()
-                edits += _replace(graph, store, taken, plans, activations)
+                edits += _replace(store, taken, plans, activations)
                 tally.count(rounded)
             add_functions(model)
         return Notes(tuple(edits), tuple(skips), tally.stats() | _finding(skips), table)
@@ -197,9 +197,7 @@ class Quantize(Pass, frozen=True, kw_only=True):
             activations = dataclasses.replace(activations, bits=max(activations.bits, self.first_last))
         method, fixed = self.method, why == "router"
         for override in self.overrides:
-            if fnmatch.fnmatchcase(site.label, override.match) or fnmatch.fnmatchcase(
-                str(site.output.name), override.match
-            ):
+            if any(matches(name, override.match) for name in (site.label, str(site.output.name))):
                 bits, why = (bits, why) if override.weights is None else (override.weights, "override")
                 fixed = fixed or override.weights is not None
                 method = override.method or method
@@ -214,19 +212,17 @@ def _find(model: ir.Model, context: Context) -> tuple[list[WeightedNode], list[S
     """The nodes that can be packed, and a Skip for each that cannot but has weights."""
     sites: list[WeightedNode] = []
     skips: list[Skip] = []
-    for node in model.graph:
-        found = weighted_node(node)
-        if isinstance(found, WeightedNode) and _excluded(found, context):
-            skips.append(Skip(found.label, SkipReason.EXCLUDED))
-        elif isinstance(found, WeightedNode):
-            sites.append(found)
-        elif found is not None:
+    for found in weighted_nodes(model):
+        if isinstance(found, Skip):
             skips.append(found)
-    return sites, skips + nodes_inside(model)
+        elif _excluded(found, context):
+            skips.append(Skip(found.label, SkipReason.EXCLUDED))
+        else:
+            sites.append(found)
+    return sites, skips
 
 
 def _replace(
-    graph: ir.Graph,
     store: InitializerStore,
     rounded: Quantized,
     plans: Mapping[ir.Node, Plan],
@@ -241,11 +237,11 @@ def _replace(
         narrow = several if plans[site.node].narrow else ONE_WIDTH
         activation = activations[site.node]
         corrected = site.with_bias_added(rounded.corrections.get(site.node))
-        replace_node(graph, store, corrected, weights, group.bits, activation, narrow)
+        replace_node(store, corrected, weights, group.bits, activation, narrow)
         widths = ", ".join(map(str, (group.bits, *narrow.bits)))
         yield Edit(site.label, f"{widths} bits, {group.method}{activation.described}")
     for site in group.sites:
-        remove_if_unread(graph, site.weight)
+        remove_if_unread(site.weight)
 
 
 def _excluded(site: WeightedNode, context: Context) -> bool:

@@ -45,10 +45,10 @@ class QuantizeAttention(Pass, frozen=True, kw_only=True):
     Concat, along the third of four axes, of a graph input and new positions, whose result is a graph output; heads may
     be repeated behind it, which CachedAttention then does without.
 
-    When it does not: where a value in between is read elsewhere or is an output, where shapes are not known to have
-    four axes, where something else happens to the scores, and where attention is one operator already. Each is a skip
-    with its reason. A cache that something else reads, that grows along another axis, or whose past is no input of the
-    graph stays float, also with ``cache: int8``, and is a skip with its reason.
+    When it does not: in the bodies of If, Loop and Scan, where a value in between is read elsewhere or is an output,
+    where shapes are not known to have four axes, where something else happens to the scores, and where attention is one
+    operator already. Each is a skip with its reason. A cache that something else reads, that grows along another axis,
+    or whose past is no input of the graph stays float, also with ``cache: int8``, and is a skip with its reason.
 
     Numerics: lossy. ``cache: int8`` gives the same bits as ``cache: float``.
 
@@ -75,6 +75,8 @@ class QuantizeAttention(Pass, frozen=True, kw_only=True):
             for node in graph
             if node.op_type in _ONE_OPERATOR
         ]
+        inside = [node for node in graph.all_nodes() if node.graph is not graph and node.op_type == "Softmax"]
+        skips += [Skip(node_label(node), SkipReason.SUBGRAPH, "attention in bodies stays float") for node in inside]
         for softmax in [node for node in graph if node.op_type == "Softmax" and node.domain in ("", "ai.onnx")]:
             found = find_attention(softmax, shapes)
             if isinstance(found, Skip):

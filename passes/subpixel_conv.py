@@ -100,7 +100,7 @@ def _replace(graph: ir.Graph, store: InitializerStore, node: ir.Node) -> None:
     graph.remove(node, safe=True)
     for constant in stored:
         if constant is not None:
-            remove_if_unread(graph, constant)
+            remove_if_unread(constant)
 
 
 def _rename(value: ir.Value, old: ir.Value) -> None:

@@ -221,13 +221,6 @@ def test_scale_of_degenerate_ranges() -> None:
 
 
 def test_tensors_that_cannot_be_observed_are_named() -> None:
-    text = """<ir_version: 10, opset_import: ["" : 21]>
-branches (bool c, float[2] x) => (float[2] y)
-{ y = If(c) <then_branch = then () => (float[2] a) { inner = Abs(x) a = Neg(inner) },
-              else_branch = other () => (float[2] b) { b = Neg(x) }> }"""
-    calibrated = Calibration(onnx.parser.parse_model(text).SerializeToString(), Feeds())
-    assert calibrated.why_not("x") is None
-    assert "inside a subgraph" in str(calibrated.why_not("inner"))
     with pytest.raises(ModelError, match="has no tensor 'nothing'"):
         Calibration(two_layers(), Feeds()).ranges(["nothing"])
 

@@ -67,12 +67,26 @@ def test_default_skips_name_a_reason(loaded: LoadedModel) -> None:
     assert all(reason for _, reason, _ in found.skips)
 
 
-def test_what_lies_inside_a_branch_is_said_to_stay(tmp_path: Path) -> None:
+def test_layers_of_branches_are_listed_and_those_of_one_branch_counted(tmp_path: Path) -> None:
     text = """<ir_version: 8, opset_import: ["" : 21]>
     g (float[N, 2] x, bool c) => (float[N, 2] y) <float[2, 2] w = {1, 2, 3, 4}> {
-        y = If (c) <then_branch = a () => (float[N, 2] p) { [inner] p = MatMul (x, w) },
-                    else_branch = b () => (float[N, 2] q) { q = Relu (x) }>
+        [if] y = If (c) <
+            then_branch = a () => (float[N, 2] p) { [inner] p = MatMul (x, w) },
+            else_branch = b () => (float[N, 2] q) { [inner] r = MatMul (x, w) [other] q = MatMul (r, w) }>
     }"""
+    ir.save(ir.from_onnx_text(text), tmp_path / "m.onnx")
+    found = inspect(load_model(tmp_path / "m.onnx"), {"x": (1, 2)})
+    assert [(layer.node, layer.macs) for layer in found.layers] == [
+        ("if/then_branch:inner", 4), ("if/else_branch:inner", 4), ("if/else_branch:other", 4)
+    ]  # fmt: skip
+    assert found.macs == 8
+    assert found.skips == ()
+
+
+def test_products_in_functions_are_said_to_stay(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 21, "own" : 1]>
+    g (float[N, 2] x) => (float[N, 2] y) <float[2, 2] w = {1, 2, 3, 4}> { y = own.Product (x, w) }
+    <domain: "own", opset_import: ["" : 21]> Product (a, b) => (c) { [inner] c = MatMul (a, b) }"""
     ir.save(ir.from_onnx_text(text), tmp_path / "m.onnx")
     found = inspect(load_model(tmp_path / "m.onnx"), {"x": (1, 2)})
     assert ("inner", "inside a subgraph or function", "") in found.skips

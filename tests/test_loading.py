@@ -67,8 +67,16 @@ class TestWhatIsLoaded:
         }"""
         model = load_model(written(parser.parse_model(text), tmp_path)).model
         names = {str(node.outputs[0].name): node.name for node in model.graph.all_nodes()}
-        # The If comes before what is in it; a stands already for a node of a branch, y for one of the graph.
-        assert names == {"a": "a_1", "b": "y", "d": "twice", "e": "twice_1", "p": "p", "q": "a", "y": "y_1"}
+        # Nodes of branches are called after these; y stands already for another node.
+        assert names == {
+            "a": "a",
+            "b": "y",
+            "d": "twice",
+            "e": "twice_1",
+            "p": "twice_1/then_branch:p",
+            "q": "twice_1/else_branch:a",
+            "y": "y_1",
+        }
 
     def test_a_file(self, tmp_path: Path) -> None:
         path = written(add(), tmp_path)

@@ -6,12 +6,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
 from edgefold import nodewise
 from edgefold.errors import VerificationError
 from edgefold.passes import Context
+from edgefold.passes._names import name_apart
 from edgefold.passes.quantize import Quantize
 
 K, N = 64, 48
@@ -75,3 +77,33 @@ def test_no_number_is_no_agreement(model: ir.Model, rng: np.random.Generator, mo
     altered(monkeypatch, optimized=np.nan, as_written=np.nan)
     with pytest.raises(VerificationError, match="node linear"):
         nodewise.prove_portable(model, {"x": rng.standard_normal((5, K)).astype(np.float32)})
+
+
+BRANCHES = """<ir_version: 10, opset_import: ["" : 21]>
+g (float[n, 32] x, bool c) => (float[n, 16] y) {
+    [if] y = If(c) <
+        then_branch = a () => (float[n, 16] p) { h = Neg(x) [n] p = MatMul(h, w) },
+        else_branch = b () => (float[n, 16] q) { k = Relu(x) l = Reshape(k, shape) [n] q = MatMul(l, w) }
+    >
+}"""
+
+
+@pytest.mark.parametrize(
+    ("choice", "shape", "reached"),
+    [(False, (-1, 32), 2), (True, (-1, 32), 2), (True, (7, 32), 1)],  # five rows are not seven
+)
+def test_branches_that_are_not_taken_run_with_conditions_turned_round(
+    choice: bool, shape: tuple[int, int], reached: int, rng: np.random.Generator
+) -> None:
+    proto = onnx.parser.parse_model(BRANCHES)
+    for name, array in {"w": rng.standard_normal((32, 16)).astype(np.float32), "shape": np.array(shape)}.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    made = ir.from_proto(proto)
+    name_apart(made)
+    Quantize(method="shift", first_last=4).rewrite(made, Context())
+    feeds = {"x": rng.standard_normal((5, 32)).astype(np.float32), "c": np.array(choice)}
+    agreement = nodewise.prove_portable(made, feeds)
+    assert (agreement.nodes, agreement.unreached) == (reached, 2 - reached)
+    assert agreement.worst <= nodewise.PORTABLE_TOLERANCE
+    ranked = nodewise.node_errors(ir.from_proto(proto), made, feeds)
+    assert [one.node for one in ranked] == [f"if/{'then' if choice else 'else'}_branch:n"]

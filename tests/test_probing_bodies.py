@@ -161,7 +161,8 @@ def test_tables_of_bodies_in_bodies() -> None:
         }>
     }"""
     shapes = traced(text).shapes
-    assert (shapes["t:then_branch:runs"], shapes["t:else_branch:runs"], shapes["q:body:runs"]) == ((2,), (3,), (9,))
+    places = ("y/body:t:then_branch", "y/body:t:else_branch", "y/body:t/else_branch:q:body")
+    assert tuple(shapes[f"{place}:runs"] for place in places) == ((2,), (3,), (9,))
     assert shapes["m"] == shapes["p"] == shapes["q"] == (2, 4)
 
 

@@ -19,7 +19,7 @@ from edgefold.files.dense import make_dense
 from edgefold.files.opset import check_versions
 from edgefold.files.quoting import quoted
 from edgefold.files.safety import check_model_file, tensors
-from edgefold.node_names import name_nodes
+from edgefold.passes._names import name_apart
 
 MODEL_FILE = "model.onnx"
 """The name of the model in an output folder of ``compress``."""
@@ -89,7 +89,7 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
         raise ModelError(f"{path}: cannot be read by onnx_ir: {_one_line(error)}") from error
     _set_folder(model, path.parent)
-    name_nodes(model)
+    name_apart(model)
     notes = _take_weights_out_of_inputs(model)
     if sparse:
         notes += (f"{sparse} sparse tensors are held dense.",)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgefold.errors import ModelError, UsageError
 from edgefold.measuring.blocks import StackRow, blocks_text, list_blocks
 from edgefold.measuring.experts import ExpertsRow, experts_text, list_experts
-from edgefold.measuring.macs import NodeMacs, node_macs
+from edgefold.measuring.macs import NodeMacs, node_macs, total_macs
 from edgefold.measuring.measure import bits_per_weight, model_weights, stored_matrices
 from edgefold.measuring.packed_weights import EDGEFOLD
 from edgefold.measuring.text_table import count_text, text_table
@@ -133,8 +133,7 @@ def inspect(
         work = node_macs(model, complete)
     except ModelError as error:
         work, notes = [], [*notes, str(error)]
-    counts = [one.macs for one in work]
-    unknown = sum(count is None for count in counts)
+    unknown = sum(one.macs is None for one in work)
     if unknown:
         notes.append(f"The shapes of {unknown} nodes are unknown; --shape INPUT=AxB sets dynamic dimensions.")
     experts, unknown_experts = list_experts(model, complete)
@@ -148,7 +147,7 @@ def inspect(
         operators=_operators(model),
         weights=model_weights(model),
         bits_per_weight=bits_per_weight(model),
-        macs=None if unknown or not work else sum(count or 0 for count in counts),
+        macs=total_macs(work) if work else None,
         shapes=complete,
         layers=_layers(model, work),
         stacks=list_blocks(model),
@@ -161,11 +160,12 @@ def inspect(
 def quantize_skips(model: ir.Model) -> list[SkipRow]:
     """The nodes with weights that the quantize pass would leave alone, and why."""
     from edgefold.passes import Skip
-    from edgefold.passes._weighted_nodes import nodes_inside, weighted_node
+    from edgefold.passes._weighted_nodes import node_label, weighted_nodes
 
     # Packed operators are what quantize makes; it has nothing left to do there.
-    found = [weighted_node(node) for node in model.graph if node.domain != EDGEFOLD] + nodes_inside(model)
-    return [(skip.node, str(skip.reason), skip.detail) for skip in found if isinstance(skip, Skip)]
+    packed = {node_label(node) for node in model.graph.all_nodes() if node.domain == EDGEFOLD}
+    skips = [found for found in weighted_nodes(model) if isinstance(found, Skip) and found.node not in packed]
+    return [(skip.node, str(skip.reason), skip.detail) for skip in skips]
 
 
 def completed_shapes(model: ir.Model, given: Mapping[str, Shape]) -> tuple[dict[str, Shape], list[str]]:

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import onnx
 import onnx_ir as ir
@@ -31,18 +31,20 @@ class NodeMacs:
         operator: its type.
         macs: multiply-accumulates of one run; None where a shape is unknown.
         output: the output's shape, where it is known.
+        counts: False in the branches of an If that have less work than another, of which only one runs.
     """
 
     node: str
     operator: str
     macs: int | None
     output: Shape | None
+    counts: bool = True
 
 
 def node_macs(model: ir.Model, shapes: Mapping[str, Shape]) -> list[NodeMacs]:
     """The work of every matrix-multiplying node, outer graphs first.
 
-    The body of a loop counts once; of the branches of an If the one with most work counts, and the others do not.
+    The body of a loop counts once, and of the branches of an If the one with most work.
 
     Args:
         model: not changed.
@@ -64,15 +66,26 @@ def _graph_macs(graph: onnx.GraphProto, around: Mapping[str, Shape]) -> list[Nod
             found.append(NodeMacs(name, node.op_type, _count(node, known), output))
         bodies = [_graph_macs(body, known) for body in node_graphs(node)]
         if node.op_type == "If":
-            bodies = [max(bodies, key=lambda body: sum(one.macs or 0 for one in body))]
+            most = max(bodies, key=_known)
+            bodies = [body if body is most else [replace(one, counts=False) for one in body] for body in bodies]
         inner += [one for body in bodies for one in body]
     return found + inner
 
 
+def total_macs(work: Sequence[NodeMacs]) -> int | None:
+    """The work of all nodes together; None where that of one that counts is unknown."""
+    counted = [one for one in work if one.counts]
+    return None if any(one.macs is None for one in counted) else _known(counted)
+
+
+def _known(work: Sequence[NodeMacs]) -> int:
+    return sum(one.macs or 0 for one in work if one.counts)
+
+
 def macs_by_name(model: ir.Model, shapes: Mapping[str, Shape]) -> dict[str, int]:
-    """As `node_macs`, for the nodes whose work is known; nothing where the graph contradicts the shapes."""
+    """As `node_macs`, for the nodes whose work is known and counts; nothing where the graph contradicts the shapes."""
     try:
-        return {one.node: one.macs for one in node_macs(model, shapes) if one.macs is not None}
+        return {one.node: one.macs for one in node_macs(model, shapes) if one.macs is not None and one.counts}
     except ModelError:
         return {}
 

@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from edgefold.errors import ModelError
 from edgefold.files.external import weight_bytes, weight_values
-from edgefold.measuring.macs import node_macs
+from edgefold.measuring.macs import node_macs, total_macs
 from edgefold.measuring.packed_weights import packed_weights
 from edgefold.measuring.unfused import unfused
 
@@ -109,11 +109,11 @@ def model_macs(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> int | 
     Counts convolutions, matrix products (of two activations too) and recurrent layers; elementwise work is left out.
     """
     try:
-        counts = [one.macs for one in node_macs(model, shapes)]
+        return total_macs(node_macs(model, shapes))
     except ModelError:
-        # A graph whose shapes contradict each other may still run; its work is unknown, which the caller shows.
-        return None
-    return None if any(count is None for count in counts) else sum(count or 0 for count in counts)
+        return (
+            None  # a graph whose shapes contradict each other may still run; the caller shows that its work is unknown
+        )
 
 
 def peak_rss() -> int:

@@ -123,7 +123,7 @@ class WorkingConstants:
             assert constant is not None, "check refused anything else"
             kept = array.astype(constant.dtype.numpy())
             node.replace_input_with(operand, store.add(f"{value.name}.equalized", kept))
-            remove_if_unread(self._graph, constant)
+            remove_if_unread(constant)
 
     def _peak(self, place: Place) -> float:
         return float(np.abs(self._array(place)).max(initial=0))

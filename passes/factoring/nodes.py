@@ -39,7 +39,7 @@ def factor(site: WeightedNode, first: Matrix, second: Matrix, store: Initializer
     node.graph.insert_before(node, added)
     node.replace_input_with(0, output)
     node.replace_input_with(1, wide)
-    remove_if_unread(node.graph, weight)
+    remove_if_unread(weight)
 
 
 def _stored(site: WeightedNode, matrix: Matrix, pointwise: bool = False) -> NDArray[np.float64]:

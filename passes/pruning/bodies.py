@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from edgefold.passes._names import name_apart
 from edgefold.passes.pruning.groups import Trace, runs_of
 
 
@@ -29,31 +30,11 @@ def runs_inside(model: ir.Model, trace: Trace) -> dict[str, int]:
 
 def open_bodies(model: ir.Model) -> None:
     """Makes names unique, moves stored tensors out of bodies, and takes unchanging states out of Loops; in place."""
-    _name_apart(model)
+    name_apart(model)
     common.LiftSubgraphInitializersToMainGraphPass()(model)
     for node in reversed(list(model.graph.all_nodes())):  # the innermost first
         if node.op_type == "Loop" and node.domain == "":
             _drop_constant_states(node, model.graph)
-
-
-def _name_apart(model: ir.Model) -> None:
-    """Bodies side by side may use one name for two values; the main graph keeps its own."""
-    values, nodes = set[str](), set[str]()
-    for graph in model.graphs():
-        own = [*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)]
-        for value in dict.fromkeys(own):
-            if value.name:
-                value.name = _unique(value.name, values)
-        for node in graph:
-            node.name = _unique(str(node.name), nodes)
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    fresh, number = name, 1
-    while fresh in taken:
-        fresh, number = f"{name}_{number}", number + 1
-    taken.add(fresh)
-    return fresh
 
 
 def _drop_constant_states(node: ir.Node, main: ir.Graph) -> None:

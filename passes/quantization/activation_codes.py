@@ -22,7 +22,7 @@ from edgefold.passes.quantization.step_costs import Float
 _SAMPLED = 1 << 19  # elements of a layer's input by which narrow codes are chosen
 MOST_GROUPS = 8
 STAYS_FLOAT = "activations stay float"  # of a convolution, whose kernels for that are slow
-_UNSEEN = "no calibration data reached it"
+UNSEEN = "no calibration data reached it"
 _FEWEST_ROWS, _MOST_ROWS = 4096, 8192  # a step for a channel that is rarely active needs many rows
 
 
@@ -102,10 +102,10 @@ def _observed(
     if calibration is None:
         return Skip(site.label, SkipReason.NO_CALIBRATION, instead)
     if asked.bits == 8:
-        observed = ranges.get(str(site.data.name), _UNSEEN)
+        observed = ranges.get(str(site.data.name), UNSEEN)
         if isinstance(observed, Range) and observed.seen:
             return Activation(*observed.byte_codes())
-        observed = _UNSEEN if isinstance(observed, Range) else observed
+        observed = UNSEEN if isinstance(observed, Range) else observed
         return Skip(site.label, SkipReason.FALLBACK, f"{observed}: {instead}")
     try:
         rows = sampled_rows(site, calibration)
@@ -135,7 +135,7 @@ def sampled_rows(site: WeightedNode, calibration: Calibrates) -> Float:
     limit = int(np.clip(_SAMPLED // _channels(site), _FEWEST_ROWS, _MOST_ROWS))
     found = calibration.rows([request], limit)
     if request not in found or not found[request].size:
-        raise ModelError(_UNSEEN)
+        raise ModelError(UNSEEN)
     rows: Float = found[request][0]
     return rows
 

@@ -21,10 +21,12 @@ class Coded:
     Attributes:
         inputs: of the layer, in float.
         activation: its codes.
+        graph: in which the layer is: what it should give is there only when that runs.
     """
 
     inputs: Rows | Patches
     activation: Activation
+    graph: object = None
 
     @property
     def tensor(self) -> str:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
 from edgefold.passes._constants import trace_constant
+from edgefold.passes._subgraphs import bodies, given_back, inside_out, sources
 
 # Operand that holds the weights, by operator; a node counts as a layer where that operand is a constant matrix.
 _WEIGHT_OPERAND = {
@@ -38,25 +40,15 @@ class LayerPositions:
 
 
 def layer_positions(graph: ir.Graph) -> LayerPositions:
-    """Finds the first and the last layers and the routers of a graph in topological order."""
-    activations: set[ir.Value] = {value for value in graph.inputs if not value.is_initializer()}
-    after_layer: set[ir.Value] = set()
-    layers: list[ir.Node] = []
-    first: set[ir.Node] = set()
-    for node in graph:
-        read = [value for value in node.inputs if value in activations]
-        layer = is_layer(node)
-        follows = any(value in after_layer for value in node.inputs)
-        if layer:
-            layers.append(node)
-            if not follows:
-                first.add(node)
-        if layer or follows:
-            after_layer.update(node.outputs)
-        if (read or _captures(node)) and node.op_type not in _SHAPE_OPERATORS:
-            activations.update(node.outputs)
-    last = {node for node in layers if _ends_alone(node, activations)}
-    routers = {router for node in graph if (router := _router(node, activations)) is not None}
+    """Finds the first and the last layers and the routers of a graph in topological order, and of its bodies.
+
+    What a body is given counts as what it was given first: an iteration does not follow the one before.
+    """
+    flow = _Flow(graph)
+    layers = [node for node in flow.nodes if is_layer(node)]
+    first = {node for node in layers if not flow.follows(node)}
+    last = {node for node in layers if flow.ends_alone(node)}
+    routers = {router for node in flow.nodes if (router := flow.router(node)) is not None}
     return LayerPositions(frozenset(first), frozenset(last), frozenset(routers))
 
 
@@ -77,72 +69,105 @@ def is_layer(node: ir.Node) -> bool:
     return False
 
 
-def _router(choice: ir.Node, activations: set[ir.Value]) -> ir.Node | None:
-    """The one layer by which a node chooses what later layers see; None where it does not, or by other things too."""
-    operand = _CHOICES.get(choice.op_type)
-    if operand is None or not (choice.op_type in _OF_ALL_EXPERTS or _is_followed(choice)):
-        return None
-    found: set[ir.Node] = set()
-    seen: set[ir.Value] = set()
-    pending = [choice.inputs[operand]]
-    while pending:
-        value = pending.pop()
-        if value is None or value in seen or value not in activations:
-            continue
-        seen.add(value)
-        node = value.producer()
-        if node is None:
-            return None  # a graph input
-        if is_layer(node):
-            found.add(node)
-        else:
-            pending.extend(node.inputs)
-    return found.pop() if len(found) == 1 else None
+class _Flow:
+    """How activations go through a graph and its bodies.
 
+    Attributes:
+        nodes: of all of them, in order.
+        after_layer: what depends on a layer.
+    """
 
-def _is_followed(node: ir.Node) -> bool:
-    """Whether a layer depends on what a node gives."""
-    seen: set[ir.Node] = set()
-    pending = [node]
-    while pending:
-        readers = {use.node for value in pending.pop().outputs for use in value.uses()} - seen
-        if any(is_layer(reader) or reader.op_type in _OF_ALL_EXPERTS for reader in readers):
-            return True
-        seen |= readers
-        pending.extend(readers)
-    return False
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self.nodes = list(inside_out(graph))
+        self._outside = sources(graph)
+        self._given: dict[ir.Value, list[ir.Value]] = {}
+        for node in self.nodes:
+            for inner, outer in given_back(node):
+                self._given.setdefault(inner, []).append(outer)
+        self._activations = {value for value in graph.inputs if not value.is_initializer()} | set(self._outside)
+        self.after_layer: set[ir.Value] = set()
+        for node in self.nodes:
+            self._pass(node)
+
+    def _pass(self, node: ir.Node) -> None:
+        if is_layer(node) or self.follows(node):
+            self.after_layer.update(node.outputs)
+        self.after_layer.update(outer for inner, outer in given_back(node) if inner in self.after_layer)
+        read = any(value in self._activations for value in node.inputs)
+        if (read or bodies(node)) and node.op_type not in _SHAPE_OPERATORS:  # a body may read those around it
+            self._activations.update(node.outputs)
+
+    def follows(self, node: ir.Node) -> bool:
+        """Whether a node reads what depends on a layer."""
+        return any(self._outside.get(value, value) in self.after_layer for value in node.inputs if value is not None)
+
+    def _becomes(self, values: Iterable[ir.Value]) -> Iterator[ir.Value]:
+        """The values, and what nodes around give them on as."""
+        for value in values:
+            yield value
+            yield from self._becomes(self._given.get(value, ()))
+
+    def ends_alone(self, layer: ir.Node) -> bool:
+        """Whether a layer's output reaches a graph output through operators that read no other activation."""
+        mine: set[ir.Value] = set()
+        pending = [layer]
+        seen: set[ir.Node] = set()
+        joins: list[ir.Node] = []
+        while pending:
+            node = pending.pop()
+            if node in seen or node.op_type in _SHAPE_OPERATORS:
+                continue
+            if node is not layer and (is_layer(node) or bodies(node)):
+                return False
+            seen.add(node)
+            if node is not layer and node.op_type != "Concat":
+                joins.append(node)
+            outputs = list(self._becomes(node.outputs))
+            mine.update(outputs)
+            pending.extend(use.node for value in outputs for use in value.uses())
+        # Judged at the end: softmax written out divides two values that both come from the layer.
+        read = (value for node in joins for value in node.inputs if value is not None)
+        alone = all(value in mine or value not in self._activations for value in read)
+        return alone and any(value in mine for value in self._graph.outputs)
+
+    def router(self, choice: ir.Node) -> ir.Node | None:
+        """The one layer by which a node chooses what later layers see; None where it does not, or by others too."""
+        operand = _CHOICES.get(choice.op_type)
+        if operand is None or not (choice.op_type in _OF_ALL_EXPERTS or self._is_followed(choice)):
+            return None
+        found: set[ir.Node] = set()
+        seen: set[ir.Value] = set()
+        pending = [choice.inputs[operand]]
+        while pending:
+            value = pending.pop()
+            if value is None or value in seen or value not in self._activations:
+                continue
+            seen.add(value)
+            node = value.producer()
+            if value in self._outside:
+                pending.append(self._outside[value])
+            elif node is None:
+                return None  # a graph input
+            elif is_layer(node):
+                found.add(node)
+            else:
+                pending.extend((*node.inputs, *(inner for inner, outer in given_back(node) if outer is value)))
+        return found.pop() if len(found) == 1 else None
+
+    def _is_followed(self, node: ir.Node) -> bool:
+        """Whether a layer depends on what a node gives."""
+        seen: set[ir.Node] = set()
+        pending = [node]
+        while pending:
+            outputs = self._becomes(pending.pop().outputs)
+            readers = {use.node for value in outputs for use in value.uses()} - seen
+            if any(is_layer(reader) or reader.op_type in _OF_ALL_EXPERTS for reader in readers):
+                return True
+            seen |= readers
+            pending.extend(readers)
+        return False
 
 
 def _holds_weights(dtype: ir.DataType, op_type: str) -> bool:
     return dtype.is_floating_point() or op_type.startswith("QLinear") or op_type.endswith("Integer")
-
-
-def _captures(node: ir.Node) -> bool:
-    """Whether a node has a body, which may read activations of the graph around it."""
-    return any(attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attr in node.attributes.values())
-
-
-def _ends_alone(layer: ir.Node, activations: set[ir.Value]) -> bool:
-    """Whether a layer's output reaches a graph output through operators that read no other activation."""
-    mine: set[ir.Value] = set(layer.outputs)
-    pending = [use.node for value in layer.outputs for use in value.uses()]
-    reached = any(value.is_graph_output() for value in layer.outputs)
-    seen: set[ir.Node] = set()
-    joins: list[ir.Node] = []
-    while pending:
-        node = pending.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if is_layer(node) or _captures(node):
-            return False
-        if node.op_type in _SHAPE_OPERATORS:
-            continue
-        if node.op_type != "Concat":
-            joins.append(node)
-        mine.update(node.outputs)
-        reached = reached or any(value.is_graph_output() for value in node.outputs)
-        pending.extend(use.node for value in node.outputs for use in value.uses())
-    # Judged at the end: softmax written out divides two values that both come from the layer.
-    alone = all(value is None or value in mine or value not in activations for node in joins for value in node.inputs)
-    return reached and alone

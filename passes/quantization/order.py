@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from edgefold.passes._layer_inputs import Targets
-from edgefold.passes._subgraphs import reads_of_own_graph
+from edgefold.passes._subgraphs import inside_out, reads, sources
 from edgefold.passes._weighted_nodes import WeightedNode
 from edgefold.passes.quantization.shared_weights import WeightGroup
 
@@ -35,7 +35,8 @@ class Stage:
 
 
 def in_stages(graph: ir.Graph, groups: Sequence[WeightGroup], shapes: Shapes) -> list[Stage]:
-    """Matrices from the inputs of the graph to its outputs; a shared one goes with the first node that applies it.
+    """Matrices from the inputs of the graph to its outputs, and within bodies where these stand; a shared one goes with
+    the first node that applies it.
 
     Args:
         graph: before any of them is rounded.
@@ -49,8 +50,9 @@ def in_stages(graph: ir.Graph, groups: Sequence[WeightGroup], shapes: Shapes) ->
     waits: dict[int, int] = {}
     targets: dict[ir.Node, Targets] = {}
     order: list[WeightGroup] = []
-    for node in graph:
-        after = max((latest.get(value, 0) for value in reads_of_own_graph(node)), default=0)
+    outside = sources(graph)
+    for node in inside_out(graph):
+        after = max((latest.get(outside.get(value, value), 0) for value in reads(node)), default=0)
         site = site_of.get(node)
         if site is not None:
             group = group_of[node]

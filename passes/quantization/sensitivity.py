@@ -76,7 +76,7 @@ def _effects(model: ir.Model, groups: Sequence[WeightGroup], perturb: Perturb) -
     """For each group, the error of the outputs for one unit of relative squared error of its weights."""
     changed = model.clone()
     names = {site.node: f"{site.label}.weights_to_exchange" for group in groups for site in group.sites}
-    copies = dict(zip(model.graph, changed.graph, strict=True))
+    copies = dict(zip(model.graph.all_nodes(), changed.graph.all_nodes(), strict=True))
     store = InitializerStore(changed.graph)
     for group in groups:
         for site in group.sites:

@@ -73,7 +73,6 @@ def store_matrix(store: InitializerStore, name: str, matrix: QuantizedMatrix) ->
 
 
 def replace_node(
-    graph: ir.Graph,
     store: InitializerStore,
     site: WeightedNode,
     weights: Sequence[ir.Value],
@@ -81,7 +80,9 @@ def replace_node(
     activation: Activation,
     narrow: NarrowWidths = ONE_WIDTH,
 ) -> None:
-    """Replaces a weighted node (and the bias Add it took in) by its packed form; tensor names stay."""
+    """Replaces a weighted node (and the bias Add it took in) by its packed form, in its graph; tensor names stay."""
+    graph = site.node.graph
+    assert graph is not None
     builder = _NodeBuilder(site)
     source = site.data
     if site.kind == "gather":
@@ -111,7 +112,7 @@ def replace_node(
     )
     for constant in constants:
         if constant is not None and constant.root != site.weight.root:
-            remove_if_unread(graph, constant)
+            remove_if_unread(constant)
 
 
 def _check_bounds(site: WeightedNode, activation: Activation) -> None:

@@ -20,6 +20,7 @@ from edgefold.errors import ModelError
 from edgefold.passes._least_squares import least_squares
 from edgefold.passes._weighted_nodes import Float, WeightedNode, layer_inputs
 from edgefold.passes.base import Calibrates, Skip, SkipReason
+from edgefold.passes.quantization.activation_codes import UNSEEN
 from edgefold.passes.quantization.coded_inputs import Coded
 from edgefold.passes.quantization.codes import QuantizedMatrix, Rounding, quantize_matrix
 from edgefold.passes.quantization.layer_evidence import Evidence, by_run, joined
@@ -86,8 +87,9 @@ def round_stage(
             found, failures = _observe(stage, asked, now, original)
         for group in portion:
             evidence = {site.node: found[site.node] for site in group.sites if site.node in found}
-            failed = [failures[site.node] for site in group.sites if site.node in failures]
-            skips = [Skip(group.sites[0].label, SkipReason.FALLBACK, f"{failed[0]}: nearest")] if failed else []
+            instead = "rounded for the other nodes that apply its matrix" if evidence else "nearest"
+            failed = [(site.label, failures[site.node]) for site in group.sites if site.node in failures]
+            skips = [Skip(label, SkipReason.FALLBACK, f"{why}: {instead}") for label, why in failed]
             yield dataclasses.replace(_round(group, rounding, evidence), fallbacks=skips)
 
 
@@ -116,7 +118,7 @@ def _round(group: WeightGroup, rounding: Rounding, found: Mapping[ir.Node, Evide
 def _coded(site: WeightedNode, activations: Mapping[ir.Node, Activation]) -> Coded:
     inputs = layer_inputs(site)
     assert inputs is not None
-    return Coded(inputs, activations[site.node])
+    return Coded(inputs, activations[site.node], site.node.graph)
 
 
 def _moment_bytes(group: WeightGroup) -> int:
@@ -163,4 +165,4 @@ def _observe(
             end = start + site.n // len(halves.even.sums)
             found[site.node] = Evidence.of(site, halves.targets(slice(start, end)))
             start = end
-    return found, {}
+    return found, {one.node: UNSEEN for sites in asked.values() for one in sites if one.node not in found}

@@ -23,8 +23,9 @@ def weights(*shape: int, seed: int = 0) -> Array:
 
 def graph(text: str, initializers: Mapping[str, Array]) -> ir.Model:
     """A model from ONNX text without its header, and its initializers."""
-    tensors = [ir.tensor(array, name=name) for name, array in initializers.items()]
-    return ir.from_onnx_text(HEADER + text, initializers=tensors)
+    proto = onnx.parser.parse_model(HEADER + text)
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in initializers.items())
+    return ir.from_proto(proto)
 
 
 def nodes(model: ir.Model) -> list[str]:

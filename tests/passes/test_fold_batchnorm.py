@@ -242,3 +242,36 @@ def test_other_constants_stay(case: str) -> None:
     notes = FoldBatchnorm().rewrite(model, Context())
     assert nodes(model) == before
     assert not notes.edits
+
+
+@pytest.mark.parametrize("choice", [False, True])
+def test_in_branches(choice: bool) -> None:
+    text = f"""t (float[2, 6, 7, 7] x, bool c) => (float[2, 8, A, B] y) {{
+        [if] y = If(c) <
+            then_branch = a () => (float[2, 8, A, B] p) {{ [c] k = Conv(x, w, b) [n] p = {NORM}(k, g, o, m, v) }},
+            else_branch = b () => (float[2, 8, A, B] q) {{ [d] l = Conv(x, u) q = {NORM}(l, g, o, m, v) }}
+        >
+    }}"""
+    arrays = {"w": weights(8, 6, 3, 3), "u": weights(8, 6, 3, 3, seed=1), "b": weights(8, seed=5), **statistics(8)}
+    before = graph(text, arrays)
+    after = before.clone()
+    notes = FoldBatchnorm().rewrite(after, Context())
+    assert len(notes.edits) == 2
+    assert [node.op_type for node in after.graph.all_nodes()] == ["If", "Conv", "Conv"]
+    feeds = {"x": weights(2, 6, 7, 7), "c": np.array(choice)}
+    wanted, got = run(before, feeds)[0], run(after, feeds)[0]
+    bound = (
+        (2 * 54 + 6) * 2.0**-24 * 8 * np.abs(wanted).max()
+    )  # of the docstring; the sum of magnitudes is below 8 times
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=bound)
+
+
+def test_a_layer_outside_of_the_branch_that_normalizes_stays() -> None:
+    text = f"""t (float[2, 6, 7, 7] x, bool c) => (float[2, 8, A, B] y) {{
+        k = Conv(x, w)
+        y = If(c) <then_branch = a () => (float[2, 8, A, B] p) {{ [n] p = {NORM}(k, g, o, m, v) }},
+                   else_branch = b () => (float[2, 8, A, B] q) {{ z = Constant<value_float = 1.0>() q = Expand(z, s) }}>
+    }}"""
+    model = graph(text, {"w": weights(8, 6, 3, 3), "s": np.array([2, 8, 5, 5]), **statistics(8)})
+    notes = FoldBatchnorm().rewrite(model, Context())
+    assert [(skip.node, skip.reason) for skip in notes.skips] == [("n", SkipReason.NO_NEIGHBOUR)]

@@ -118,31 +118,6 @@ def test_excluded_by_node_or_output_name(pattern: str) -> None:
     assert [skip.reason for skip in notes.skips] == [SkipReason.EXCLUDED]
 
 
-def test_weights_inside_a_branch_are_left_alone() -> None:
-    text = """g (float[N, 64] x, bool c) => (float[N, 48] y) {
-        y = If(c) <
-            then_branch = a () => (float[N, 48] p) { [inner] p = MatMul(x, w) },
-            else_branch = b () => (float[N, 48] q) { q = Constant<value_float = 0.0>() }
-        >
-    }"""
-    model = graph(text, {"w": W})
-    notes = Quantize().rewrite(model, Context())
-    assert not notes.edits
-    assert ("inner", SkipReason.SUBGRAPH) in [(skip.node, skip.reason) for skip in notes.skips]
-
-
-def test_a_branch_that_reads_the_weights_keeps_them_float() -> None:
-    text = """g (float[N, 64] x, bool c) => (float[N, 48] y, float[N, 48] z) {
-        [n] z = MatMul(x, w)
-        y = If(c) <
-            then_branch = a () => (float[N, 48] p) { [inner] p = MatMul(x, w) },
-            else_branch = b () => (float[N, 48] q) { q = Constant<value_float = 0.0>() }
-        >
-    }"""
-    notes = Quantize().rewrite(graph(text, {"w": W}), Context())
-    assert ("n", SkipReason.SHARED_WEIGHT) in [(skip.node, skip.reason) for skip in notes.skips]
-
-
 def test_without_calibration_convolutions_keep_float_activations_and_rounding_is_nearest() -> None:
     text = "g (float[1, 16, 9, 9] x) => (float[1, 32, 7, 7] y) { [n] y = Conv(x, w) }"
     model = graph(text, {"w": weights(32, 16, 3, 3)})

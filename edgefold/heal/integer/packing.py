@@ -91,8 +91,8 @@ def store_codes(model: ir.Model, layers: Mapping[str, TrainedLayer]) -> None:
         name = str(site.weight.root.name)
         if (layer := missing.pop(name, None)) is not None:
             weights = store_matrix(store, name, _matrix(site.matrix(), layer))
-            replace_node(model.graph, store, site, weights, layer.bits, layer.activation)
-            remove_if_unread(model.graph, site.weight)
+            replace_node(store, site, weights, layer.bits, layer.activation)
+            remove_if_unread(site.weight)
     if missing:
         raise ModelError(f"no MatMul, Gemm or Conv of the exported model reads {', '.join(missing)}")
     add_functions(model)

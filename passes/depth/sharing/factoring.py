@@ -163,5 +163,5 @@ def _replace(
         stored = store.add_own(f"{name}.coefficients", np.ascontiguousarray(array, dtype=dtype))
         site.node.replace_input_with(site.operand, down.outputs[0])
         site.node.replace_input_with(1 - site.operand, stored)
-        remove_if_unread(graph, site.weight)
+        remove_if_unread(site.weight)
         yield Edit(site.label, f"rank {coefficients.shape[0]}, basis {bases[index].name}, error {error:.3g}")

@@ -29,7 +29,7 @@ def replaced(text: str, weight: Array, activation: Activation) -> tuple[object, 
     assert inputs is not None
     matrix = quantize_matrix(site.matrix(), 8, "rtn")
     store = InitializerStore(model.graph)
-    replace_node(model.graph, store, site, store_matrix(store, "w", matrix), 8, activation)
+    replace_node(store, site, store_matrix(store, "w", matrix), 8, activation)
     add_functions(model)
     return model, Coded(inputs, activation), matrix.dequantize()
 

@@ -30,7 +30,7 @@ def replaced(activation: Activation, k: int = 6) -> ir.Node:
     graph, site = matmul(k)
     store = InitializerStore(graph)
     weights = [store.add(name, np.arange(number, dtype=np.uint8)) for number, name in enumerate("abcd", 2)]
-    replace_node(graph, store, site, weights, 4, activation)
+    replace_node(store, site, weights, 4, activation)
     (node,) = graph
     return node
 

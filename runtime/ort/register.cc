@@ -14,7 +14,8 @@ namespace {
 
 const void* g_table = nullptr;
 
-// Domain and operators live as long as the process: ONNX Runtime keeps pointers to them.
+// Domain and operators live as long as the process: ONNX Runtime keeps pointers to them, and the
+// library is linked to stay.
 OrtStatus* MakeDomain(const Api& api, int weight_bits, OrtCustomOpDomain** domain) {
   OrtStatus* status = api.CreateCustomOpDomain("ai.edgefold", domain);
 #define EF_OPERATOR(name) \

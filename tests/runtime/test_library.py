@@ -50,6 +50,20 @@ def test_segments_are_aligned_for_16_kb_pages(library: Path) -> None:
     assert all(int(alignment, 16) >= 0x4000 for alignment in alignments)
 
 
+def test_the_library_stays_when_its_last_session_goes(library: Path) -> None:
+    program = (
+        "import sys, onnxruntime as ort\n"
+        "options = ort.SessionOptions()\n"
+        "options.register_custom_ops_library(sys.argv[1])\n"
+        "del options\n"
+        "print(sys.argv[1] in open('/proc/self/maps').read())\n"
+    )
+    if not Path("/proc/self/maps").exists():
+        pytest.skip("no list of what is loaded here")
+    command = [sys.executable, "-c", program, str(library.resolve())]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True\n"
+
+
 def test_kernels_lists_every_family_with_one_chosen() -> None:
     pytest.importorskip("edgefold._kernels", reason="the compiled module edgefold._kernels is not built")
     rows = kernels()

@@ -58,6 +58,18 @@ def given_back(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value]]:
         yield from zip(body.outputs[own:], node.outputs, strict=False)
 
 
+def handed_on(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """What an iteration of a Loop or Scan gives the next one, each with the value that this one sees of it."""
+    if not is_control(node) or node.op_type == "If":
+        return
+    [body] = bodies(node)
+    if node.op_type == "Loop":
+        yield from zip(body.outputs[1:], body.inputs[2:], strict=False)
+    else:
+        states = len(body.inputs) - node.attributes.get_int("num_scan_inputs", len(body.inputs))
+        yield from zip(body.outputs[:states], body.inputs[:states], strict=False)
+
+
 def sources(graph: ir.Graph) -> dict[ir.Value, ir.Value]:
     """For what Loops and Scans, also nested ones, give their bodies: the value that the first run sees there."""
     found: dict[ir.Value, ir.Value] = {}

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from edgefold.errors import ModelError
 from edgefold.passes._constants import remove_if_unread
 from edgefold.passes._initializers import InitializerStore
+from edgefold.passes._loop_states import drop_constant_states
 from edgefold.passes._names import matches
 from edgefold.passes._weighted_nodes import WeightedNode, weighted_nodes
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
@@ -69,7 +70,8 @@ class Quantize(Pass, frozen=True, kw_only=True):
     stored once, at the widest of the widths asked for.
 
     When it fires: on nodes of the main graph and of the bodies of If, Loop and Scan, however deep, whose weights are
-    constants of float32, float16 or bfloat16. Packed weights lie in the main graph, so that branches share them.
+    constants of float32, float16 or bfloat16. Packed weights lie in the main graph, so that branches share them; what
+    a Loop hands on unchanged is a constant too.
 
     When it does not: each node left alone is listed with its reason; so is each that stays wider than ``weights``.
 
@@ -128,6 +130,7 @@ class Quantize(Pass, frozen=True, kw_only=True):
     def rewrite(self, model: ir.Model, context: Context) -> Notes:
         from edgefold.ops import add_functions  # onnxscript takes a second to import
 
+        drop_constant_states(model)
         sites, skips = _find(model, context)
         positions = layer_positions(model.graph)
         plans = {site.node: self._plan(site, positions) for site in sites}

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import onnx_ir as ir
 
 from edgefold.passes._constants import trace_constant
-from edgefold.passes._subgraphs import bodies, given_back, inside_out, sources
+from edgefold.passes._subgraphs import bodies, given_back, handed_on, inside_out, sources
 
 # Operand that holds the weights, by operator; a node counts as a layer where that operand is a constant matrix.
 _WEIGHT_OPERAND = {
@@ -40,10 +40,7 @@ class LayerPositions:
 
 
 def layer_positions(graph: ir.Graph) -> LayerPositions:
-    """Finds the first and the last layers and the routers of a graph in topological order, and of its bodies.
-
-    What a body is given counts as what it was given first: an iteration does not follow the one before.
-    """
+    """Finds the first and the last layers and the routers of a graph in topological order, and of its bodies."""
     flow = _Flow(graph)
     layers = [node for node in flow.nodes if is_layer(node)]
     first = {node for node in layers if not flow.follows(node)}
@@ -87,20 +84,25 @@ class _Flow:
                 self._given.setdefault(inner, []).append(outer)
         self._activations = {value for value in graph.inputs if not value.is_initializer()} | set(self._outside)
         self.after_layer: set[ir.Value] = set()
-        for node in self.nodes:
-            self._pass(node)
+        before = -1
+        while before != len(self.after_layer):  # what an iteration hands on, the next one reads
+            before = len(self.after_layer)
+            for node in self.nodes:
+                self._pass(node)
 
     def _pass(self, node: ir.Node) -> None:
         if is_layer(node) or self.follows(node):
             self.after_layer.update(node.outputs)
-        self.after_layer.update(outer for inner, outer in given_back(node) if inner in self.after_layer)
+        passed_on = (*given_back(node), *handed_on(node))
+        self.after_layer.update(after for before, after in passed_on if before in self.after_layer)
         read = any(value in self._activations for value in node.inputs)
         if (read or bodies(node)) and node.op_type not in _SHAPE_OPERATORS:  # a body may read those around it
             self._activations.update(node.outputs)
 
     def follows(self, node: ir.Node) -> bool:
         """Whether a node reads what depends on a layer."""
-        return any(self._outside.get(value, value) in self.after_layer for value in node.inputs if value is not None)
+        read = [value for value in node.inputs if value is not None]
+        return any(one in self.after_layer for value in read for one in (value, self._outside.get(value, value)))
 
     def _becomes(self, values: Iterable[ir.Value]) -> Iterator[ir.Value]:
         """The values, and what nodes around give them on as."""

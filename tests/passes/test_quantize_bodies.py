@@ -101,6 +101,21 @@ def test_first_and_last_layers_are_found_in_branches() -> None:
     }
 
 
+SCAN = """g (float[T, 2, 64] x) => (float[2, 64] last, float[T, 2, 64] all) {
+    start = Constant<value_float = 0.0>() two = Constant<value_ints = [2, 64]>() zero = Expand(start, two)
+    last, all = Scan<num_scan_inputs = 1, body = b (float[2, 64] h, float[2, 64] xt)
+        => (float[2, 64] next, float[2, 64] out) {
+        [of_x] a = MatMul(xt, w) [of_h] b = MatMul(h, u) s = Add(a, b) next = Tanh(s) out = Identity(next)
+    }>(zero, x)
+}"""
+
+
+def test_what_an_iteration_hands_on_follows_its_layers() -> None:
+    model = graph(SCAN, {"w": weights(64, 64), "u": weights(64, 64, seed=1)})
+    _, notes = quantized(model, weights=4, method="shift-lut")
+    assert [(skip.node.split(":")[-1], skip.detail) for skip in notes.skips] == [("of_x", "first layer, 8 bits")]
+
+
 def with_local(text: str, **arrays: tuple[str, Array]) -> ir.Model:
     """A model whose branches have initializers of their own: name, with a digit behind it, -> branch and array."""
     proto = onnx.parser.parse_model('<ir_version: 10, opset_import: ["" : 21]>' + text)
@@ -159,17 +174,29 @@ def test_an_if_within_a_loop(choice: bool) -> None:
 
 
 def test_the_body_of_a_scan() -> None:
-    text = """g (float[T, 2, 64] x) => (float[2, 64] last, float[T, 2, 64] all) {
-        start = Constant<value_float = 0.0>() two = Constant<value_ints = [2, 64]>() zero = Expand(start, two)
-        last, all = Scan<num_scan_inputs = 1, body = b (float[2, 64] h, float[2, 64] xt)
-            => (float[2, 64] next, float[2, 64] out) {
-            a = MatMul(xt, w) b = MatMul(h, u) s = Add(a, b) next = Tanh(s) out = Identity(next)
-        }>(zero, x)
-    }"""
-    model = graph(text, {"w": weights(64, 64) / 8, "u": weights(64, 64, seed=1) / 16})
+    model = graph(SCAN, {"w": weights(64, 64) / 8, "u": weights(64, 64, seed=1) / 16})
     after, _ = quantized(model)
     assert operators(after) == {"ShiftMatMul": 2}
     assert_close(model, after, {"x": weights(4, 2, 64)})
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_weights_that_a_loop_hands_on(changed: bool) -> None:
+    given = "v = Neg(u)" if changed else "v = Identity(u)"
+    text = f"""g (float[N, 64] x, int64 trips) => (float[N, 64] y) {{
+        yes = Constant<value = bool {{1}}>()
+        y, z = Loop(trips, yes, x, w) <
+            body = l (int64 i, bool go, float[N, 64] s, float[64, 64] u)
+                => (bool on, float[N, 64] t, float[64, 64] v) {{
+                on = Identity(go) [n] h = MatMul(s, u) t = Tanh(h) {given}
+            }}
+        >
+    }}"""
+    model = graph(text, {"w": weights(64, 64) / 8})
+    after, _ = quantized(model)
+    assert operators(after) == ({"MatMul": 1} if changed else {"ShiftMatMul": 1})
+    assert ("w" in stored(after)) == changed
+    assert_close(model, after, {"x": X, "trips": np.array(3)})
 
 
 def test_convolutions_in_a_branch_keep_float_activations_without_data() -> None:

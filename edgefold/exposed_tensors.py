@@ -15,7 +15,6 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from edgefold.errors import ModelError
-from edgefold.four_bit_tensors import as_bytes
 from edgefold.passes._subgraphs import bodies, is_control, nodes_of
 
 Array = np.ndarray[Any, Any]
@@ -54,7 +53,7 @@ class Exposed:
             while value.graph is not self.model.graph:
                 value = _given(_holder(holders, value), value, f"{name}:{_OWN}{number}")
                 self._loops[name] = self._loops.get(name, 0) + (_producer(value).op_type != "If")
-            self.model.graph.outputs.append(_shape(value, number) if as_shapes else _shown(value))
+            self.model.graph.outputs.append(_shape(value, number) if as_shapes else value)
         if self._loops:
             _leave_out_the_rest(self.model)
         self.outputs = [str(value.name) for value in self.model.graph.outputs]
@@ -145,16 +144,6 @@ def _empty_unread(choice: ir.Node) -> None:
             body.append(node)
             body.outputs[number] = node.outputs[0]
         value.shape = None
-
-
-def _shown(value: ir.Value) -> ir.Value:
-    """As an output that Python can take: codes of four bits as bytes."""
-    cast, graph = as_bytes(value), value.graph
-    if cast is None:
-        return value
-    assert isinstance(graph, ir.Graph)
-    graph.append(cast)
-    return cast.outputs[0]
 
 
 def _shape(value: ir.Value, number: int) -> ir.Value:

@@ -16,7 +16,6 @@ import onnx_ir as ir
 
 from edgefold.captured_tensors import captured_in_chunks, input_names, runs_of_nodes
 from edgefold.errors import ModelError, VerificationError
-from edgefold.four_bit_tensors import as_bytes, of_bytes
 from edgefold.measuring.unfused import ATTENTION
 from edgefold.passes._subgraphs import nodes_of
 from edgefold.passes.fusion.activations import ActivationKind
@@ -199,21 +198,16 @@ def run_outputs(
         optimize: whether ONNX Runtime may optimize the body.
     """
     values: dict[str, ir.Value] = {}  # by name: one constant may serve as two inputs
-    sources: list[ir.Value] = []
-    before: list[ir.Node] = []
     for value in node.inputs:
         assert value is not None
         name = str(value.name)
-        if name not in data:
+        if name in data:
+            kind = ir.TensorType(ir.DataType.from_numpy(data[name].dtype))
+            values[name] = ir.Value(name=name, type=kind, shape=ir.Shape([None] * data[name].ndim))
+        else:
             assert value.const_value is not None, f"{node.name}: {name} is neither given nor an initializer"
             copy = ir.Value(name=name, const_value=value.const_value, type=value.type, shape=value.shape)
             values.setdefault(name, copy)
-        elif name not in values:
-            kind = ir.TensorType(ir.DataType.from_numpy(data[name].dtype))
-            sources.append(ir.Value(name=name, type=kind, shape=ir.Shape([None] * data[name].ndim)))
-            cast = of_bytes(sources[-1], value.dtype)
-            before += [cast] if cast else []
-            values[name] = cast.outputs[0] if cast else sources[-1]
     inputs = [values[str(value.name)] for value in node.inputs if value is not None]
     outputs = [
         ir.Value(name=f"output{place}", type=one.type or ir.TensorType(ir.DataType.FLOAT))
@@ -221,11 +215,9 @@ def run_outputs(
     ]
     attributes = [ir.Attr(a.name, a.type, a.value) for a in node.attributes.values()]
     alone = ir.Node(DOMAIN, node.op_type, inputs, attributes=attributes, outputs=outputs, name=node.name)
-    casts = [as_bytes(one) for one in outputs]
-    shown = [cast.outputs[0] if cast else one for cast, one in zip(casts, outputs, strict=True)]
-    nodes = [*before, alone, *(cast for cast in casts if cast)]
+    sources = [values[name] for name in data]
     weights = [value for name, value in values.items() if name not in data]
-    graph = ir.Graph(sources, shown, nodes=nodes, initializers=weights, opset_imports=_imports(model))
+    graph = ir.Graph(sources, outputs, nodes=[alone], initializers=weights, opset_imports=_imports(model))
     single = ir.Model(graph, ir_version=model.ir_version, functions=_called(model, node))
     session = make_session(single, library=library, optimize=optimize, config=LITTLE_MEMORY)
     return [np.asarray(one) for one in session.run(None, dict(data))]

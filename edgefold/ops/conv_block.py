@@ -3,9 +3,8 @@
 # mypy: disable-error-code="untyped-decorator"
 """The meaning of ``FusedConvBlock``, written over `ShiftConv`, `Activation` and standard ONNX operators.
 
-Between fused blocks tensors are codes that lie channel-last, those of four bits two a byte as ONNX stores int4 and
-uint4; where a region of them meets the rest of the graph, a block reads or writes a float tensor that lies
-channel-first or channel-last.
+Between fused blocks tensors are codes that lie channel-last, those of four bits also two a byte; where a region of
+them meets the rest of the graph, a block reads or writes a float tensor that lies channel-first or channel-last.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from onnxscript import opset21 as op
 from onnxscript.onnx_types import TensorType
 
 from edgefold.ops.activation import Activation
+from edgefold.ops.four_bits import CodesToStore, StoredCodes
 from edgefold.ops.functions import ShiftConv
 from edgefold.ops.unpack import EDGEFOLD
 
@@ -55,6 +55,9 @@ def FusedConvBlock(
     y_high: int,
     y_dtype: int,
     y_perm: Sequence[int],
+    x_packed: int = 0,
+    residual_packed: int = 0,
+    y_packed: int = 0,
     layout: int = 1,
 ) -> TensorType:
     """A convolution of two spatial dimensions, what is added to it and its activation function, from codes to codes.
@@ -63,9 +66,9 @@ def FusedConvBlock(
     ``y = clip(round_half_even(v / y_scale), y_low, y_high)``, or v itself.
 
     Inputs:
-      x: uint8 or int8 codes [B, H, W, C], or uint4 or int4 where C is even, or float32 [B, C, H, W] or [B, H, W, C].
+      x: uint8 or int8 codes [B, H, W, C], or float32 [B, C, H, W] or [B, H, W, C].
       codes, selectors, table, scales, bias, x_scale, x_shifts: as in `ShiftConv`; x_scale is positive.
-      residual: codes as x may have them, with the shape of y channel-last; [1, 1, 1, 1] where there is none.
+      residual: uint8 or int8 codes, with the shape of y channel-last; [1, 1, 1, 1] where there is none.
       residual_scale, y_scale: float32 [1], positive.
 
     Attributes:
@@ -75,24 +78,27 @@ def FusedConvBlock(
         Floats that lie channel-last have an x_shifts of 0.
       function, alpha, beta: as in `Activation`.
       residual_at: 0: nothing is added; 1: before the activation; 2: after it.
-      residual_dtype: 2 (uint8, or uint4) or 3 (int8, or int4), what the residual is.
+      residual_dtype: 2 (uint8) or 3 (int8), what the residual is.
       y_low, y_high: the range of output codes, within [-127, 255]; y_high 0: float.
-      y_dtype: 2 (uint8) or 3 (int8) for codes, 21 (uint4) or 22 (int4) where they are within 0 to 15 or -8 to 7 and
-        M is even, else 1 (float32).
+      y_dtype: 2 (uint8) or 3 (int8) for codes, else 1 (float32).
       y_perm: the order of y: [0, 2, 3, 1], or for floats [0, 1, 2, 3].
+      x_packed, residual_packed, y_packed: 1 where codes of 0 to 15, or of -8 to 7, and of an even number of channels
+        lie two a byte, the first in its lower half: the last size is half the number of channels, the type uint8 or
+        int8 as it would be else.
       narrow_bits, narrow_scales: as in `ShiftMatMul`.
       layout: version of the packed layout.
 
     Output:
-      codes [B, H', W', M], or float32 [B, M, H', W'] or [B, H', W', M].
+      uint8 or int8 codes [B, H', W', M], or float32 [B, M, H', W'] or [B, H', W', M].
     """
     nought = op.Constant(value_float=0.0)
     place = op.Constant(value_int=residual_at)
-    added = op.Mul(op.Transpose(op.Cast(residual, to=TensorProto.FLOAT), perm=[0, 3, 1, 2]), residual_scale)
+    residual_codes = StoredCodes(residual, packed=residual_packed, dtype=residual_dtype)
+    added = op.Mul(op.Transpose(residual_codes, perm=[0, 3, 1, 2]), residual_scale)
     before = op.Where(op.Equal(place, op.Constant(value_int=1)), added, nought)
     after = op.Where(op.Equal(place, op.Constant(value_int=2)), added, nought)
     product = ShiftConv(
-        op.Transpose(op.Cast(x, to=TensorProto.FLOAT), perm=x_perm),
+        op.Transpose(StoredCodes(x, packed=x_packed, low=activation_low), perm=x_perm),
         codes,
         selectors,
         table,
@@ -116,4 +122,4 @@ def FusedConvBlock(
     high = op.Cast(op.Constant(value_int=y_high), to=TensorProto.FLOAT)
     quantized = op.Clip(op.Round(op.Div(v, y_scale)), low, high)
     y = op.Transpose(op.Where(op.Equal(high, nought), v, quantized), perm=y_perm)
-    return op.Cast(y, to=y_dtype)
+    return CodesToStore(y, packed=y_packed, dtype=y_dtype)

@@ -26,6 +26,7 @@ from edgefold.ops.channel_gate import CodeGate, CodeMean
 from edgefold.ops.code_lookup import CodeLookup
 from edgefold.ops.conv_block import FusedConvBlock
 from edgefold.ops.feed_forward import FusedFeedForward
+from edgefold.ops.four_bits import CodesToStore, StoredCodes
 from edgefold.ops.functions import ShiftConv, ShiftGather, ShiftMatMul
 from edgefold.ops.inverted_residual import FusedInvertedResidual, FusedPointwise
 from edgefold.ops.l1_normalization import L1LayerNormalization
@@ -57,6 +58,8 @@ _CALLED = (
     RowCodes,
     RowScales,
     FusedPointwise,
+    StoredCodes,
+    CodesToStore,
     ShiftUnpackStack,
     ShiftRows,
     Activation,

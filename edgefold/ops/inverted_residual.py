@@ -13,6 +13,7 @@ from onnxscript import opset21 as op
 from onnxscript.onnx_types import TensorType
 
 from edgefold.ops.conv_block import FusedConvBlock
+from edgefold.ops.four_bits import StoredCodes
 from edgefold.ops.unpack import EDGEFOLD
 
 _NO_SHIFTS = helper.make_tensor("no_shifts", TensorProto.UINT8, [1], [0])
@@ -44,6 +45,7 @@ def FusedPointwise(
     y_high: int,
     y_dtype: int,
     y_perm: Sequence[int],
+    y_packed: int,
 ) -> TensorType:
     """A `FusedConvBlock` of a 1x1 convolution that reads codes."""
     return FusedConvBlock(
@@ -78,6 +80,7 @@ def FusedPointwise(
         y_high=y_high,
         y_dtype=y_dtype,
         y_perm=y_perm,
+        y_packed=y_packed,
     )
 
 
@@ -139,6 +142,8 @@ def FusedInvertedResidual(
     y_high: int,
     y_dtype: int,
     y_perm: Sequence[int],
+    x_packed: int = 0,
+    y_packed: int = 0,
     layout: int = 1,
 ) -> TensorType:
     """An inverted residual block: `FusedConvBlock` 1x1, depthwise and 1x1, whose inner tensors never exist whole.
@@ -147,7 +152,7 @@ def FusedInvertedResidual(
     codes of x before its activation (MobileNetV2, arXiv 1801.04381, section 3).
 
     Inputs:
-      x: as in `FusedConvBlock`.
+      x: uint8 or int8 codes [B, H, W, C], or float32 [B, C, H, W] or [B, H, W, C].
       expand_*, depthwise_*, project_*: codes, selectors, table, scales and bias, as in `ShiftConv`.
       x_scale, expand_scale, depthwise_scale, y_scale: float32 [1], positive: of the codes of x, between and of y.
 
@@ -156,15 +161,15 @@ def FusedInvertedResidual(
       expand_*, depthwise_*, project_*: k and bits as in `ShiftConv`; function, alpha and beta as in `FusedConvBlock`;
         low, high and dtype of the codes that the block gives, as y_low, y_high and y_dtype there.
       activation_low, activation_high: the range of the codes of x.
-      x_codes, x_perm, y_low, y_high, y_dtype, y_perm: as in `FusedConvBlock`.
-      x_dtype: 2 (uint8, or uint4) or 3 (int8, or int4), what the codes of x are.
+      x_codes, x_perm, x_packed, y_low, y_high, y_dtype, y_perm, y_packed: as in `FusedConvBlock`.
+      x_dtype: 2 (uint8) or 3 (int8), what the codes of x are.
       residual: 1 where x is added.
       layout: version of the packed layout.
 
     Output:
-      codes [B, H', W', M], or float32 [B, M, H', W'] or [B, H', W', M].
+      uint8 or int8 codes [B, H', W', M], or float32 [B, M, H', W'] or [B, H', W', M].
     """
-    values = op.Transpose(op.Cast(x, to=TensorProto.FLOAT), perm=x_perm)
+    values = op.Transpose(StoredCodes(x, packed=x_packed, low=activation_low), perm=x_perm)
     low = op.Cast(op.Constant(value_int=activation_low), to=TensorProto.FLOAT)
     high = op.Cast(op.Constant(value_int=activation_high), to=TensorProto.FLOAT)
     quantized = op.Clip(op.Round(op.Div(values, x_scale)), low, high)
@@ -184,7 +189,7 @@ def FusedInvertedResidual(
         k=expand_k, bits=expand_bits, x_low=activation_low, x_high=activation_high,
         function=expand_function, alpha=expand_alpha, beta=expand_beta,
         residual_at=0, residual_dtype=x_dtype,
-        y_low=expand_low, y_high=expand_high, y_dtype=expand_dtype, y_perm=[0, 2, 3, 1],
+        y_low=expand_low, y_high=expand_high, y_dtype=expand_dtype, y_perm=[0, 2, 3, 1], y_packed=0,
     )
     filtered = FusedConvBlock(
         expanded,
@@ -204,6 +209,6 @@ def FusedInvertedResidual(
         k=project_k, bits=project_bits, x_low=depthwise_low, x_high=depthwise_high,
         function=project_function, alpha=project_alpha, beta=project_beta,
         residual_at=residual, residual_dtype=x_dtype,
-        y_low=y_low, y_high=y_high, y_dtype=y_dtype, y_perm=y_perm,
+        y_low=y_low, y_high=y_high, y_dtype=y_dtype, y_perm=y_perm, y_packed=y_packed,
     )
     # fmt: on

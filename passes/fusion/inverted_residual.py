@@ -138,6 +138,8 @@ def _replace(graph: ir.Graph, block: InvertedResidual) -> Edit:
     attributes = [expand.attributes[name] for name in ("activation_low", "activation_high", "x_codes", "x_perm")]
     attributes += [depthwise.attributes[name] for name in _GEOMETRY]
     attributes += [project.attributes[name] for name in ("y_low", "y_high", "y_dtype", "y_perm", "layout")]
+    packed = ((expand, "x_packed"), (project, "y_packed"))
+    attributes += [node.attributes[name] for node, name in packed if name in node.attributes]
     for prefix, node in zip(("expand", "depthwise", "project"), block.nodes, strict=True):
         for name in ("k", "bits", "function", "alpha", "beta", "narrow_bits", "narrow_scales"):
             if name in node.attributes:

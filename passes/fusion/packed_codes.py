@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Codes of four bits between fused convolutions lie two a byte, as ONNX stores int4 and uint4."""
+"""Codes of four bits between fused convolutions lie two a byte."""
 
 from __future__ import annotations
 
@@ -9,41 +9,40 @@ from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Edit, Notes, Skip, SkipReason
 from edgefold.passes.fusion.block_chains import RESIDUAL
 
-_PACKED = {ir.DataType.UINT8: (ir.DataType.UINT4, 0, 15), ir.DataType.INT8: (ir.DataType.INT4, -8, 7)}
+_RANGES = {ir.DataType.UINT8: (0, 15), ir.DataType.INT8: (-8, 7)}
 _SCALES = {"FusedConvBlock": 4, "FusedInvertedResidual": 14}
-_READS = {"FusedConvBlock": (0, RESIDUAL), "FusedInvertedResidual": (0,)}
+_READS = {"FusedConvBlock": {0: "x_packed", RESIDUAL: "residual_packed"}, "FusedInvertedResidual": {0: "x_packed"}}
 
 
 def pack_codes(graph: ir.Graph) -> Notes:
-    """Changes the type of what fused convolutions, and nothing else, make and read, in place.
+    """Halves the tensors that fused convolutions, and nothing else, make and read, in place.
 
     Numerics: bit-equal.
     """
     edits: list[Edit] = []
     skips: list[Skip] = []
     for node in graph:
-        packed = _packed_type(node)
-        if packed is None:
+        if not _gives_four_bits(node):
             continue
         why = _obstacle(node)
         if why:
             detail = f"its codes of four bits take a byte: {why}"
             skips.append(Skip(node_label(node), SkipReason.NOTHING_TO_GAIN, detail))
             continue
-        node.attributes["y_dtype"] = ir.AttrInt64("y_dtype", int(packed))
-        node.outputs[0].type = ir.TensorType(packed)
+        node.attributes.add(ir.AttrInt64("y_packed", 1))
+        node.outputs[0].shape = None
+        for use in node.outputs[0].uses():
+            use.node.attributes.add(ir.AttrInt64(_READS[use.node.op_type][use.idx], 1))
         edits.append(Edit(node_label(node), "gives two codes a byte"))
     return Notes(tuple(edits), tuple(skips), {"packed_tensors": len(edits)})
 
 
-def _packed_type(node: ir.Node) -> ir.DataType | None:
-    """The type of four bits that holds all codes of a fused convolution."""
-    if node.domain != "ai.edgefold" or node.op_type not in _SCALES:
-        return None
-    given = ir.DataType(node.attributes.get_int("y_dtype", 0))
-    packed, low, high = _PACKED.get(given, (None, 0, 0))
-    fits = node.attributes.get_int("y_low", 0) >= low and node.attributes.get_int("y_high", 0) <= high
-    return packed if fits else None
+def _gives_four_bits(node: ir.Node) -> bool:
+    """Whether a node is a fused convolution whose codes, a byte each, are all of four bits."""
+    if node.domain != "ai.edgefold" or node.op_type not in _SCALES or node.attributes.get_int("y_packed", 0):
+        return False
+    low, high = _RANGES.get(ir.DataType(node.attributes.get_int("y_dtype", 0)), (0, -1))
+    return node.attributes.get_int("y_low", 0) >= low and node.attributes.get_int("y_high", 0) <= high
 
 
 def _obstacle(node: ir.Node) -> str:
@@ -56,6 +55,6 @@ def _obstacle(node: ir.Node) -> str:
         return "an output of the model"
     for use in value.uses():
         reader = use.node
-        if reader.domain != "ai.edgefold" or use.idx not in _READS.get(reader.op_type, ()):
+        if reader.domain != "ai.edgefold" or use.idx not in _READS.get(reader.op_type, {}):
             return f"read by {node_label(reader)} ({reader.op_type})"
     return ""

@@ -38,10 +38,11 @@ void PadRows(const uint8_t* rows, int64_t bytes, int64_t count, int64_t row_byte
 
 }  // namespace
 
-CodeImage::CodeImage(const ActivationRange& range, int64_t channels, bool last)
+CodeImage::CodeImage(const ActivationRange& range, int64_t channels, bool last, bool packed)
     : range_(range),
       channels_(channels),
       last_(last),
+      packed_(packed),
       quantize_planes_(ConvQuantizeKernels().Choose().run),
       quantize_(QuantizeKernels().Choose().run) {}
 
@@ -49,41 +50,39 @@ int64_t CodeImage::Bytes(int64_t pixels) const {
   return is_float() ? RoundUp(pixels * channels_, kGroupDepth) : 0;
 }
 
-StoredCodes CodeImage::Codes(const void* x, bool is_packed, int64_t image, int64_t pixels,
-                             float scale, uint8_t* memory, const Parallel& parallel) const {
+const uint8_t* CodeImage::Codes(const void* x, int64_t image, int64_t pixels, float scale,
+                                uint8_t* memory, const Parallel& parallel) const {
   const int64_t first = image * pixels * channels_;
-  if (!is_float()) {
-    return {static_cast<const uint8_t*>(x) + (is_packed ? first / 2 : first), is_packed};
-  }
+  if (!is_float()) return static_cast<const uint8_t*>(x) + (packed_ ? first / 2 : first);
   const float* values = static_cast<const float*>(x) + first;
   if (last_) {
     QuantizeInPlace(values, pixels * channels_, scale, memory, parallel);
   } else {
     QuantizePlanes(values, pixels, scale, memory, parallel);
   }
-  return {memory, false};
+  return memory;
 }
 
-void CodeImage::Copy(const StoredCodes& codes, int64_t first, int64_t pixels, uint8_t* out) const {
+void CodeImage::Copy(const uint8_t* image, int64_t first, int64_t pixels, uint8_t* out) const {
   const int64_t count = pixels * channels_;
-  if (codes.is_packed) {
-    UnpackCodes(codes.data + first * channels_ / 2, count, range_.is_unsigned(), out);
+  if (packed_) {
+    UnpackCodes(image + first * channels_ / 2, count, range_.is_unsigned(), out);
   } else {
-    std::memcpy(out, codes.data + first * channels_, static_cast<size_t>(count));
+    std::memcpy(out, image + first * channels_, static_cast<size_t>(count));
   }
 }
 
-const uint8_t* CodeImage::Rows(const StoredCodes& codes, int64_t first, int64_t pixels,
+const uint8_t* CodeImage::Rows(const uint8_t* image, int64_t first, int64_t pixels,
                                int64_t row_bytes, uint8_t* memory) const {
-  if (RowsLie(codes, row_bytes)) return codes.data + first * channels_;
-  if (!codes.is_packed) {
-    PadRows(codes.data + first * channels_, channels_, pixels, row_bytes, memory);
+  if (RowsLie(row_bytes)) return image + first * channels_;
+  if (!packed_) {
+    PadRows(image + first * channels_, channels_, pixels, row_bytes, memory);
   } else if (row_bytes == channels_) {
-    Copy(codes, first, pixels, memory);
+    Copy(image, first, pixels, memory);
   } else {
     for (int64_t r = 0; r < pixels; ++r) {
       uint8_t* row = memory + r * row_bytes;
-      Copy(codes, first + r, 1, row);
+      Copy(image, first + r, 1, row);
       std::memset(row + channels_, 0, static_cast<size_t>(row_bytes - channels_));
     }
   }

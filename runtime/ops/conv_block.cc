@@ -25,7 +25,7 @@ bool NeedsGather(const ConvAttributes& a) {
 
 ConvBlock::ConvBlock(const ConvStage& stage)
     : stage_(stage),
-      image_(stage.x, stage.attributes.in_channels, stage.x_last),
+      image_(stage.x, stage.attributes.in_channels, stage.x_last, stage.packed.x),
       finish_(stage),
       depthwise_(ConvDepthwiseKernels().Choose().run) {
   if (NeedsGather(stage.attributes)) {
@@ -57,12 +57,11 @@ bool ConvBlock::Run(const ConvBlockInputs& inputs, const Parallel& parallel) con
   if (memory == nullptr) return false;
   uint8_t* x = memory.get() + weights;
   float* constants = reinterpret_cast<float*>(x + codes);
-  Call call = {inputs, {}, at_once ? nullptr : memory.get(), 0, {}};
+  Call call = {inputs, {}, at_once ? nullptr : memory.get(), 0, nullptr};
   if (weights > 0) product_->DecodeWeights(memory.get(), parallel);
   call.constants = finish_.Prepare(inputs.stage, inputs.x_scale, inputs.residual_scale, constants);
   for (call.image = 0; call.image < inputs.batch; ++call.image) {
-    call.x =
-        image_.Codes(inputs.x, inputs.x_is_packed, call.image, pixels, inputs.x_scale, x, parallel);
+    call.x = image_.Codes(inputs.x, call.image, pixels, inputs.x_scale, x, parallel);
     if (!(pointwise ? RunPointwise(call, parallel) : RunBands(call, parallel))) return false;
   }
   return true;
@@ -75,9 +74,8 @@ StageFinish::Target ConvBlock::Target(const Call& call, int64_t pixel) const {
   const int64_t first = (call.image * pixels + pixel) * channels;  // channel-last
   StageFinish::Target target = {};
   if (stage_.residual != Residual::kNone) {
-    target.residual_is_packed = call.inputs.residual_is_packed;
     target.residual = static_cast<const uint8_t*>(call.inputs.residual) +
-                      (call.inputs.residual_is_packed ? first / 2 : first);
+                      (stage_.packed.residual ? first / 2 : first);
   }
   if (stage_.y.is_float() && stage_.y_last) {
     target.y = static_cast<float*>(call.inputs.y) + first;
@@ -86,7 +84,7 @@ StageFinish::Target ConvBlock::Target(const Call& call, int64_t pixel) const {
     target.y = static_cast<float*>(call.inputs.y) + call.image * pixels * channels + pixel;
     target.y_stride = pixels;
   } else {
-    target.y = static_cast<uint8_t*>(call.inputs.y) + (stage_.y_is_packed ? first / 2 : first);
+    target.y = static_cast<uint8_t*>(call.inputs.y) + (stage_.packed.y ? first / 2 : first);
     target.y_stride = channels;
   }
   return target;
@@ -121,7 +119,7 @@ bool ConvBlock::RunPointwise(const Call& call, const Parallel& parallel) const {
 bool ConvBlock::PointwiseBlock(const Call& call, int64_t first_pixel, int64_t pixels,
                                int64_t first_panel, int64_t panels) const {
   const int64_t row_bytes = product_->RowBytes();
-  const int64_t copied = image_.RowsLie(call.x, row_bytes) ? 0 : RoundUp(pixels * row_bytes, 64);
+  const int64_t copied = image_.RowsLie(row_bytes) ? 0 : RoundUp(pixels * row_bytes, 64);
   const int64_t product = product_->ScratchBytes(pixels, call.weights == nullptr);
   const Scratch memory = AllocateScratch(product + copied + finish_.ScratchBytes(pixels));
   if (memory == nullptr) return false;

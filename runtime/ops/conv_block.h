@@ -30,9 +30,6 @@ struct ConvBlockInputs {
   const void* residual;  // codes like y's: [batch][out height][out width][out_channels]; or null
   float residual_scale;
   void* y;  // codes, or a float image
-  // Whether codes are of four bits, two a byte.
-  bool x_is_packed = false;
-  bool residual_is_packed = false;
 };
 
 // Read-only once made; Run may be called from several threads at a time.

@@ -15,7 +15,7 @@ struct ConvBlock::Call {
   StageFinish::Constants constants;
   const uint8_t* weights;  // of product_; null where it meets all rows at once
   int64_t image;           // of the batch
-  StoredCodes x;           // its codes
+  const uint8_t* x;        // its codes
 };
 
 struct ConvBlock::Band {

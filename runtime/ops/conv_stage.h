@@ -24,6 +24,14 @@
 
 namespace edgefold {
 
+// Which tensors hold codes of four bits, two a byte (ops/four_bit_codes.h), of an even number of
+// channels.
+struct PackedCodes {
+  bool x;
+  bool residual;
+  bool y;
+};
+
 struct ConvStage {
   PackedMatrix matrix;        // k == taps * in_channels / group, at most 65536; n == out_channels
   const float* scales;        // [out_channels]
@@ -34,8 +42,8 @@ struct ConvStage {
   Residual residual;
   bool residual_is_unsigned;
   CodeRange y;
-  bool y_is_packed;  // codes of four bits, two a byte: out_channels is even
-  bool y_last;       // a float y lies channel-last
+  bool y_last;  // a float y lies channel-last
+  PackedCodes packed;
 };
 
 struct StageInputs {

@@ -64,8 +64,8 @@ struct InvertedResidual::Call {
   StageFinish::Constants project;
   const uint8_t* expand_weights;
   const uint8_t* project_weights;
-  int64_t image;  // of the batch
-  StoredCodes x;  // its codes
+  int64_t image;     // of the batch
+  const uint8_t* x;  // its codes
 };
 
 struct InvertedResidual::Work {
@@ -79,7 +79,7 @@ struct InvertedResidual::Work {
 InvertedResidual::InvertedResidual(const InvertedResidualStages& stages)
     : stages_(stages),
       image_(FirstStage(stages).x, FirstStage(stages).attributes.in_channels,
-             FirstStage(stages).x_last),
+             FirstStage(stages).x_last, FirstStage(stages).packed.x),
       project_(stages.project.matrix, stages.project.x.is_unsigned()),
       finish_expand_(stages.expand),
       finish_depthwise_(stages.depthwise),
@@ -138,7 +138,7 @@ bool InvertedResidual::Run(const InvertedResidualInputs& inputs, const Parallel&
   if (memory == nullptr) return false;
   uint8_t* x = memory.get() + weights;
   float* constants = reinterpret_cast<float*>(x + codes);
-  Call call = {inputs, plan, {}, {}, {}, nullptr, nullptr, 0, {}};
+  Call call = {inputs, plan, {}, {}, {}, nullptr, nullptr, 0, nullptr};
   if (decodes_expand) {
     expand_->DecodeWeights(memory.get(), parallel);
     call.expand_weights = memory.get();
@@ -162,8 +162,7 @@ bool InvertedResidual::Run(const InvertedResidualInputs& inputs, const Parallel&
   const int64_t share = CeilDiv(out_rows, BandsOf(stages_.depthwise.attributes, inputs.shape));
   std::atomic<bool> enough_memory{true};
   for (call.image = 0; call.image < inputs.batch; ++call.image) {
-    call.x = image_.Codes(inputs.x, inputs.x_is_packed, call.image, in_pixels, inputs.x_scale, x,
-                          parallel);
+    call.x = image_.Codes(inputs.x, call.image, in_pixels, inputs.x_scale, x, parallel);
     // rings[i] is what band i - 1 has left, where it is done: a thread that runs one after the
     // other computes no row twice. What comes too late for its band waits for the image's end.
     std::array<std::atomic<uint8_t*>, kMostBands + 1> rings = {};
@@ -316,12 +315,11 @@ void InvertedResidual::ProjectRows(const Call& call, const Work& work, int64_t p
     target.y_stride = out_pixels;
   } else {
     target.y =
-        static_cast<uint8_t*>(call.inputs.y) + (stages_.project.y_is_packed ? first / 2 : first);
+        static_cast<uint8_t*>(call.inputs.y) + (stages_.project.packed.y ? first / 2 : first);
     target.y_stride = channels;
   }
   if (stages_.project.residual != Residual::kNone) {
-    target.residual_is_packed = call.x.is_packed;
-    target.residual = call.x.data + (call.x.is_packed ? pixel * channels / 2 : pixel * channels);
+    target.residual = call.x + pixel * channels / (stages_.project.packed.residual ? 2 : 1);
   }
   project_.Run(call.project_weights, work.rows, pixels, 0, stages_.project.matrix.Panels(),
                work.product, [&](int64_t column, int64_t columns, const int32_t* sums) {

@@ -36,8 +36,7 @@ struct InvertedResidualInputs {
   StageInputs expand;
   StageInputs depthwise;
   StageInputs project;
-  void* y;                   // codes, or a float image
-  bool x_is_packed = false;  // codes of four bits, two a byte
+  void* y;  // codes, or a float image
 };
 
 // Read-only once made; Run may be called from several threads at a time.

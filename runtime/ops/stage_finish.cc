@@ -63,7 +63,7 @@ StageFinish::StageFinish(const ConvStage& stage)
       residual_is_unsigned_(stage.residual_is_unsigned),
       range_(stage.y),
       in_planes_(stage.y.is_float() && !stage.y_last),
-      packs_(stage.y_is_packed),
+      packed_(stage.packed),
       scales_(stage.scales),
       channels_(stage.attributes.out_channels),
       padded_channels_(RoundUp(channels_, kLanes)),
@@ -87,9 +87,9 @@ StageFinish::Constants StageFinish::Prepare(const StageInputs& inputs, float x_s
 }
 
 int64_t StageFinish::ScratchBytes(int64_t pixels) const {
-  const int64_t residual = place_ == Residual::kNone ? 0 : kTileCodes;  // it may be packed
+  const int64_t residual = packed_.residual ? kTileCodes : 0;
   const int64_t y = in_planes_ ? std::min(kTilePixels, pixels) * kMaxColumns * 4 : 0;
-  return residual + (packs_ ? kTileCodes : y);
+  return residual + (packed_.y ? kTileCodes : y);
 }
 
 void StageFinish::Run(const Constants& constants, const Target& target, const int32_t* sums,
@@ -111,7 +111,7 @@ void StageFinish::Run(const Constants& constants, const Target& target, const in
   r.residual_scale = constants.residual_scale;
   r.range = range_;
   r.y_scale = constants.y_scale;
-  if (in_planes_ || packs_ || target.residual_is_packed) {
+  if (in_planes_ || packed_.y || packed_.residual) {
     return RunInTiles(r, target, channel, scratch);
   }
   r.y = static_cast<uint8_t*>(target.y) + channel * ElementBytes();
@@ -123,20 +123,20 @@ void StageFinish::Run(const Constants& constants, const Target& target, const in
 void StageFinish::RunInTiles(RequantizeArguments r, const Target& target, int64_t channel,
                              uint8_t* scratch) const {
   uint8_t* y = static_cast<uint8_t*>(target.y);
-  uint8_t* tile = scratch + (place_ == Residual::kNone ? 0 : kTileCodes);
-  const bool through_tile = in_planes_ || packs_;
+  uint8_t* tile = scratch + (packed_.residual ? kTileCodes : 0);
+  const bool through_tile = in_planes_ || packed_.y;
   r.y_stride = through_tile ? kMaxColumns : target.y_stride;
   const int64_t pixels = r.pixels;
   for (int64_t first = 0; first < pixels; first += kTilePixels) {
     r.pixels = std::min(kTilePixels, pixels - first);
-    if (target.residual_is_packed) {
+    if (packed_.residual) {
       UnpackRows(target.residual, first, channel, r, scratch);
       r.residual = scratch;
       r.residual_stride = kMaxColumns;
     }
     r.y = through_tile ? tile : y + (first * target.y_stride + channel) * ElementBytes();
     requantize_(r);
-    if (packs_) PackRows(tile, first, channel, r, y);
+    if (packed_.y) PackRows(tile, first, channel, r, y);
     if (in_planes_) {
       StorePlanes(reinterpret_cast<const float*>(tile), r.pixels, r.channels,
                   static_cast<float*>(target.y) + channel * target.y_stride + first,

@@ -30,7 +30,6 @@ class StageFinish {
     void* y;
     int64_t y_stride;
     const uint8_t* residual;  // of the first pixel, out_channels codes apart; null where none is
-    bool residual_is_packed;  // of four bits, two a byte
   };
 
   // Bytes of scratch for so many pixels.
@@ -56,7 +55,7 @@ class StageFinish {
   bool residual_is_unsigned_;
   CodeRange range_;
   bool in_planes_;
-  bool packs_;
+  PackedCodes packed_;
   const float* scales_;
   int64_t channels_;
   int64_t padded_channels_;

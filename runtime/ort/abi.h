@@ -29,15 +29,7 @@ namespace edgefold::ort {
 inline constexpr uint32_t kApiVersion = 17;
 
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2, kInvalidGraph = 10 };
-enum ElementType : int {
-  kFloat = 1,
-  kUint8 = 2,
-  kInt8 = 3,
-  kInt32 = 6,
-  kInt64 = 7,
-  kUint4 = 21,
-  kInt4 = 22
-};
+enum ElementType : int { kFloat = 1, kUint8 = 2, kInt8 = 3, kInt32 = 6, kInt64 = 7 };
 // An input type that accepts any tensor.
 inline constexpr int kAnyType = 0;
 

@@ -17,22 +17,6 @@ constexpr int kBackToLast[kImageRank] = {0, 2, 3, 1};  // from channel-first
 
 const int* Axes(bool is_last) { return is_last ? kChannelLast : kChannelFirst; }
 
-CodeRange ReadRange(const Node& layer) {
-  CodeRange range = {};
-  range.low = static_cast<int32_t>(layer.Int("low", -127, 0));
-  range.high = static_cast<int32_t>(layer.Int("high", 0, range.low < 0 ? 127 : 255));
-  return range;
-}
-
-int TypeOf(const CodeRange& range) {
-  return range.is_float() ? kFloat : range.is_unsigned() ? kUint8 : kInt8;
-}
-
-bool FitsFourBits(const CodeRange& range) {
-  return !range.is_float() && range.low >= kFourBitLow &&
-         range.high <= (range.is_unsigned() ? kFourBitUnsignedHigh : kFourBitHigh);
-}
-
 // What is malformed is refused when the kernel is created.
 bool InferredLast(const Api& api, OrtShapeInferContext* context, const char* name) {
   int64_t order[kImageRank];
@@ -42,42 +26,25 @@ bool InferredLast(const Api& api, OrtShapeInferContext* context, const char* nam
 }  // namespace
 
 CodeRange ReadCodeRange(const Node& layer) {
-  const CodeRange range = ReadRange(layer);
-  const int type = TypeOf(range);
+  CodeRange range = {};
+  range.low = static_cast<int32_t>(layer.Int("low", -127, 0));
+  range.high = static_cast<int32_t>(layer.Int("high", 0, range.low < 0 ? 127 : 255));
+  const int type = range.is_float() ? kFloat : range.is_unsigned() ? kUint8 : kInt8;
   layer.Int("dtype", type, type);
   return range;
 }
 
-void ReadY(const Node& node, ConvStage* stage) {
-  const Node layer = node.Layer("y_");
-  stage->y = ReadRange(layer);
-  const int64_t type = layer.Int("dtype", kFloat, kInt4);
-  stage->y_is_packed = FitsFourBits(stage->y) && type == PackedType(stage->y.is_unsigned());
-  if (!stage->y_is_packed && type != TypeOf(stage->y)) {
-    node.error()->Set("%s: attribute 'y_dtype' is %lld; not a type for codes of %d to %d",
-                      node.op(), static_cast<long long>(type), stage->y.low, stage->y.high);
+bool ReadPacked(const Node& node, const char* name, const CodeRange& range, int64_t channels) {
+  if (node.IntOr(name, 0, 0, 1) == 0) return false;
+  const int high = range.is_unsigned() ? kFourBitUnsignedHigh : kFourBitHigh;
+  if (range.is_float() || range.low < kFourBitLow || range.high > high || channels % 2 != 0) {
+    node.error()->Set(
+        "%s: attribute '%s' is 1 for codes of %d to %d and %lld channels; two codes a byte are of "
+        "4 "
+        "bits and of an even number of channels",
+        node.op(), name, range.low, range.high, static_cast<long long>(channels));
   }
-  if (stage->y_is_packed) ExpectEven(node.op(), "y", stage->matrix.n, node.error());
-}
-
-void ExpectEven(const char* op, const char* role, int64_t channels, Error* error) {
-  if (channels % 2 == 0) return;
-  error->Set("%s: %s holds two codes a byte of an odd number of channels, %lld", op, role,
-             static_cast<long long>(channels));
-}
-
-bool ReadPacked(const char* op, const Tensor& x, const ActivationRange& range, int64_t channels,
-                Error* error) {
-  if (!range.x_codes || x.type != PackedType(range.is_unsigned())) {
-    ExpectElements(op, x, range, error);
-    return false;
-  }
-  ExpectEven(op, "x", channels, error);
   return true;
-}
-
-bool IsImageType(int64_t type) {
-  return type == kFloat || type == kUint8 || type == kInt8 || type == kUint4 || type == kInt4;
 }
 
 ActivationRange AsActivations(const CodeRange& codes) {
@@ -129,6 +96,18 @@ Shape ImageShape(int64_t batch, int64_t channels, const ConvShape& shape, bool i
   return image;
 }
 
+Shape Unpacked(const Shape& stored, bool is_packed) {
+  Shape image = stored;
+  if (is_packed && image.rank == kImageRank) image.dims[kImageRank - 1] *= 2;
+  return image;
+}
+
+Shape Stored(const Shape& image, bool is_packed) {
+  Shape stored = image;
+  if (is_packed) stored.dims[kImageRank - 1] /= 2;
+  return stored;
+}
+
 void InferImage(const Api& api, OrtShapeInferContext* context, size_t scales, int y_type,
                 Error* error) {
   const int* from = Axes(InferredLast(api, context, "x_perm"));
@@ -150,6 +129,7 @@ void InferImage(const Api& api, OrtShapeInferContext* context, size_t scales, in
     y.shape.dims[to[d]] = known ? image.shape.dims[d] : -1;
     y.names[to[d]] = known ? image.names[d] : "";
   }
+  if (InferredInt(api, context, "y_packed") == 1) y.shape.dims[kImageRank - 1] /= 2;  // known
   MadeNames names_made;
   NameUnknownSizes(&y, &names_made);
   InferredOutput(api, context, y_type, y, error);

@@ -10,20 +10,9 @@ namespace edgefold::ort {
 // The attributes low, high and dtype of codes, or of floats where high is 0.
 CodeRange ReadCodeRange(const Node& layer);
 
-// The attributes y_low, y_high and y_dtype of the last stage, whose codes may be packed.
-void ReadY(const Node& node, ConvStage* stage);
-
-inline int PackedType(bool is_unsigned) { return is_unsigned ? kUint4 : kInt4; }
-
-// Refuses packed codes of an odd number of channels: a pixel's begin with a byte of their own.
-void ExpectEven(const char* op, const char* role, int64_t channels, Error* error);
-
-// Whether x holds packed codes. Refuses elements that are neither those nor what `range` asks for.
-bool ReadPacked(const char* op, const Tensor& x, const ActivationRange& range, int64_t channels,
-                Error* error);
-
-// Whether a type can be that of a fused node's y.
-bool IsImageType(int64_t type);
+// Whether the attribute `name`, which may be left out, says that codes of a range and a number of
+// channels lie two a byte; refuses those that cannot.
+bool ReadPacked(const Node& node, const char* name, const CodeRange& range, int64_t channels);
 
 // A fused node's activations between its stages, as the next stage takes them.
 ActivationRange AsActivations(const CodeRange& codes);
@@ -42,6 +31,10 @@ float ReadCodeScale(const char* op, const Context& context, size_t index, const 
 bool ReadImageShape(const ConvAttributes& attributes, const Shape& x, bool is_last, int64_t* batch,
                     ConvShape* shape);
 Shape ImageShape(int64_t batch, int64_t channels, const ConvShape& shape, bool is_last);
+
+// The shape of a channel-last image whose tensor has the shape `stored`, and the other way.
+Shape Unpacked(const Shape& stored, bool is_packed);
+Shape Stored(const Shape& image, bool is_packed);
 
 // Declares y of a fused node: from input 0, the attributes of its convolution, and how x and y lie.
 void InferImage(const Api& api, OrtShapeInferContext* context, size_t scales, int y_type,

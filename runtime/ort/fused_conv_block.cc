@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // FusedConvBlock(x, codes, selectors, table, scales, bias, x_scale, x_shifts, residual,
-// residual_scale, y_scale) -> y, for float32, uint8, int8, uint4 and int4 y
+// residual_scale, y_scale) -> y, for float32, uint8 and int8 y
 #include <utility>
 
 #include "ops/conv_block.h"
+#include "ops/four_bit_codes.h"
 #include "ort/conv_stage_node.h"
 
 namespace edgefold::ort {
@@ -48,7 +49,14 @@ class FusedConvBlock {
     stage.residual = static_cast<Residual>(node.Int("residual_at", 0, 2));
     const int residual_type = static_cast<int>(node.Int("residual_dtype", kUint8, kInt8));
     stage.residual_is_unsigned = residual_type == kUint8;
-    ReadY(node, &stage);
+    stage.y = ReadCodeRange(node.Layer("y_"));
+    const CodeRange x_range = {stage.x.low, stage.x.x_codes ? stage.x.high : 0};
+    stage.packed.x = ReadPacked(node, "x_packed", x_range, stage.attributes.in_channels);
+    const bool adds = stage.residual != Residual::kNone;
+    const CodeRange residual_range = {0, adds ? kFourBitUnsignedHigh : 0};
+    stage.packed.residual =
+        ReadPacked(node, "residual_packed", residual_range, stage.attributes.out_channels);
+    stage.packed.y = ReadPacked(node, "y_packed", stage.y, stage.attributes.out_channels);
     stage.x_last = ReadOrder(node, "x_perm", stage.x.x_codes);
     stage.y_last = ReadOrder(node, "y_perm", !stage.y.is_float());
     if (stage.x_last && !stage.x.x_codes && !stage.x.steps.empty()) {
@@ -68,14 +76,15 @@ class FusedConvBlock {
     const ConvStage& stage = block_.stage();
     const int64_t channels = stage.attributes.out_channels;
     const Tensor x = context.Input(kX, error);
+    ExpectElements(kName, x, stage.x, error);
     ConvBlockInputs inputs = {};
-    inputs.x_is_packed = ReadPacked(kName, x, stage.x, stage.attributes.in_channels, error);
     inputs.stage.bias =
         ReadBias(kName, context, kBias, channels, &inputs.stage.bias_is_scalar, error);
     inputs.x_scale = ReadScale(kName, context, kXScale, "x_scale", error);
     inputs.stage.y_scale = ReadCodeScale(kName, context, kYScale, "y_scale", error);
     if (error->failed()) return;
-    if (!ReadImageShape(stage.attributes, x.shape, stage.x_last, &inputs.batch, &inputs.shape)) {
+    if (!ReadImageShape(stage.attributes, Unpacked(x.shape, stage.packed.x), stage.x_last,
+                        &inputs.batch, &inputs.shape)) {
       char text[100];
       return error->Set(
           "%s: x has shape %s; expected an image of %lld channels that the kernel fits", kName,
@@ -84,15 +93,15 @@ class FusedConvBlock {
     }
     inputs.x = x.data;
     ReadResidual(context, &inputs, error);
-    inputs.y =
-        context.Output(ImageShape(inputs.batch, channels, inputs.shape, stage.y_last), error);
+    const Shape y = ImageShape(inputs.batch, channels, inputs.shape, stage.y_last);
+    inputs.y = context.Output(Stored(y, stage.packed.y), error);
     if (error->failed()) return;
     if (!block_.Run(inputs, context.Threads())) error->Set("%s: out of memory", kName);
   }
 
   static void InferShape(const Api& api, OrtShapeInferContext* context, Error* error) {
     const int64_t type = InferredInt(api, context, "y_dtype");
-    if (IsImageType(type)) {
+    if (type == kFloat || type == kUint8 || type == kInt8) {
       InferImage(api, context, kScales, static_cast<int>(type), error);
     }
   }
@@ -105,15 +114,11 @@ class FusedConvBlock {
     const Tensor residual = context.Input(kResidual, error);
     inputs->residual_scale = ReadScale(kName, context, kResidualScale, "residual_scale", error);
     if (error->failed()) return;
-    const Shape wanted =
+    const Shape image =
         ImageShape(inputs->batch, stage.attributes.out_channels, inputs->shape, true);
+    const Shape wanted = Stored(image, stage.packed.residual);
     inputs->residual = residual.data;
-    inputs->residual_is_packed = residual.type == PackedType(residual_type_ == kUint8);
-    if (inputs->residual_is_packed) {
-      ExpectEven(kName, "residual", stage.attributes.out_channels, error);
-    }
-    const bool right = inputs->residual_is_packed || residual.type == residual_type_;
-    if (right && residual.shape.Is(wanted.rank, wanted.dims)) return;
+    if (residual.type == residual_type_ && residual.shape.Is(wanted.rank, wanted.dims)) return;
     char is[100];
     char expected[100];
     error->Set("%s: residual has element type %d and shape %s; expected %d and %s", kName,
@@ -138,14 +143,6 @@ const CustomOp* FusedConvBlockToUint8(int weight_bits) {
 
 const CustomOp* FusedConvBlockToInt8(int weight_bits) {
   return Operator<FusedConvBlock<kInt8>>::AtWidth(weight_bits);
-}
-
-const CustomOp* FusedConvBlockToUint4(int weight_bits) {
-  return Operator<FusedConvBlock<kUint4>>::AtWidth(weight_bits);
-}
-
-const CustomOp* FusedConvBlockToInt4(int weight_bits) {
-  return Operator<FusedConvBlock<kInt4>>::AtWidth(weight_bits);
 }
 
 }  // namespace edgefold::ort

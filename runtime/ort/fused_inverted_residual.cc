@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // FusedInvertedResidual(x, five inputs of each of three convolutions, x_scale, expand_scale,
-// depthwise_scale, y_scale) -> y, for float32, uint8, int8, uint4 and int4 y
+// depthwise_scale, y_scale) -> y, for float32, uint8 and int8 y
 #include <utility>
 
 #include "ops/inverted_residual.h"
@@ -54,8 +54,7 @@ class FusedInvertedResidual {
     s.has_expand = true;
     s.expand = Stage(expand, layers.expand, ReadCodeRange(expand));
     s.depthwise = Stage(depthwise, layers.depthwise, ReadCodeRange(depthwise));
-    s.project = Stage(project, layers.project, {});
-    ReadY(node, &s.project);
+    s.project = Stage(project, layers.project, ReadCodeRange(node.Layer("y_")));
     s.expand.attributes = PointwiseAttributes(layers.expand.matrix);
     s.depthwise.attributes = ReadConvAttributes(node, layers.depthwise.matrix, &rank);
     s.project.attributes = PointwiseAttributes(layers.project.matrix);
@@ -67,6 +66,10 @@ class FusedInvertedResidual {
     node.Int("x_dtype", x_type, x_type);
     if (adds) s.project.residual = Residual::kBeforeActivation;
     s.project.residual_is_unsigned = s.expand.x.is_unsigned();
+    const CodeRange x_range = {s.expand.x.low, s.expand.x.x_codes ? s.expand.x.high : 0};
+    s.expand.packed.x = ReadPacked(node, "x_packed", x_range, s.expand.matrix.k);
+    s.project.packed.residual = adds && s.expand.packed.x;
+    s.project.packed.y = ReadPacked(node, "y_packed", s.project.y, s.project.matrix.n);
     s.expand.x_last = ReadOrder(node, "x_perm", s.expand.x.x_codes);
     s.project.y_last = ReadOrder(node, "y_perm", !s.project.y.is_float());
     if (!error->failed()) CheckFit(s, rank, error);
@@ -77,8 +80,8 @@ class FusedInvertedResidual {
   void Compute(const Context& context, Error* error) const {
     const InvertedResidualStages& s = block_.stages();
     const Tensor x = context.Input(kX, error);
+    ExpectElements(kName, x, s.expand.x, error);
     InvertedResidualInputs inputs = {};
-    inputs.x_is_packed = ReadPacked(kName, x, s.expand.x, s.expand.matrix.k, error);
     inputs.x_scale = ReadScale(kName, context, kXScale, "x_scale", error);
     inputs.expand = Inputs(context, kExpand, s.expand, kExpandScale, "expand_scale", error);
     inputs.depthwise =
@@ -86,9 +89,9 @@ class FusedInvertedResidual {
     inputs.project = Inputs(context, kProject, s.project, kYScale, "y_scale", error);
     if (error->failed()) return;
     // The expansion changes no size but the number of channels.
-    Shape expanded = x.shape;
+    Shape expanded = Unpacked(x.shape, s.expand.packed.x);
     const int channels = s.expand.x_last ? 3 : 1;
-    const bool fits = expanded.rank == 4 && x.shape.dims[channels] == s.expand.matrix.k;
+    const bool fits = expanded.rank == 4 && expanded.dims[channels] == s.expand.matrix.k;
     expanded.dims[channels] = s.expand.matrix.n;
     if (!fits || !ReadImageShape(s.depthwise.attributes, expanded, s.expand.x_last, &inputs.batch,
                                  &inputs.shape)) {
@@ -102,14 +105,14 @@ class FusedInvertedResidual {
       return error->Set("%s: x is added to a y of another size", kName);
     }
     inputs.x = x.data;
-    inputs.y = context.Output(y, error);
+    inputs.y = context.Output(Stored(y, s.project.packed.y), error);
     if (error->failed()) return;
     if (!block_.Run(inputs, context.Threads())) error->Set("%s: out of memory", kName);
   }
 
   static void InferShape(const Api& api, OrtShapeInferContext* context, Error* error) {
     const int64_t type = InferredInt(api, context, "y_dtype");
-    if (IsImageType(type)) {
+    if (type == kFloat || type == kUint8 || type == kInt8) {
       InferImage(api, context, kProject + kScalesBehind, static_cast<int>(type), error);
     }
   }
@@ -170,14 +173,6 @@ const CustomOp* FusedInvertedResidualToUint8(int weight_bits) {
 
 const CustomOp* FusedInvertedResidualToInt8(int weight_bits) {
   return Operator<FusedInvertedResidual<kInt8>>::AtWidth(weight_bits);
-}
-
-const CustomOp* FusedInvertedResidualToUint4(int weight_bits) {
-  return Operator<FusedInvertedResidual<kUint4>>::AtWidth(weight_bits);
-}
-
-const CustomOp* FusedInvertedResidualToInt4(int weight_bits) {
-  return Operator<FusedInvertedResidual<kInt4>>::AtWidth(weight_bits);
 }
 
 }  // namespace edgefold::ort

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,10 +21,9 @@ TYPES = {
     "float last": (0, 0, TensorProto.FLOAT),
     "u8": (0, 255, TensorProto.UINT8),
     "s8": (-127, 127, TensorProto.INT8),
-    "u4": (0, 15, TensorProto.UINT4),
-    "s4": (-8, 7, TensorProto.INT4),
+    "u4": (0, 15, TensorProto.UINT8),  # two a byte
+    "s4": (-8, 7, TensorProto.INT8),
 }
-FOUR_BITS = {TensorProto.UINT4: TensorProto.UINT8, TensorProto.INT4: TensorProto.INT8}
 FIRST, LAST, BACK = [0, 1, 2, 3], [0, 3, 1, 2], [0, 2, 3, 1]
 NOTHING = {"function": 0, "alpha": -math.inf, "beta": math.inf}
 
@@ -69,7 +66,14 @@ def image(rng: np.random.Generator, kind: str, channels: int, size: tuple[int, i
         return rng.uniform(-3, 5, (batch, channels, *size)).astype(np.float32)
     if kind == "float last":
         return rng.uniform(-3, 5, (batch, *size, channels)).astype(np.float32)
-    return rng.integers(low, high + 1, (batch, *size, channels)).astype(np.uint8 if low == 0 else np.int8)
+    codes = rng.integers(low, high + 1, (batch, *size, channels)).astype(np.uint8 if low == 0 else np.int8)
+    return packed_pairs(codes) if kind.endswith("4") else codes
+
+
+def packed_pairs(codes: np.ndarray) -> np.ndarray:
+    """Codes of four bits two a byte; of an odd number of channels the last one is left out."""
+    pairs = codes[..., : codes.shape[-1] // 2 * 2].astype(np.uint8) % 16
+    return (pairs[..., ::2] + 16 * pairs[..., 1::2]).astype(np.uint8).view(codes.dtype)
 
 
 def weights_and_scale(rng: np.random.Generator, k: int, n: int, bits: int) -> tuple[Weights, np.ndarray]:
@@ -118,17 +122,19 @@ def conv_block(
         "x_codes": int(not x.startswith("float")),
         "x_perm": FIRST if x == "float" else LAST,
         "residual_at": place,
-        "residual_dtype": TYPES[(residual or "u8").replace("4", "8")][2],
+        "residual_dtype": TYPES[residual or "u8"][2],
         "y_low": TYPES[y][0],
         "y_high": TYPES[y][1],
         "y_dtype": TYPES[y][2],
         "y_perm": FIRST if y == "float" else BACK,
+        "x_packed": int(x.endswith("4")),
+        "residual_packed": int((residual or "").endswith("4")),
+        "y_packed": int(y.endswith("4")),
         "layout": 1,
     }
     names = ["x", "codes", "selectors", "table", "scales", "bias", "x_scale", "x_shifts"]
     names += ["residual", "residual_scale", "y_scale"]
-    stored = {"x": TYPES[x][2], "residual": TYPES[residual or "u8"][2]}
-    return model("FusedConvBlock", names, feeds, constants, TYPES[y][2], {**attributes, **more}, stored), feeds
+    return model("FusedConvBlock", names, feeds, constants, TYPES[y][2], {**attributes, **more}), feeds
 
 
 def packed(weights: Weights, prefix: str = "") -> dict[str, np.ndarray]:
@@ -142,23 +148,14 @@ def model(
     constants: dict[str, np.ndarray],
     y_type: int,
     attributes: dict[str, Any],
-    stored: Mapping[str, int] = MappingProxyType({}),
 ) -> bytes:
-    """One node; what is ``stored`` in four bits goes in and comes out as bytes, which numpy has."""
-    packed = {name: kind for name, kind in stored.items() if name in feeds and kind in FOUR_BITS}
-    casts = [helper.make_node("Cast", [name], [f"{name}.packed"], to=kind) for name, kind in packed.items()]
-    operands = [f"{name}.packed" if name in packed else name for name in names]
-    result = "y.packed" if y_type in FOUR_BITS else "y"
-    node = helper.make_node(op, operands, [result], name="node", domain=DOMAIN, **attributes)
-    if result != "y":
-        y_type = FOUR_BITS[y_type]
-        casts.append(helper.make_node("Cast", [result], ["y"], to=y_type))
+    node = helper.make_node(op, names, ["y"], name="node", domain=DOMAIN, **attributes)
     inputs = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), [None] * 4)
         for name, array in feeds.items()
     ]
     graph = helper.make_graph(
-        [*casts[: len(packed)], node, *casts[len(packed) :]],
+        [node],
         "one",
         inputs,
         [helper.make_tensor_value_info("y", y_type, [None] * 4)],

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fused_conv import BACK, FIRST, FOUR_BITS, LAST, NOTHING, TYPES, image, model, packed, run, weights_and_scale
+from fused_conv import BACK, FIRST, LAST, NOTHING, TYPES, image, model, packed, run, weights_and_scale
 
 RELU6 = {"function": 0, "alpha": 0.0, "beta": 6.0}
 HARD_SWISH = {"function": 5, "alpha": 1 / 6, "beta": 0.5}
@@ -51,17 +51,18 @@ def inverted_residual(
         "activation_low": low,
         "activation_high": high,
         "x_codes": int(not x.startswith("float")),
-        "x_dtype": FOUR_BITS.get(dtype, dtype),
+        "x_dtype": dtype,
         "x_perm": FIRST if x == "float" else LAST,
         "residual": int(residual),
         "y_low": TYPES[y][0],
         "y_high": TYPES[y][1],
         "y_dtype": TYPES[y][2],
         "y_perm": FIRST if y == "float" else BACK,
+        "x_packed": int(x.endswith("4")),
+        "y_packed": int(y.endswith("4")),
     }
     feeds = {"x": image(rng, x, 24, (11, 9))}
-    stored = {"x": TYPES[x][2]}
-    return model("FusedInvertedResidual", names, feeds, constants, TYPES[y][2], {**attributes, **more}, stored), feeds
+    return model("FusedInvertedResidual", names, feeds, constants, TYPES[y][2], {**attributes, **more}), feeds
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ void Define(const StageCase& c, const ConvBlockInputs& inputs, const std::vector
     const uint8_t* added = residual == nullptr ? nullptr : residual + b * pixels * channels;
     std::vector<uint8_t> image = DefinedStage(c, inputs.shape, x.data() + b * in, inputs.x_scale,
                                               added, inputs.residual_scale);
-    if (c.stage.y_is_packed) image = Packed(image);
+    if (c.stage.packed.y) image = Packed(image);
     uint8_t* out = static_cast<uint8_t*>(y) + b * static_cast<int64_t>(image.size());
     std::memcpy(out, image.data(), image.size());
     if (!c.stage.y.is_float() || c.stage.y_last) continue;
@@ -62,21 +62,21 @@ void Case(Random& random, const Geometry& g, StageCase& c, bool x_float, bool pa
   const int64_t results = inputs.batch * inputs.shape.OutPixels() * a.out_channels;
   const std::vector<uint8_t> residual = RandomCodes(random, range, results);
   if (c.stage.residual != Residual::kNone) inputs.residual = residual.data();
-  c.stage.y_is_packed = packed && FitsFourBits(c.stage.y, a.out_channels);
-  const int64_t stored = c.stage.y_is_packed ? results / 2 : results;
+  c.stage.packed.x = packed && !x_float && FitsFourBits(range, a.in_channels);
+  c.stage.packed.residual =
+      packed && inputs.residual != nullptr && FitsFourBits(range, a.out_channels);
+  c.stage.packed.y = packed && FitsFourBits(c.stage.y, a.out_channels);
+  const int64_t stored = c.stage.packed.y ? results / 2 : results;
 
   Guarded<Element> expected(stored);
   Define(c, inputs, x, expected.data());
   Guarded<Element> got(stored);
   inputs.y = got.data();
-  inputs.x_is_packed = packed && !x_float && FitsFourBits(range, a.in_channels);
-  const std::vector<uint8_t> x_packed = inputs.x_is_packed ? Packed(x) : x;
-  if (inputs.x_is_packed) inputs.x = x_packed.data();
-  inputs.residual_is_packed =
-      packed && inputs.residual != nullptr && FitsFourBits(range, a.out_channels);
+  const std::vector<uint8_t> x_packed = c.stage.packed.x ? Packed(x) : x;
+  if (c.stage.packed.x) inputs.x = x_packed.data();
   const std::vector<uint8_t> residual_packed =
-      inputs.residual_is_packed ? Packed(residual) : residual;
-  if (inputs.residual_is_packed) inputs.residual = residual_packed.data();
+      c.stage.packed.residual ? Packed(residual) : residual;
+  if (c.stage.packed.residual) inputs.residual = residual_packed.data();
   const bool ran = ConvBlock(c.stage).Run(inputs, Backwards());
   char where[160];
   std::snprintf(

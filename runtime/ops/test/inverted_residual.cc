@@ -93,17 +93,19 @@ void Case(Random& random, const Block& b, const Formats& f, Tally& tally) {
   InvertedResidualStages stages = {b.has_expand, expand.stage, depthwise.stage, project.stage};
   (b.has_expand ? stages.expand : stages.depthwise).x.x_codes = !f.x_float;
 
-  stages.project.y_is_packed = f.packed && f.y.high == kFourBitUnsignedHigh;
+  stages.project.packed.y = f.packed && f.y.high == kFourBitUnsignedHigh;
   const int64_t results = inputs.batch * inputs.shape.OutPixels() * b.out;
-  const int64_t stored = stages.project.y_is_packed ? results / 2 : results;
+  const int64_t stored = stages.project.packed.y ? results / 2 : results;
   Guarded<Element> expected(stored);
   Guarded<Element> got(stored);
   Guarded<Element> in_order(stored);
   bool ran = RunStages(stages, inputs, codes.data(), expected.data());
-  const InvertedResidual block(stages);
-  inputs.x_is_packed = f.packed && !f.x_float && f.x.high == kFourBitUnsignedHigh;
+  const bool x_packed = f.packed && !f.x_float && f.x.high == kFourBitUnsignedHigh;
   const std::vector<uint8_t> packed = Packed(codes);
-  if (inputs.x_is_packed) inputs.x = packed.data();
+  if (x_packed) inputs.x = packed.data();
+  (b.has_expand ? stages.expand : stages.depthwise).packed.x = x_packed;
+  stages.project.packed.residual = x_packed && f.residual;
+  const InvertedResidual block(stages);
   inputs.y = got.data();
   ran = block.Run(inputs, Backwards()) && ran;
   inputs.y = in_order.data();

@@ -78,7 +78,8 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
         residuals: `codes`, or `float`: additions and excitations stay outside of the regions, and every output what it
             was.
         four_bits: how codes of four bits lie (``quantize`` with ``activations: 4`` and ``groups: 1``) that nothing but
-            these operators makes and reads: in `bytes`, or `packed`, two a byte. Results are the same; packed, a detector of 640x640 pixels took 17 % less memory at its peak and 18 % more time.
+            these operators makes and reads: in `bytes`, or `packed`, two a byte. Results are the same; packed, a
+            detector of 640x640 pixels took 17 % less memory at its peak and 18 % more time.
     """
 
     effect: ClassVar[Effect] = Effect.LOSSY

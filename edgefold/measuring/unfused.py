@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 ATTENTION = frozenset(("ShiftAttention", "ShiftMultiHeadAttention", "CachedAttention"))
-_CALLED = ("AttendCodes", "SplitHeads", "RowCodes", "RowScales")
+_CALLED = ("AttendCodes", "SplitHeads", "RowCodes", "RowScales", "StoredCodes", "CodesToStore")
 _WITHOUT_WEIGHTS = (*ATTENTION, *_CALLED, "QuantizeRows", "CodeMean", "CodeGate", "CodeLookup")
 
 
@@ -22,8 +22,38 @@ def unfused(model: ir.Model) -> ir.Model:
     if not any(_is_fused(function) for function in model.functions.values()):
         return model
     copy = InlinePass(criteria=_is_fused)(model.clone()).model
+    _take_branches(copy.graph)
     _name_layers(model, copy)
     return copy
+
+
+def _take_branches(graph: ir.Graph) -> None:
+    """Puts the branch that is taken in the place of each If of a body that compares attributes.
+
+    Shape inference looks at no condition, so that it would know no shape behind them.
+    """
+    for node in list(graph):
+        taken = _condition(node.inputs[0]) if node.op_type == "If" and node.inputs[0] is not None else None
+        if taken is None:
+            continue
+        branch = node.attributes["then_branch" if taken else "else_branch"].as_graph()
+        nodes, results = list(branch), list(branch.outputs)
+        branch.outputs.clear()
+        branch.remove(nodes)
+        graph.insert_before(node, nodes)
+        ir.convenience.replace_all_uses_with(node.outputs, results, replace_graph_outputs=True)
+        graph.remove(node)
+
+
+def _condition(value: ir.Value) -> bool | None:
+    """Whether two constants that are compared are equal; None where something else is asked."""
+    node = value.producer()
+    if node is None or node.op_type != "Equal":
+        return None
+    sides = [ir.convenience.get_const_tensor(one) for one in node.inputs if one is not None]
+    if len(sides) != 2 or sides[0] is None or sides[1] is None:
+        return None
+    return bool((sides[0].numpy() == sides[1].numpy()).all())
 
 
 def _name_layers(model: ir.Model, copy: ir.Model) -> None:

@@ -54,7 +54,7 @@ def sole_reader(node: ir.Node) -> ir.Node | None:
     """The block that alone reads, as its x, what another one gives a byte a code."""
     value = node.outputs[0]
     uses = list(value.uses())
-    if node.attributes.get_int("y_packed", 0):
+    if node.attributes.get_int("y_packed", 0) == 1:
         return None
     if len(uses) != 1 or uses[0].idx != 0 or value.is_graph_output() or not is_block(uses[0].node):
         return None

@@ -39,7 +39,7 @@ def pack_codes(graph: ir.Graph) -> Notes:
 
 def _gives_four_bits(node: ir.Node) -> bool:
     """Whether a node is a fused convolution whose codes, a byte each, are all of four bits."""
-    if node.domain != "ai.edgefold" or node.op_type not in _SCALES or node.attributes.get_int("y_packed", 0):
+    if node.domain != "ai.edgefold" or node.op_type not in _SCALES or node.attributes.get_int("y_packed", 0) == 1:
         return False
     low, high = _RANGES.get(ir.DataType(node.attributes.get_int("y_dtype", 0)), (0, -1))
     return node.attributes.get_int("y_low", 0) >= low and node.attributes.get_int("y_high", 0) <= high

@@ -129,7 +129,8 @@ void InferImage(const Api& api, OrtShapeInferContext* context, size_t scales, in
     y.shape.dims[to[d]] = known ? image.shape.dims[d] : -1;
     y.names[to[d]] = known ? image.names[d] : "";
   }
-  if (InferredInt(api, context, "y_packed") == 1) y.shape.dims[kImageRank - 1] /= 2;  // known
+  int64_t* last = &y.shape.dims[kImageRank - 1];
+  if (*last > 0 && InferredInt(api, context, "y_packed") == 1) *last /= 2;
   MadeNames names_made;
   NameUnknownSizes(&y, &names_made);
   InferredOutput(api, context, y_type, y, error);

@@ -9,8 +9,8 @@
 //   e = 2^16 * activation(v) / y_scale, from t as `form` says, with an error of at most
 //       error + error_of_added * (|b| + |r|), also after conversion to an integer
 //
-// Where the fraction of e / 2^16 + 1/2 is further than that from 0 and 1, its floor, clipped to
-// [low, high], is the code.
+// Where e + 2^15 is further than that from every multiple of 2^16, its high half, clipped to
+// [low, high], is the code. margin.h has the test.
 #pragma once
 
 #include <cstdint>

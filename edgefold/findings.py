@@ -80,9 +80,10 @@ def _cures_of_cuts(steps: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _slower(steps: Sequence[Mapping[str, Any]]) -> str:
+    asked = {step["pass"] for step in steps}
+    ran = {step["pass"] for step in steps if step["edits"]}
     way_out = ""
-    fused = any(step["pass"] in ("fuse-blocks", "fuse-experts") for step in steps)  # if they found nothing, too
-    if not fused and any(step["pass"] == "quantize" and step["edits"] for step in steps):
+    if "quantize" in ran and not {"fuse-blocks", "fuse-experts"} & asked:
         way_out = "the recipe `fused` (`-c fused`) is made for speed, and "
     return (
         f"The compressed model is slower here than the original in ONNX Runtime; {way_out}"

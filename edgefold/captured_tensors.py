@@ -12,6 +12,7 @@ import onnx_ir as ir
 from edgefold.errors import ModelError
 from edgefold.exposed_tensors import Exposed
 from edgefold.float_caches import native_run
+from edgefold.passes._subgraphs import bodies, nodes_of
 from edgefold.probing_bodies import TURNED, flippable, turn
 from edgefold.session import LITTLE_MEMORY, make_session
 
@@ -43,20 +44,28 @@ def runs_of_nodes(model: ir.Model, nodes: Sequence[ir.Node], feeds: Feeds) -> It
 
 
 def _runs_inside(model: ir.Model, nodes: Sequence[ir.Node], feeds: Feeds) -> Iterator[tuple[ir.Node, Feeds]]:
-    """Likewise for nodes in bodies, whose tensors cannot all be seen; those that can are found by halving."""
+    """Likewise for nodes in bodies, whose tensors cannot all be seen; those that can are found by halving.
+
+    Several inputs of a node in a Loop are left out: joined over the iterations, they need not fit each other.
+    """
+    looped = {one for node in nodes_of(model.graph) if node.op_type in ("Loop", "Scan") for one in _inner(node)}
+    nodes = [node for node in nodes if len(input_names(node)) == 1 or str(node.name) not in looped]
     left = list(nodes)
     try:
-        for chunk, captured in captured_in_chunks(model, nodes, feeds, outputs=False):
+        for chunk, captured in captured_in_chunks(model, nodes, feeds):
             left = left[len(chunk) :]
-            for node in chunk:
-                data = {name: captured[name] for name in input_names(node) if name in captured}
-                if len(data) == len(input_names(node)):
-                    yield node, data
+            for node in chunk:  # what it reads may be there, and of no use to it, where its body does not run
+                if {*input_names(node), str(node.outputs[0].name)} <= captured.keys():
+                    yield node, {name: captured[name] for name in input_names(node)}
     except ModelError as error:
         log.debug("nodes in bodies that cannot be seen: %s", error)
         if len(nodes) > 1:
             yield from _runs_inside(model, left[: -(-len(left) // 2)], feeds)
             yield from _runs_inside(model, left[-(-len(left) // 2) :], feeds)
+
+
+def _inner(loop: ir.Node) -> Iterator[str]:
+    yield from (str(node.name) for body in bodies(loop) for node in body.all_nodes())
 
 
 def input_names(node: ir.Node) -> list[str]:

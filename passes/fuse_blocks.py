@@ -56,12 +56,12 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
     that hold them; the report's table has a row for every block. A tensor becomes codes where all that read it want the
     same ones.
 
-    When it does not: in the bodies of If, Loop and Scan, where the values between two layers are read elsewhere or are
-    outputs of the model, where the fused form would move its bytes more slowly, where convolutions have float
-    activations or channels with steps of their own, and where images channel-last would mean more transpositions. Each
-    is a skip with its reason; so is every addition, gate and mean between convolutions that stays float: an output,
-    something float that makes or reads it, readers that want codes of several scales, no calibration data for one that
-    no convolution reads, or the user's wish.
+    When it does not: on convolutions in the bodies of If, Loop and Scan, where the values between two layers are read
+    elsewhere or are outputs of the model, where the fused form would move its bytes more slowly, where convolutions
+    have float activations or channels with steps of their own, and where images channel-last would mean more
+    transpositions. Each is a skip with its reason; so is every addition, gate and mean between convolutions that stays
+    float: an output, something float that makes or reads it, readers that want codes of several scales, no calibration
+    data for one that no convolution reads, or the user's wish.
 
     Numerics: lossy, in two respects: a residual between convolutions is added as its codes, of which the next
     convolution would have read the same ones, so that its sum is half a step off at most; and so are the factors of an
@@ -121,17 +121,19 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
 
 
 def _inside(graph: ir.Graph) -> Iterator[Skip]:
-    """A Skip for each node of the main graph in whose bodies there are quantized layers."""
+    """A Skip for each node of the main graph in whose bodies there are quantized convolutions."""
     for node in graph:
-        layers = [one for body in bodies(node) for one in body.all_nodes() if one.domain == "ai.edgefold"]
+        layers = [one for body in bodies(node) for one in body.all_nodes() if one.op_type == "ShiftConv"]
         if layers:
-            detail = f"its {len(layers)} quantized layers stay nodes of their own"
+            detail = f"its {len(layers)} quantized convolutions stay nodes of their own"
             yield Skip(node_label(node), SkipReason.SUBGRAPH, detail)
 
 
 def _taken(graph: ir.Graph) -> set[str]:
     """The nodes that fused ones stand for."""
-    fused = (node.metadata_props for node in graph if node.metadata_props.get("edgefold.pass") == "fuse-blocks")
+    fused = (
+        node.metadata_props for node in graph.all_nodes() if node.metadata_props.get("edgefold.pass") == "fuse-blocks"
+    )
     return {name for properties in fused for name in properties.get("edgefold.from", "").split(",")}
 
 

@@ -14,6 +14,7 @@ from edgefold.passes._attention import AXES, Attention, Mask, find_attention
 from edgefold.passes._attention_heads import heads_side_by_side
 from edgefold.passes._cache import Cache, Coded, find_cache, keep_as_codes
 from edgefold.passes._initializers import InitializerStore
+from edgefold.passes._subgraphs import nodes_of
 from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
 from edgefold.passes.fusion.shapes import Shapes, run_shapes
@@ -45,10 +46,10 @@ class QuantizeAttention(Pass, frozen=True, kw_only=True):
     Concat, along the third of four axes, of a graph input and new positions, whose result is a graph output; heads may
     be repeated behind it, which CachedAttention then does without.
 
-    When it does not: in the bodies of If, Loop and Scan, where a value in between is read elsewhere or is an output,
-    where shapes are not known to have four axes, where something else happens to the scores, and where attention is one
-    operator already. Each is a skip with its reason. A cache that something else reads, that grows along another axis,
-    or whose past is no input of the graph stays float, also with ``cache: int8``, and is a skip with its reason.
+    When it does not: where a value in between is read elsewhere or is an output, where shapes are not known to have
+    four axes, where something else happens to the scores, and where attention is one operator already. Each is a skip
+    with its reason. A cache that something else reads, that grows along another axis, or whose past is no input of the
+    graph, and one in a body, stays float, also with ``cache: int8``, and is a skip with its reason.
 
     Numerics: lossy. ``cache: int8`` gives the same bits as ``cache: float``.
 
@@ -72,12 +73,12 @@ class QuantizeAttention(Pass, frozen=True, kw_only=True):
         pasts: list[str] = []
         skips += [
             Skip(node_label(node), SkipReason.UNKNOWN_FORM, f"the operator {node.op_type}")
-            for node in graph
+            for node in nodes_of(graph)
             if node.op_type in _ONE_OPERATOR
         ]
-        inside = [node for node in graph.all_nodes() if node.graph is not graph and node.op_type == "Softmax"]
-        skips += [Skip(node_label(node), SkipReason.SUBGRAPH, "attention in bodies stays float") for node in inside]
-        for softmax in [node for node in graph if node.op_type == "Softmax" and node.domain in ("", "ai.onnx")]:
+        for softmax in [
+            node for node in nodes_of(graph) if node.op_type == "Softmax" and node.domain in ("", "ai.onnx")
+        ]:
             found = find_attention(softmax, shapes)
             if isinstance(found, Skip):
                 skips.append(found)
@@ -85,19 +86,24 @@ class QuantizeAttention(Pass, frozen=True, kw_only=True):
                 skips.append(Skip(node_label(softmax), SkipReason.EXCLUDED))
             elif found is not None:
                 caches = _caches(found, shapes)
-                if not isinstance(caches, str):
+                in_body = softmax.graph is not graph
+                if not isinstance(caches, str) and not in_body:
                     pasts += [str(cache.past.name) for cache in caches]
                 elif self.cache == "int8":
-                    skips.append(Skip(node_label(softmax), SkipReason.FALLBACK, f"no cache of codes: {caches}"))
-                new: list[ir.Node] = []
-                if isinstance(caches, str) or self.cache == "float":
-                    by = _of_floats(found, shapes, new)
-                elif self.cache == "int8":
-                    by = _of_codes(model, found, caches)
-                else:
+                    why = caches if isinstance(caches, str) else "it is in a body"
+                    skips.append(Skip(node_label(softmax), SkipReason.FALLBACK, f"no cache of codes: {why}"))
+                if not isinstance(caches, str) and self.cache == "leave":
                     skips.append(Skip(node_label(softmax), SkipReason.NOTHING_TO_GAIN, "its cache is of floats"))
                     continue
-                edits.append(_replace(model, store, softmax, found, by, new))
+                new: list[ir.Node] = []
+                if isinstance(caches, str) or in_body or self.cache == "float":
+                    by = _of_floats(found, shapes, new)
+                else:
+                    by = _of_codes(model, found, caches)
+                if any(node.graph is not softmax.graph for node in by.nodes):
+                    skips.append(Skip(node_label(softmax), SkipReason.SUBGRAPH, "a part of it lies in another graph"))
+                else:
+                    edits.append(_replace(store, softmax, found, by, new))
         add_functions(model)
         stats: dict[str, int | float | str] = {"attentions": len(edits), "caches": len(pasts), **self._finding(pasts)}
         return Notes(tuple(edits), tuple(skips), stats, caches=tuple(pasts) if self.cache == "int8" else ())
@@ -149,11 +155,10 @@ class _Replacement:
     note: str = ""
 
 
-def _replace(
-    model: ir.Model, store: InitializerStore, softmax: ir.Node, found: Attention, by: _Replacement, new: list[ir.Node]
-) -> Edit:
+def _replace(store: InitializerStore, softmax: ir.Node, found: Attention, by: _Replacement, new: list[ir.Node]) -> Edit:
     """Puts the operator, behind `new` nodes that it reads, in the place of others."""
-    label, last, graph = node_label(softmax), found.nodes[-1], model.graph
+    label, last, graph = node_label(softmax), found.nodes[-1], softmax.graph
+    assert isinstance(graph, ir.Graph)
     name = str(last.outputs[0].name)
     mask = _mask(new, store, found.masks, f"{name}.mask")
     output = ir.Value(name=f"{name}.integer", type=ir.TensorType(ir.DataType.FLOAT), shape=by.result.shape)

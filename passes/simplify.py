@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
+from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from edgefold.passes._subgraphs import give_by_nodes
-from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
+from edgefold.passes.base import OPTION, Context, Edit, Effect, Notes, Pass, Skip, SkipReason
 
 _FOLD_INPUT_BYTES = 8192
 _FOLD_OUTPUT_BYTES = 65536
@@ -45,7 +47,8 @@ class Simplify(Pass, frozen=True, kw_only=True):
         interface = [(value, value.shape, value.type) for value in (*model.graph.inputs, *model.graph.outputs)]
         names = [str(value.name) for value in model.graph.outputs]
         weights = len(model.graph.initializers)
-        _pipeline()(model)
+        with _without_defaults(model.graph):
+            _pipeline()(model)
         for value, shape, kind in interface:
             value.shape, value.type = shape, kind
         for value, name in zip(model.graph.outputs, names, strict=True):
@@ -64,6 +67,19 @@ class Simplify(Pass, frozen=True, kw_only=True):
             edits.append(Edit("model", f"merged {merged} initializers"))
         skips = () if edits else (Skip("model", SkipReason.NOTHING_TO_GAIN, "it is as simple as can be"),)
         return Notes(tuple(edits), skips, stats)
+
+
+@contextlib.contextmanager
+def _without_defaults(graph: ir.Graph) -> Iterator[None]:
+    """Shows the optional inputs that passes gave the model as inputs only: with their defaults they seem constants."""
+    options = [(value, value.const_value) for value in graph.inputs if OPTION in value.metadata_props]
+    for value, _ in options:
+        graph.initializers.pop(str(value.name), None)
+        value.const_value = None
+    yield
+    for value, default in options:
+        value.const_value = default
+        graph.register_initializer(value)
 
 
 def _pipeline() -> ir.passes.Sequential:

@@ -60,13 +60,13 @@ def _name_layers(model: ir.Model, copy: ir.Model) -> None:
     """Gives layers of inlined bodies the names of the fused nodes, known by the weights that they share."""
     owners = {
         str(value.name): str(node.name)
-        for node in model.graph
+        for node in model.graph.all_nodes()
         if node.domain == "ai.edgefold" and node.op_type.startswith("Fused")
         for value in node.inputs[1:]
         if value is not None and value.const_value is not None and str(value.name).endswith(".codes")
     }
     shared = Counter(owners.values())
-    for node in copy.graph:
+    for node in copy.graph.all_nodes():
         codes = str(node.inputs[1].name) if len(node.inputs) > 1 and node.inputs[1] is not None else ""
         if node.domain == "ai.edgefold" and codes in owners:
             stage = f"/{codes.removesuffix('.codes').rsplit('/', 1)[-1]}" if shared[owners[codes]] > 1 else ""

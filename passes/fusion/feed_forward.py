@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgefold.passes._initializers import InitializerStore
+from edgefold.passes._subgraphs import nodes_of
 from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Context, Edit, Notes, Skip, SkipReason
 from edgefold.passes.fusion.activations import Activation, find_activation
@@ -55,7 +56,7 @@ class FeedForward:
 
 
 def fuse_feed_forward(model: ir.Model, context: Context, device: Device) -> Notes:
-    """Joins the feed-forward blocks of the main graph, in place.
+    """Joins the feed-forward blocks of the main graph and of the bodies of If, Loop and Scan, in place.
 
     Numerics: bit-equal to the separate nodes where the activation is a clipping; other functions are those of the
     kernels, whose last bits are not ONNX Runtime's.
@@ -85,7 +86,7 @@ def fuse_feed_forward(model: ir.Model, context: Context, device: Device) -> Note
             decision = _decision(found, shapes, device)
             table.append(_row(found, decision))
             if decision.fuse:
-                edits.append(_replace(graph, store, found))
+                edits.append(_replace(store, found))
                 fused.update(found.nodes)
             else:
                 skips.append(Skip(found.label, SkipReason.NOTHING_TO_GAIN, decision.why))
@@ -94,7 +95,7 @@ def fuse_feed_forward(model: ir.Model, context: Context, device: Device) -> Note
 
 def _candidates(graph: ir.Graph, shapes: Shapes) -> Iterator[FeedForward | Skip]:
     """Every layer whose activation reads nothing else and feeds another layer; a Skip for what stands in the way."""
-    for up in graph:
+    for up in nodes_of(graph):
         if not _is_layer(up):
             continue
         between = find_activation(up.outputs[0])
@@ -107,7 +108,7 @@ def _candidates(graph: ir.Graph, shapes: Shapes) -> Iterator[FeedForward | Skip]
         down = downs[0]
         if between.output.is_graph_output():
             yield Skip(node_label(up), SkipReason.GRAPH_OUTPUT, "the hidden tensor")
-        elif len(uses) > 1 or down.graph is not graph:
+        elif len(uses) > 1 or any(node.graph is not up.graph for node in (*between.nodes, down)):
             yield Skip(node_label(up), SkipReason.INSEPARABLE, "the hidden tensor has several readers")
         elif any(node.attributes.get_int("x_codes", 0) for node in (up, down)):
             yield Skip(node_label(up), SkipReason.ATTRIBUTE, "a layer reads codes that its producer makes")
@@ -152,7 +153,7 @@ def _row(block: FeedForward, decision: Decision) -> Mapping[str, Any]:
     }
 
 
-def _replace(graph: ir.Graph, store: InitializerStore, block: FeedForward) -> Edit:
+def _replace(store: InitializerStore, block: FeedForward) -> Edit:
     """Puts the operator in the place of the nodes."""
     zero = store.add("edgefold.zero", np.zeros(1, np.float32))
     attributes = ir.convenience.convert_attributes(
@@ -166,6 +167,8 @@ def _replace(graph: ir.Graph, store: InitializerStore, block: FeedForward) -> Ed
         name=f"{block.output.name}.fused", type=ir.TensorType(ir.DataType.FLOAT), shape=block.output.shape
     )
     node = ir.Node("ai.edgefold", "FusedFeedForward", inputs, attributes, outputs=[output], name=block.label)
+    graph = block.up.graph
+    assert graph is not None
     old = ",".join(node_label(one) for one in block.nodes)
     node.metadata_props.update({"edgefold.pass": "fuse-blocks", "edgefold.from": old})
     ir.convenience.replace_nodes_and_values(graph, block.nodes[-1], block.nodes[::-1], [node], [block.output], [output])

@@ -83,3 +83,20 @@ def feeds(cached: bool, seed: int = 0) -> dict[str, Array]:
         **pasts,
         "use_cache_branch": np.array([cached]),
     }
+
+
+def branched(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A model of one input [batch, length] as an If on its length, with the whole model in both branches."""
+    graph, helper = proto.graph, onnx.helper
+    outputs = [one.name for one in graph.output]
+    bodies = {name: helper.make_graph(list(graph.node), name, [], list(graph.output)) for name in ("then", "else")}
+    nodes = [
+        helper.make_node("Shape", [graph.input[0].name], ["its_length"], start=1, end=2),
+        helper.make_node("Constant", [], ["single"], value_ints=[1]),
+        helper.make_node("Equal", ["its_length", "single"], ["is_single"]),
+        helper.make_node(
+            "If", ["is_single"], outputs, "if", **{f"{name}_branch": body for name, body in bodies.items()}
+        ),
+    ]
+    whole = helper.make_graph(nodes, "branched", list(graph.input), list(graph.output), list(graph.initializer))
+    return helper.make_model(whole, opset_imports=proto.opset_import, ir_version=proto.ir_version)

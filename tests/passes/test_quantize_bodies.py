@@ -3,70 +3,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from depth.residual_chains import WIDTH as CHAIN_WIDTH
-from depth.residual_chains import chain
+from body_models import NESTED, V, W, X, assert_close, operators, quantized, stored
+from cached_decoder import decoder
 from graphs import Array, graph, weights
 from merged_decoder import INITIALIZERS, feeds, merged_decoder
 
-from edgefold import compress, inspect, verify
-from edgefold.calibration import Calibration
-from edgefold.nodewise import PORTABLE_TOLERANCE
-from edgefold.passes import Context, Notes, SkipReason
+from edgefold.passes import Context, SkipReason
 from edgefold.passes._names import name_apart
-from edgefold.passes.elastic_depth import ElasticDepth
-from edgefold.passes.quantize import Quantize
-from edgefold.perturbing import perturb
+from edgefold.passes.fuse_blocks import FuseBlocks
+from edgefold.passes.quantize_attention import QuantizeAttention
 from edgefold.probing import probe
-from edgefold.verification import check_onnx, run_model
-
-W, V = weights(64, 48), weights(64, 48, seed=1)
-X = weights(5, 64, seed=2)
-EIGHT_BITS = 0.04
-"""Of the outputs in root mean square. Codes of rows are off by 1/127 of the largest element over the root of 12, and
-that is 2 to 4 times their root mean square: 0.5 to 1 % a layer, those of weights less; errors of the at most eight
-layers on a path add up as squares do."""
-
-
-def quantized(model: ir.Model, context: Context | None = None, **options: object) -> tuple[ir.Model, Notes]:
-    """A copy with 8-bit weights, checked."""
-    after = model.clone()
-    name_apart(after)
-    notes = Quantize(**{"weights": 8, "method": "shift", **options}).rewrite(after, context or Context())
-    check_onnx(after)
-    return after, notes
-
-
-def assert_close(before: ir.Model, after: ir.Model, data: Mapping[str, Array]) -> None:
-    """The library gives what the float model gives, and stock ONNX Runtime what the library gives."""
-    wanted, ours = run_model(before, data, library=False), run_model(after, data)
-    stock = run_model(after, data, library=False)
-    for name, value in wanted.items():
-        scale = np.abs(value).max()
-        assert np.linalg.norm(ours[name] - value) < EIGHT_BITS * np.linalg.norm(value)
-        np.testing.assert_allclose(stock[name], ours[name], atol=PORTABLE_TOLERANCE * scale, rtol=0)
-
-
-def operators(model: ir.Model) -> dict[str, int]:
-    """How many nodes of `ai.edgefold` there are of each type, and products left in float."""
-    found: dict[str, int] = {}
-    for node in model.graph.all_nodes():
-        if node.domain == "ai.edgefold" or node.op_type in ("Conv", "Gather", "Gemm", "MatMul"):
-            found[node.op_type] = found.get(node.op_type, 0) + 1
-    return found
-
-
-def stored(model: ir.Model) -> list[str]:
-    """The names of the stored tensors of all graphs."""
-    return sorted(name for one in model.graphs() for name in one.initializers)
 
 
 def branches(then: str, otherwise: str) -> str:
@@ -146,19 +98,6 @@ def test_constant_nodes_views_and_biases_of_both_graphs(choice: bool) -> None:
     assert {node.op_type for node in after.graph.all_nodes()} == {"If", "ShiftMatMul"}
     assert not {"w", "v", "b"} & set(stored(after))
     assert_close(model, after, {"x": X, "c": np.array(choice)})
-
-
-NESTED = """g (float[N, 64] x, int64 trips, bool c) => (float[N, 64] y) {
-    yes = Constant<value = bool {1}>()
-    [loop] y = Loop(trips, yes, x) <body = l (int64 i, bool go, float[N, 64] s) => (bool on, float[N, 64] next) {
-        on = Identity(go)
-        [inner] h = If(c) <
-            then_branch = a () => (float[N, 64] p) { [n] p = MatMul(s, w) },
-            else_branch = b () => (float[N, 64] q) { [n] q1 = MatMul(s, w) q = Neg(q1) }
-        >
-        next = Tanh(h)
-    }>
-}"""
 
 
 @pytest.mark.parametrize("choice", [False, True])
@@ -285,113 +224,41 @@ def test_nodes_are_excluded_by_their_names_with_and_without_the_body(pattern: st
     assert operators(after).get("MatMul", 0) == len(left)
 
 
-def calibrated(model: ir.Model, batches: list[dict[str, Array]]) -> Context:
-    name_apart(model)
-    return Context(
-        calibration=Calibration(model, lambda: iter(batches)), probe=functools.partial(probe, feeds=batches[0])
-    )
-
-
-def error(before: ir.Model, after: ir.Model, data: Mapping[str, Array]) -> float:
-    wanted, got = (run_model(one, data)["logits"] for one in (before, after))
-    return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
-
-
-def test_second_order_rounding_of_branches_by_data_of_both() -> None:
-    model = ir.from_proto(merged_decoder())
-    batches = [feeds(cached, seed) for seed in range(24) for cached in (False, True)]
-    options = {"weights": 3, "first_last": 3, "method": "shift-lut"}
-    nearest, _ = quantized(model, **options)
-    context = calibrated(model, batches)
-    second, notes = quantized(model, context, rounding="gptq", **options)
-    assert not [skip for skip in notes.skips if skip.reason in (SkipReason.FALLBACK, SkipReason.NO_CALIBRATION)]
-    assert sum(error(model, second, one) for one in batches[:8]) < 0.8 * sum(
-        error(model, nearest, one) for one in batches[:8]
-    )
-
-
-def test_a_branch_without_data_is_rounded_for_the_other() -> None:
-    model = ir.from_proto(merged_decoder())
-    context = calibrated(model, [feeds(cached=False, seed=seed) for seed in range(2)])
-    _, notes = quantized(model, context, rounding="gptq")
-    told = {skip.node: skip.detail for skip in notes.skips if skip.reason is SkipReason.FALLBACK}
-    assert all(node.startswith("optimum::if/then_branch:") for node in told)
-    assert len(told) == 13
-    assert set(told.values()) == {
-        "no calibration data reached it: rounded for the other nodes that apply its matrix"
-    }  # fmt: skip
-
-
-def test_convolutions_in_a_branch_get_codes_of_calibrated_scale() -> None:
+def test_convolutions_that_fuse_blocks_leaves_in_a_body_are_told() -> None:
     text = """g (float[1, 8, 9, 9] x, bool c) => (float[1, 16, 7, 7] y) {
-        [choice] y = If(c) <then_branch = a () => (float[1, 16, 7, 7] p) { h = Relu(x) [n] p = Conv(h, w) },
-                            else_branch = b () => (float[1, 16, 7, 7] q) { k = Neg(x) [n] q = Conv(k, w) }>
+        [choice] y = If(c) <then_branch = a () => (float[1, 16, 7, 7] p) { [n] p = Conv(x, w) },
+                            else_branch = b () => (float[1, 16, 7, 7] q) { [n] q1 = Conv(x, w) q = Relu(q1) }>
     }"""
-    model = graph(text, {"w": weights(16, 8, 3, 3)})
-    feeds_of = [{"x": weights(1, 8, 9, 9, seed=seed), "c": np.array(True)} for seed in range(3)]
-    after, notes = quantized(model, calibrated(model, feeds_of))
-    low = {str(node.name): node.attributes.get_int("activation_high", -1) for node in after.graph.all_nodes()
-           if node.op_type == "ShiftConv"}  # fmt: skip
-    assert low == {"choice/then_branch:n": 255, "choice/else_branch:n": 0}  # unsigned codes, and float
-    assert [(skip.node, skip.reason) for skip in notes.skips if skip.reason is SkipReason.FALLBACK] == [
-        ("choice/else_branch:n", SkipReason.FALLBACK)
-    ]
-    for one in feeds_of:
-        assert_close(model, after, one)
+    after, _ = quantized(graph(text, {"w": weights(16, 8, 3, 3)}))
+    notes = FuseBlocks().rewrite(after, Context())
+    told = [(skip.node, skip.detail) for skip in notes.skips if skip.reason is SkipReason.SUBGRAPH]
+    assert told == [("choice", "its 2 quantized convolutions stay nodes of their own")]
 
 
-def test_the_weights_of_a_loop_are_rounded_by_all_iterations() -> None:
-    model = graph(NESTED, {"w": weights(64, 64) / 8})
-    batches = [{"x": weights(32, 64, seed=seed), "trips": np.array(3), "c": np.array(True)} for seed in range(4)]
-    after, notes = quantized(model, calibrated(model, batches), rounding="gptq", weights=4)
-    assert "output_error" in notes.stats
-    unreached = "no calibration data reached it: rounded for the other nodes that apply its matrix"
-    told = [(skip.node, skip.detail) for skip in notes.skips if skip.reason is SkipReason.FALLBACK]
-    assert told == [("loop/body:inner/else_branch:n", unreached)]
-    assert operators(after) == {"ShiftMatMul": 2}
-
-
-def test_a_budget_of_bits_counts_layers_of_branches() -> None:
-    model = ir.from_proto(merged_decoder())
-    batches = [feeds(cached, seed) for seed in range(2) for cached in (False, True)]
-    context = dataclasses.replace(
-        calibrated(model, batches), perturb=functools.partial(perturb, feeds=lambda: iter(batches))
-    )
-    after, notes = quantized(model, context, weights=4, method="shift-lut", bits=4.0)
-    assert len(notes.table) == len(INITIALIZERS) - 1  # the embedding does not count
-    assert all(len(row["nodes"]) == 2 for row in notes.table)
-    assert operators(after)["ShiftMatMul"] == 26
-
-
-@pytest.mark.parametrize(("opset", "recipe"), [(11, "w4"), (21, "fused")])
-def test_a_merged_decoder_from_file_to_folder(opset: int, recipe: str, tmp_path: Path) -> None:
-    onnx.save(merged_decoder(opset), tmp_path / "m.onnx")
-    report = compress(tmp_path / "m.onnx", tmp_path / "out", recipe=recipe)
-    assert report.after.bytes < report.before.bytes / 3.5
-    assert report.after.weights == report.before.weights
-    assert report.portability is not None
-    assert (report.portability["nodes"], report.portability["unreached"]) == (28, 0)  # of both branches
-    verdict = verify(tmp_path / "out")
-    assert verdict.agreement is not None
-    assert verdict.agreement.nodes == 28
-    found = inspect(tmp_path / "out")
-    assert len(found.layers) == 2 * 17
-    assert {
-        layer.bits is None for layer in found.layers if "scores" not in layer.node and "seen" not in layer.node
-    } == {False}
-
-
-def test_all_depths_of_an_elastic_model() -> None:
-    model = chain(5)
-    mixed = [{"x": weights(256, CHAIN_WIDTH, seed=seed)} for seed in (21, 22)]
-    elastic = model.clone()
-    context = Context(
-        calibration=Calibration(model, lambda: iter(mixed)),
-        perturb=functools.partial(perturb, feeds=lambda: iter(mixed)),
-    )
-    assert ElasticDepth(depths=(3,)).rewrite(elastic, context).edits
-    after, notes = quantized(elastic)
-    assert not [skip for skip in notes.skips if skip.reason is SkipReason.SUBGRAPH]
-    assert {node.op_type for node in after.graph.all_nodes()} & {"MatMul", "Gemm"} == set()
-    for depth in (3, 5):
-        assert_close(elastic, after, {**mixed[0], "depth": np.array(depth)})
+@pytest.mark.parametrize(("cache", "operator"), [("int8", "ShiftAttention"), ("leave", "Softmax")])
+def test_a_cache_in_a_body_stays_float(cache: str, operator: str) -> None:
+    proto = ir.to_proto(decoder("eager: added, least float"))
+    outputs, helper = [one.name for one in proto.graph.output], onnx.helper
+    empty = onnx.numpy_helper.from_array(np.zeros((2, 2, 7, 8), np.float32))
+    without = [helper.make_node("Concat", ["x", "x"], ["y"], axis=2)]
+    without += [helper.make_node("Constant", [], [name], value=empty) for name in ("k", "v")]
+    bodies = {
+        "then_branch": helper.make_graph(list(proto.graph.node), "with_past", [], list(proto.graph.output)),
+        "else_branch": helper.make_graph(without, "without", [], list(proto.graph.output)),
+    }
+    del proto.graph.node[:]
+    proto.graph.node.append(helper.make_node("If", ["choice"], outputs, "if", **bodies))
+    proto.graph.input.append(helper.make_tensor_value_info("choice", onnx.TensorProto.BOOL, []))
+    before = ir.from_proto(proto)
+    name_apart(before)
+    after = before.clone()
+    data = {
+        "x": weights(2, 3, 16), "past_k": weights(2, 2, 4, 8), "past_v": weights(2, 2, 4, 8, seed=1),
+        "mask": np.ones((2, 7), np.int64), "choice": np.array(True),
+    }  # fmt: skip
+    context = Context(probe=functools.partial(probe, feeds=data))
+    notes = QuantizeAttention(cache=cache).rewrite(after, context)
+    assert not notes.caches
+    assert len(notes.skips) == 1
+    assert operator in {node.op_type for node in after.graph.all_nodes()}
+    assert_close(before, after, data)

@@ -26,6 +26,7 @@ from edgefold.measuring.measure import model_macs, model_size
 from edgefold.passes import Context
 from edgefold.passes.depth.truncation import Truncated, blocks_of
 from edgefold.passes.elastic_depth import ElasticDepth
+from edgefold.passes.simplify import Simplify
 from edgefold.perturbing import perturb
 from edgefold.pipeline import Inputs, run_recipe, run_step
 from edgefold.plan import guessed_feeds
@@ -210,3 +211,12 @@ def test_real_models_run_at_every_depth(name: str) -> None:
         got = run_model(result, {**feeds, **chosen}, optimize=False)
         for output, value in run_model(alone, feeds, optimize=False).items():
             np.testing.assert_array_equal(got[output], value)
+
+
+def test_a_simplified_model_keeps_its_depths() -> None:
+    before = _cached()
+    after = before.clone()
+    Simplify().rewrite(after, Context())
+    check_structure(before, after, "simplify")
+    for depth in (None, 2, 3):
+        np.testing.assert_allclose(at(after, depth)[0], at(before, depth)[0], rtol=1e-5, atol=1e-5)

@@ -31,7 +31,7 @@ from edgefold.passes._names import name_apart
 from edgefold.passes.base import Heals, LearnGates
 from edgefold.perturbing import perturb
 from edgefold.probing import probe
-from edgefold.session import compute
+from edgefold.session import compute, gives_outer_constants
 from edgefold.synthetic import synthetic_feeds, wide_batch
 from edgefold.verification import Difference, check_numerics, check_structure
 
@@ -158,6 +158,7 @@ def run_recipe(
             macs=functools.partial(macs_by_name, shapes=inputs.shapes),
             device=device,
             compute=compute,
+            outer_constants=gives_outer_constants(),
         )
         model, record = run_step(model, step, inputs, context)
         log.info(

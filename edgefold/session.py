@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DOMAIN = "ai.edgefold"
 OPTIMIZED = "optimized.onnx"
+_OUTER_CONSTANTS = (1, 29)
 _FATAL_ONLY = 4  # errors come back as exceptions, which become one line
 # For sessions that run once: no second copy of the weights in the layout of ONNX Runtime's own kernels.
 LITTLE_MEMORY = {"session.disable_prepacking": "1"}
@@ -79,6 +80,16 @@ def run(
         return list(session.run(outputs, dict(feeds)))
     except Exception as error:
         raise ModelError(f"ONNX Runtime cannot run the model: {_one_line(error)}") from error
+
+
+def gives_outer_constants() -> bool:
+    """Whether ONNX Runtime shows kernels in the bodies of If, Loop and Scan the weights of the graphs around.
+
+    It does from 1.29 on; 1.28 opens no file with the library registered whose bodies have packed weights out there.
+    """
+    import onnxruntime as ort
+
+    return tuple(map(int, ort.__version__.split(".")[:2])) >= _OUTER_CONSTANTS
 
 
 def compute(model: ir.Model) -> Callable[[Mapping[str, Any]], dict[str, Any]]:

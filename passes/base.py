@@ -185,6 +185,7 @@ class Context:
             whose shapes are unknown are left out.
         compute: runs a small model, such as a part cut out of this one; see ``edgefold.session.compute``.
         device: caches of a device by its name; see ``edgefold.measuring.devices``.
+        outer_constants: whether kernels in bodies get weights that lie in the graphs around; see ``edgefold.session``.
     """
 
     calibration: Calibrates | None = None
@@ -201,6 +202,7 @@ class Context:
     macs: Callable[[ir.Model], Mapping[str, int]] | None = None
     device: Callable[[str], Device] | None = None
     compute: Compute | None = None
+    outer_constants: bool = True
 
     def excludes(self, node_name: str) -> bool:
         """Whether the user asked to leave the node of that name alone."""

@@ -220,6 +220,8 @@ def _find(model: ir.Model, context: Context) -> tuple[list[WeightedNode], list[S
             skips.append(found)
         elif _excluded(found, context):
             skips.append(Skip(found.label, SkipReason.EXCLUDED))
+        elif found.node.graph is not model.graph and not context.outer_constants:
+            skips.append(Skip(found.label, SkipReason.SUBGRAPH, "packed weights there need ONNX Runtime 1.29"))
         else:
             sites.append(found)
     return sites, skips

@@ -262,3 +262,15 @@ def test_a_cache_in_a_body_stays_float(cache: str, operator: str) -> None:
     assert len(notes.skips) == 1
     assert operator in {node.op_type for node in after.graph.all_nodes()}
     assert_close(before, after, data)
+
+
+def test_an_older_runtime_whose_kernels_get_no_outer_weights_there_leaves_bodies_alone() -> None:
+    text = """g (float[N, 64] x, bool c) => (float[N, 48] y, float[N, 48] z) {
+        [outside] z = MatMul(x, v)
+        [if] y = If(c) <then_branch = a () => (float[N, 48] p) { [n] p = MatMul(x, w) },
+                        else_branch = b () => (float[N, 48] q) { q = Neg(z) }>
+    }"""
+    after, notes = quantized(graph(text, {"w": W, "v": V}), Context(outer_constants=False))
+    assert [edit.node for edit in notes.edits] == ["outside"]
+    assert ("if/then_branch:n", SkipReason.SUBGRAPH) in [(skip.node, skip.reason) for skip in notes.skips]
+    assert operators(after) == {"ShiftMatMul": 1, "MatMul": 1}

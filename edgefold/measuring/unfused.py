@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 ATTENTION = frozenset(("ShiftAttention", "ShiftMultiHeadAttention", "CachedAttention"))
-_CALLED = ("AttendCodes", "SplitHeads", "RowCodes", "RowScales", "StoredCodes", "CodesToStore")
+_CALLED = ("AttendCodes", "SplitHeads", "RowCodes", "RowScales", "StoredImage", "ImageToStore")
 _WITHOUT_WEIGHTS = (*ATTENTION, *_CALLED, "QuantizeRows", "CodeMean", "CodeGate", "CodeLookup")
 
 

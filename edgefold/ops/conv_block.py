@@ -17,8 +17,8 @@ from onnxscript import opset21 as op
 from onnxscript.onnx_types import TensorType
 
 from edgefold.ops.activation import Activation
-from edgefold.ops.four_bits import CodesToStore, StoredCodes
 from edgefold.ops.functions import ShiftConv
+from edgefold.ops.images import ImageToStore, StoredImage
 from edgefold.ops.unpack import EDGEFOLD
 
 
@@ -93,12 +93,12 @@ def FusedConvBlock(
     """
     nought = op.Constant(value_float=0.0)
     place = op.Constant(value_int=residual_at)
-    residual_codes = StoredCodes(residual, packed=residual_packed, dtype=residual_dtype)
-    added = op.Mul(op.Transpose(residual_codes, perm=[0, 3, 1, 2]), residual_scale)
+    residual_codes = StoredImage(residual, packed=residual_packed, perm=[0, 3, 1, 2], dtype=residual_dtype)
+    added = op.Mul(residual_codes, residual_scale)
     before = op.Where(op.Equal(place, op.Constant(value_int=1)), added, nought)
     after = op.Where(op.Equal(place, op.Constant(value_int=2)), added, nought)
     product = ShiftConv(
-        op.Transpose(StoredCodes(x, packed=x_packed, low=activation_low), perm=x_perm),
+        StoredImage(x, packed=x_packed, perm=x_perm, low=activation_low),
         codes,
         selectors,
         table,
@@ -121,5 +121,5 @@ def FusedConvBlock(
     low = op.Cast(op.Constant(value_int=y_low), to=TensorProto.FLOAT)
     high = op.Cast(op.Constant(value_int=y_high), to=TensorProto.FLOAT)
     quantized = op.Clip(op.Round(op.Div(v, y_scale)), low, high)
-    y = op.Transpose(op.Where(op.Equal(high, nought), v, quantized), perm=y_perm)
-    return CodesToStore(y, packed=y_packed, dtype=y_dtype)
+    y = op.Where(op.Equal(high, nought), v, quantized)
+    return ImageToStore(y, packed=y_packed, perm=y_perm, dtype=y_dtype)

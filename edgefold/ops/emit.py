@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 import onnx_ir as ir
 from onnxscript.values import OnnxFunction
 
 from edgefold.errors import ModelError
+from edgefold.ops import images
 from edgefold.ops.activation import Activation
 from edgefold.ops.attention import (
     AttendCodes,
@@ -26,7 +27,7 @@ from edgefold.ops.channel_gate import CodeGate, CodeMean
 from edgefold.ops.code_lookup import CodeLookup
 from edgefold.ops.conv_block import FusedConvBlock
 from edgefold.ops.feed_forward import FusedFeedForward
-from edgefold.ops.four_bits import CodesToStore, StoredCodes
+from edgefold.ops.four_bits import ImageToStore, StoredImage
 from edgefold.ops.functions import ShiftConv, ShiftGather, ShiftMatMul
 from edgefold.ops.inverted_residual import FusedInvertedResidual, FusedPointwise
 from edgefold.ops.l1_normalization import L1LayerNormalization
@@ -58,8 +59,8 @@ _CALLED = (
     RowCodes,
     RowScales,
     FusedPointwise,
-    StoredCodes,
-    CodesToStore,
+    StoredImage,
+    ImageToStore,
     ShiftUnpackStack,
     ShiftRows,
     Activation,
@@ -67,14 +68,19 @@ _CALLED = (
     ShiftLevels,
 )
 _FUNCTIONS = {function.name: function for function in (*OPERATORS, *_CALLED)}
+_WITHOUT_PACKING = {function.name: function for function in (images.StoredImage, images.ImageToStore)}
+_PACKING = ("x_packed", "residual_packed", "y_packed")
 
 
-def function_protos(opset: int, names: Iterable[str] | None = None) -> list[onnx.FunctionProto]:
+def function_protos(
+    opset: int, names: Iterable[str] | None = None, *, packing: bool = True
+) -> list[onnx.FunctionProto]:
     """The function bodies of the named operators and of what they call.
 
     Args:
       opset: version of the standard domain that the model imports; a body is inlined under it.
       names: operator names, such as "ShiftMatMul"; all by default.
+      packing: whether codes of four bits may lie two a byte, for which bodies have branches.
 
     Raises:
       ModelError: the opset is not between 21 and 26, where the bodies mean the same.
@@ -85,20 +91,23 @@ def function_protos(opset: int, names: Iterable[str] | None = None) -> list[onnx
         )
     chosen: dict[str, onnx.FunctionProto] = {}
     wanted = {function.name for function in OPERATORS} if names is None else set(names)
-    for name in _FUNCTIONS:
+    functions = _FUNCTIONS if packing else _FUNCTIONS | _WITHOUT_PACKING
+    for name in functions:
         if name in wanted:
-            _choose(name, opset, chosen)
+            _choose(name, functions, opset, chosen)
     return list(chosen.values())
 
 
-def _choose(name: str, opset: int, chosen: dict[str, onnx.FunctionProto]) -> None:
+def _choose(
+    name: str, functions: Mapping[str, OnnxFunction], opset: int, chosen: dict[str, onnx.FunctionProto]
+) -> None:
     """Adds the body of an operator behind those of what it calls."""
     if name in chosen:
         return
-    proto = _FUNCTIONS[name].to_function_proto()
+    proto = functions[name].to_function_proto()
     for node in _all_nodes(proto.node):
         if node.domain == DOMAIN:
-            _choose(node.op_type, opset, chosen)
+            _choose(node.op_type, functions, opset, chosen)
     del proto.opset_import[:]
     proto.opset_import.extend([onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid(DOMAIN, VERSION)])
     proto.doc_string = ""
@@ -131,7 +140,8 @@ def add_functions(model: ir.Model) -> None:
         model.graph.opset_imports.pop(DOMAIN, None)
         return
     model.graph.opset_imports[DOMAIN] = VERSION
-    for proto in function_protos(model.graph.opset_imports.get("", OLDEST_OPSET), used):
+    packing = any(node.attributes.get_int(name, 0) for node in model.graph.all_nodes() for name in _PACKING)
+    for proto in function_protos(model.graph.opset_imports.get("", OLDEST_OPSET), used, packing=packing):
         body = ir.serde.deserialize_function(proto)
         model.functions[body.identifier()] = body
 

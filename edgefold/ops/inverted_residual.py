@@ -13,7 +13,7 @@ from onnxscript import opset21 as op
 from onnxscript.onnx_types import TensorType
 
 from edgefold.ops.conv_block import FusedConvBlock
-from edgefold.ops.four_bits import StoredCodes
+from edgefold.ops.images import StoredImage
 from edgefold.ops.unpack import EDGEFOLD
 
 _NO_SHIFTS = helper.make_tensor("no_shifts", TensorProto.UINT8, [1], [0])
@@ -169,7 +169,7 @@ def FusedInvertedResidual(
     Output:
       uint8 or int8 codes [B, H', W', M], or float32 [B, M, H', W'] or [B, H', W', M].
     """
-    values = op.Transpose(StoredCodes(x, packed=x_packed, low=activation_low), perm=x_perm)
+    values = StoredImage(x, packed=x_packed, perm=x_perm, low=activation_low)
     low = op.Cast(op.Constant(value_int=activation_low), to=TensorProto.FLOAT)
     high = op.Cast(op.Constant(value_int=activation_high), to=TensorProto.FLOAT)
     quantized = op.Clip(op.Round(op.Div(values, x_scale)), low, high)

@@ -35,6 +35,11 @@ def packed(model: ir.Model) -> list[int]:
     return [node.attributes.get_int("y_packed", 0) for node in model.graph if node.op_type.startswith("Fused")]
 
 
+def branches(model: ir.Model) -> int:
+    images = [function for key, function in model.functions.items() if "Image" in key[1]]
+    return sum(node.op_type == "If" for function in images for node in function)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -58,6 +63,7 @@ def test_codes_of_four_bits_are_packed(text: str, expected: list[int]) -> None:
     model, notes = fused(text, "packed")
     assert packed(model) == expected
     assert not any(packed(as_bytes))
+    assert (branches(as_bytes), branches(model) > 0) == (0, True)  # a body has them only where something is packed
     assert notes.stats["packed_tensors"] == sum(expected)
     np.testing.assert_array_equal(make_session(model).run(None, {"x": X}), make_session(as_bytes).run(None, {"x": X}))
     assert prove_portable(model, {"x": X}).worst <= 1e-6

@@ -106,7 +106,7 @@ def _refusal(place: Place, sites: Sequence[WeightedNode], blocks: tuple[int, ...
     """Why the matrices at a place stay whole; None where each block multiplies by its own once."""
     name = str(place.values[0].name)
     if len(sites) != len(blocks) or any(site.geometry or site.on_left or site.weight.views for site in sites):
-        return Skip(name, SkipReason.TARGET_LACKS_OP, "only products x W have factors")
+        return Skip(name, SkipReason.NOT_APPLICABLE, "only products x W have factors")
     if affordable_rank(sites[0].k, [site.n for site in sites], keep) == 0:
         return Skip(name, SkipReason.WOULD_GROW, "too small for factors")
     return None

@@ -13,7 +13,17 @@ import onnx_ir as ir
 from edgefold.errors import UsageError
 from edgefold.passes._constants import trace_constant
 from edgefold.passes._weighted_nodes import node_label
-from edgefold.passes.base import Calibrates, Context, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
+from edgefold.passes.base import (
+    OPTION,
+    Calibrates,
+    Context,
+    Effect,
+    Notes,
+    Pass,
+    PreconditionError,
+    Skip,
+    SkipReason,
+)
 from edgefold.passes.pruning.analysis import Analysis
 from edgefold.passes.pruning.budget import Budget, Goal, macs, parameters
 from edgefold.passes.pruning.candidates import Attention, candidates
@@ -121,6 +131,8 @@ class PruneChannels(Pass, frozen=True, kw_only=True):
             raise ValueError(f"importance obspa is obs with least-squares repair; take obs for repair {self.repair}")
 
     def requires(self, model: ir.Model) -> None:
+        if any(OPTION in value.metadata_props for value in model.graph.inputs):
+            raise PreconditionError("model", "an input chooses its depth; prune it before elastic-depth")
         for node in model.graph.all_nodes():
             if node.domain == "ai.edgefold" or node.op_type in _QUANTIZED or _holds_codes(node):
                 raise PreconditionError(node_label(node), f"{node.op_type} is quantized; prune before quantizing")

@@ -23,9 +23,10 @@ from edgefold.errors import VerificationError
 from edgefold.files.loading import load_model
 from edgefold.files.saving import save_model
 from edgefold.measuring.measure import model_macs, model_size
-from edgefold.passes import Context
+from edgefold.passes import Context, PreconditionError
 from edgefold.passes.depth.truncation import Truncated, blocks_of
 from edgefold.passes.elastic_depth import ElasticDepth
+from edgefold.passes.prune_channels import PruneChannels
 from edgefold.passes.simplify import Simplify
 from edgefold.perturbing import perturb
 from edgefold.pipeline import Inputs, run_recipe, run_step
@@ -220,3 +221,8 @@ def test_a_simplified_model_keeps_its_depths() -> None:
     check_structure(before, after, "simplify")
     for depth in (None, 2, 3):
         np.testing.assert_allclose(at(after, depth)[0], at(before, depth)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_pruning_refuses_a_model_whose_depth_an_input_chooses() -> None:
+    with pytest.raises(PreconditionError, match="prune it before elastic-depth"):
+        PruneChannels().requires(_cached())

@@ -215,21 +215,27 @@ def _on_glosses() -> Iterator[Row]:
     def row(method: str, steps: Sequence[Step], base: str, seeds: Sequence[int] = (0,)) -> Row:
         return Row("minilm", method, steps, base, seeds, task="glosses")
 
+    brief = {**_GLOSSES, "steps": 1000, "samples": 34_000}
     half, less = "half in shared factors", "less than half in shared factors, glosses"
     yield row(f"{half}, healed on glosses", [{**_GLOSSES, "steps": 2500, "samples": 84_000}], half, SEEDS)
     yield row(f"{half}, healed on glosses, 4 bits", W4, f"{half}, healed on glosses", SEEDS)
     yield row(less, [_LESS_THAN_HALF], "")
-    yield row(f"{less}, healed", [{**_GLOSSES, "steps": 1000, "samples": 34_000}], less, SEEDS)
+    yield row(f"{less}, healed", [brief], less, SEEDS)
     yield row(f"{less}, healed, 4 bits", W4, f"{less}, healed", SEEDS)
+    for method in ("third removed", "half shared", "control: mean shared", "control: random removed"):
+        yield row(f"{method}, healed on glosses", [brief], method, SEEDS)
+        yield row(f"{method}, healed on glosses, 4 bits", W4, f"{method}, healed on glosses", SEEDS)
+    tuned = {**brief, "train": list(SUBJECTS["minilm"].ends)}
+    last = "control: last removed"
+    yield row(f"{last}, head and three blocks tuned on glosses", [tuned], last, SEEDS)
     yield row(f"{half}, glosses", [{"pass": "share-weights", "keep": 0.5, "form": "factors", "refits": 0}], "")
     yield row("low rank, half, glosses", [{"pass": "low-rank", "keep": 0.5}], "")
     short = {**_GLOSSES, "steps": 300, "samples": 10_000}
-    yield row(
-        "third removed, rest in shared factors, glosses, healed, 4 bits", [_LESS_THAN_HALF, short, *W4], "third removed"
-    )
+    both = "third removed, rest in shared factors, glosses, healed, 4 bits"
+    yield row(both, [_LESS_THAN_HALF, short, *W4], "third removed", SEEDS)
     control = "low rank, less than half, glosses"
     yield row(control, [{"pass": "low-rank", "keep": 0.47}], "")
-    yield row(f"{control}, healed", [{**_GLOSSES, "steps": 1000, "samples": 34_000}], control, SEEDS)
+    yield row(f"{control}, healed", [brief], control, SEEDS)
     yield row(f"{control}, healed, 4 bits", W4, f"{control}, healed", SEEDS)
 
 

@@ -30,7 +30,7 @@ def operations(one: RunNode) -> int:
     if not one.outputs or not one.inputs or not one.inputs[0]:
         return 0
     if kind in _PACKED:
-        return 2 * math.prod(one.outputs[0]) * _integer(one.node, "k", 0)
+        return 2 * _elements(one, one.outputs[0], "y_packed") * _integer(one.node, "k", 0)
     if kind in ATTENTION:
         return _attention(one)
     if kind == "FusedFeedForward":
@@ -76,10 +76,15 @@ def _feed_forward(one: RunNode) -> int:
 def _inverted_residual(one: RunNode) -> int:
     """A product for every pixel read, then a depthwise convolution and a product for every pixel written."""
     wide, taps = _integer(one.node, "project_k", 0), _integer(one.node, "depthwise_k", 0)
-    written = math.prod(one.outputs[0])
+    read, written = _elements(one, one.inputs[0], "x_packed"), _elements(one, one.outputs[0], "y_packed")
     scales = one.node.input[_PROJECT_SCALES]
     width = next(int(tensor.dims[0]) for tensor in one.weights if tensor.name == scales)
-    return 2 * wide * (math.prod(one.inputs[0]) + written // width * taps + written)
+    return 2 * wide * (read + written // width * taps + written)
+
+
+def _elements(one: RunNode, shape: Shape, packed: str) -> int:
+    """Of a tensor; two for each byte of codes of four bits."""
+    return math.prod(shape) * (1 + _integer(one.node, packed, 0))
 
 
 def _weight(one: RunNode, position: int) -> Shape:

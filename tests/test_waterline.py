@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
@@ -178,6 +179,24 @@ def test_attention_multiplies_integers_for_every_query_and_key(operator: str) ->
     one = RunNode(onnx.helper.make_node(operator, ["q"], ["y"]), 1e-6, (*inputs, (1, 1, 1, 1)), (output,), 0, ())
     assert operations(one) == 2 * 4 * 5 * 7 * (8 + 6)
     assert number(one) == "integer"
+
+
+def test_two_codes_a_byte_are_as_much_work_as_one() -> None:
+    node = onnx.helper.make_node("FusedConvBlock", ["x"], ["y"], domain="ai.edgefold", k=9)
+    as_bytes = RunNode(node, 1e-3, ((1, 5, 7, 8),), ((1, 5, 7, 6),), 0, ())
+    packed_node = onnx.helper.make_node("FusedConvBlock", ["x"], ["y"], domain="ai.edgefold", k=9, y_packed=1)
+    packed = RunNode(packed_node, 1e-3, ((1, 5, 7, 4),), ((1, 5, 7, 3),), 0, ())
+    assert operations(packed) == operations(as_bytes) == 2 * 5 * 7 * 6 * 9
+    block = {"project_k": 12, "depthwise_k": 9}
+    scales = onnx.numpy_helper.from_array(np.ones(6, np.float32), "scales")
+    names = [f"i{number}" for number in range(14)] + ["scales"]
+    node = onnx.helper.make_node("FusedInvertedResidual", names, ["y"], domain="ai.edgefold", **block)
+    packed_node = onnx.helper.make_node(
+        "FusedInvertedResidual", names, ["y"], domain="ai.edgefold", x_packed=1, y_packed=1, **block
+    )
+    as_bytes = RunNode(node, 1e-3, ((1, 5, 7, 8),), ((1, 5, 7, 6),), 0, (scales,))
+    packed = RunNode(packed_node, 1e-3, ((1, 5, 7, 4),), ((1, 5, 7, 3),), 0, (scales,))
+    assert operations(packed) == operations(as_bytes) == 2 * 12 * 5 * 7 * (8 + 9 + 6)
 
 
 @pytest.mark.usefixtures("machine")

@@ -55,6 +55,9 @@ class ShareWeights(Pass, frozen=True, kw_only=True):
         groups: instead, blocks that share, by number over the whole model from 0, such as [[1, 2], [3, 4, 5]].
         private: blocks that keep their own weights; the first one differs most from the others.
         modules: of each block that share: `attention` or `feed-forward` halves only, or `all`.
+        weights: names or globs of the matrices that share, or of the nodes that read them, as in `heal`'s ``train``;
+            queries and keys of a language model are ``["*q_proj*", "*k_proj*"]``. All of ``modules`` where none is
+            given. ``keep`` counts these only.
         source: whose weights a group takes: of the `first` or `last` block, of the one with which the outputs move
             least (`best`), or their `mean`, which is no weight that was ever trained: worse on a GPT and a ViT, better
             on MiniLM.
@@ -73,6 +76,7 @@ class ShareWeights(Pass, frozen=True, kw_only=True):
     groups: tuple[tuple[Number, ...], ...] = ()
     private: tuple[Number, ...] = (0,)
     modules: Modules = "all"
+    weights: tuple[str, ...] = ()
     source: Source = "best"
     refits: Number = 2
     scales: bool = False
@@ -95,7 +99,7 @@ class ShareWeights(Pass, frozen=True, kw_only=True):
     def rewrite(self, model: ir.Model, context: Context) -> Notes:
         if self.keep == 1 and not self.groups:
             return Notes(skips=(Skip("model", SkipReason.NOTHING_TO_GAIN, "keep is 1: nothing is to be shared"),))
-        stacks, skips = sharing_stacks(find_stacks(model), self.modules, context)
+        stacks, skips = sharing_stacks(find_stacks(model), self.modules, self.weights, context)
         if not stacks:
             return Notes(skips=tuple(skips))
         share = self._tie if self.form == "matrices" else self._factor

@@ -17,6 +17,7 @@ from edgefold.passes._constants import readers
 from edgefold.passes._weighted_nodes import WeightedNode, node_label, weighted_node
 from edgefold.passes.base import Context, Skip, SkipReason
 from edgefold.passes.depth.blocks import Block, Stack
+from edgefold.passes.depth.sharing.naming import Row, named, require_named
 
 Modules = Literal["all", "attention", "feed-forward"]
 _ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Pow", "Where", "Min", "Max", "PRelu")
@@ -73,15 +74,27 @@ class SharingStack:
 
 
 def sharing_stacks(
-    stacks: Sequence[Stack], modules: Modules, context: Context
+    stacks: Sequence[Stack], modules: Modules, globs: Sequence[str], context: Context
 ) -> tuple[list[SharingStack], list[Skip]]:
-    """The stacks of a model with what can be shared of them, and a Skip for each matrix that cannot."""
+    """The stacks of a model with what can be shared of them, and a Skip for each matrix that cannot.
+
+    Args:
+        stacks: of the model.
+        modules: the halves of blocks whose matrices are looked at.
+        globs: names of those that are meant, or of the nodes that read them; all where none is given.
+        context: of the pass.
+
+    Raises:
+        UsageError: a glob means none of them.
+    """
+    rows = [list(_rows(stack, modules)) for stack in stacks]
+    require_named(stacks, [row for some in rows for row in some], globs)
     found: list[SharingStack] = []
     skips: list[Skip] = []
     first = 0
-    for stack in stacks:
+    for stack, there in zip(stacks, rows, strict=True):
         places = []
-        for values in _rows(stack, modules):
+        for values in named(there, globs):
             refusal = _refusal(values, stack, context)
             if refusal is None:
                 places.append(Place(values, tuple(tuple(dict.fromkeys(_nodes(value))) for value in values)))
@@ -90,15 +103,17 @@ def sharing_stacks(
         if places:
             found.append(SharingStack(stack, first, tuple(places)))
         else:
-            skips.append(Skip(stack.name, SkipReason.NOTHING_TO_GAIN, f"no matrices to share in {modules}"))
+            skips.append(
+                Skip(stack.name, SkipReason.NOTHING_TO_GAIN, f"no matrices to share in {' '.join(globs) or modules}")
+            )
         first += len(stack.blocks)
     return found, skips
 
 
-def _rows(stack: Stack, modules: Modules) -> Iterator[tuple[ir.Value, ...]]:
+def _rows(stack: Stack, modules: Modules) -> Iterator[Row]:
     """The matrices at each place, one a block; each once, however often a block uses it."""
     wanted = _of_modules(stack.blocks[0], modules)
-    seen: set[tuple[ir.Value, ...]] = set()
+    seen: set[Row] = set()
     for values in zip(*(block.parameters for block in stack.blocks), strict=True):
         if values[0] in wanted and values not in seen and all(map(_is_matrix, values)):
             seen.add(values)
@@ -121,7 +136,7 @@ def _is_matrix(value: ir.Value) -> bool:
     return all(node.op_type not in _ELEMENTWISE for node in _nodes(value))
 
 
-def _refusal(values: tuple[ir.Value, ...], stack: Stack, context: Context) -> Skip | None:
+def _refusal(values: Row, stack: Stack, context: Context) -> Skip | None:
     """Why the matrices at one place stay as they are; None where they can be shared."""
     name = str(values[0].name)
     if len(set(values)) < len(values):

@@ -18,9 +18,10 @@ from edgefold.passes.fusion.conv_region import fuse_conv_regions
 from edgefold.passes.fusion.cost import TYPICAL, Device
 from edgefold.passes.fusion.feed_forward import fuse_feed_forward
 from edgefold.passes.fusion.inverted_residual import fuse_inverted_residuals
+from edgefold.passes.fusion.linear import fuse_linear
 from edgefold.passes.fusion.packed_codes import pack_codes
 
-Kind = Literal["feed-forward", "conv-region", "inverted-residual", "channel-last", "lookup"]
+Kind = Literal["feed-forward", "linear", "conv-region", "inverted-residual", "channel-last", "lookup"]
 Fuse = Callable[[ir.Model, Context, Device], Notes]
 
 
@@ -29,8 +30,11 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
 
     What it does, a kind of block at a time (Lavin, arXiv 2404.03617, block fusion):
 
-    `feed-forward`: two linear layers with an activation between them, and the addition of a residual behind, become
-    FusedFeedForward, which takes some rows through all of it before the next ones.
+    `feed-forward`: two linear layers with an activation or nothing between them, and the addition of a residual behind,
+    become FusedFeedForward, which takes some rows through all of it before the next ones.
+
+    `linear`: any other linear layer takes in the activation that alone reads it and the addition behind, as
+    FusedLinear.
 
     `conv-region`: convolutions that hand tensors to each other hand on 8-bit codes, channel-last, in place of floats;
     each becomes a FusedConvBlock with its activation and the addition behind it. Pooling by maximum, concatenation,
@@ -117,6 +121,7 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
             "channel-last": turn_channel_last,
             "lookup": look_bytes_up,
             "feed-forward": fuse_feed_forward,
+            "linear": fuse_linear,
         }
 
 

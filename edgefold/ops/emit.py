@@ -31,6 +31,7 @@ from edgefold.ops.four_bits import ImageToStore, StoredImage
 from edgefold.ops.functions import ShiftConv, ShiftGather, ShiftMatMul
 from edgefold.ops.inverted_residual import FusedInvertedResidual, FusedPointwise
 from edgefold.ops.l1_normalization import L1LayerNormalization
+from edgefold.ops.linear_block import FusedLinear
 from edgefold.ops.moe import ShiftMoE, ShiftRows, ShiftUnpackStack
 from edgefold.ops.unpack import DOMAIN, VERSION, ShiftLevels, ShiftUnpack
 
@@ -41,6 +42,7 @@ OPERATORS: tuple[OnnxFunction, ...] = (
     ShiftConv,
     ShiftGather,
     L1LayerNormalization,
+    FusedLinear,
     FusedFeedForward,
     ShiftAttention,
     ShiftMultiHeadAttention,

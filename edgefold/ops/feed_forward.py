@@ -60,7 +60,7 @@ def FusedFeedForward(
       up_k, up_bits, up_activation_low, up_activation_high: k, bits, activation_low and activation_high of the first
         product, as in `ShiftMatMul`; it may also have up_narrow_bits, up_narrow_scales and up_layout.
       down_k, down_bits, down_activation_low, down_activation_high: those of the second; down_k is H.
-      function, alpha, beta: the activation function, as `Activation` takes them.
+      function, alpha, beta: the activation function, as `Activation` takes them; a clipping to -inf and inf is none.
 
     Output:
       float32 [..., N].

@@ -42,6 +42,11 @@ class Activation:
     alpha: float = -math.inf
     beta: float = math.inf
 
+    @property
+    def title(self) -> str:
+        """For the report: "hard-swish"; "none" where it gives every x back."""
+        return "none" if self == IDENTITY else self.kind.name.lower().replace("_", "-")
+
 
 IDENTITY = Activation()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kind ``feed-forward``: two quantized linear layers with an activation between them, and a residual behind."""
+"""The kind ``feed-forward``: two quantized linear layers, an activation or nothing between them, a residual behind."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from edgefold.passes._initializers import InitializerStore
 from edgefold.passes._subgraphs import nodes_of
 from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Context, Edit, Notes, Skip, SkipReason
-from edgefold.passes.fusion.activations import Activation, find_activation
+from edgefold.passes.fusion.activations import IDENTITY, Activation, ActivationNodes, find_activation
 from edgefold.passes.fusion.cost import Decision, Device, Move, Plan, decide
+from edgefold.passes.fusion.linear import is_layer
 from edgefold.passes.fusion.shapes import Shapes, run_shapes, sole_addition
 
 KIND = "feed-forward"
@@ -30,7 +31,7 @@ class FeedForward:
 
     Attributes:
         up, down: the ShiftMatMuls.
-        activation: between them.
+        activation: between them; the identity where there is none, as between the factors of a matrix of low rank.
         nodes: all of them in graph order.
         add: the node that adds the residual, or None.
     """
@@ -72,6 +73,8 @@ def fuse_feed_forward(model: ir.Model, context: Context, device: Device) -> Note
     for found in list(_candidates(graph, shapes)):
         if isinstance(found, Skip):
             skips.append(found)
+        elif found.activation == IDENTITY and fused.intersection(found.nodes):
+            continue  # what has an activation inside comes first: it saves more
         elif found.up in fused:  # of three layers in a row the middle one has gone with the first
             skips.append(
                 Skip(
@@ -94,32 +97,34 @@ def fuse_feed_forward(model: ir.Model, context: Context, device: Device) -> Note
 
 
 def _candidates(graph: ir.Graph, shapes: Shapes) -> Iterator[FeedForward | Skip]:
-    """Every layer whose activation reads nothing else and feeds another layer; a Skip for what stands in the way."""
-    for up in nodes_of(graph):
-        if not _is_layer(up):
-            continue
+    """Every layer whose activation reads nothing else and feeds another layer; then those that feed one directly."""
+    layers = [node for node in nodes_of(graph) if is_layer(node)]
+    for up in layers:
         between = find_activation(up.outputs[0])
-        if between is None:
-            continue
-        uses = list(between.output.uses())
-        downs = [use.node for use in uses if use.idx == 0 and _is_layer(use.node)]
-        if not downs:
-            continue
-        down = downs[0]
-        if between.output.is_graph_output():
-            yield Skip(node_label(up), SkipReason.GRAPH_OUTPUT, "the hidden tensor")
-        elif len(uses) > 1 or any(node.graph is not up.graph for node in (*between.nodes, down)):
-            yield Skip(node_label(up), SkipReason.INSEPARABLE, "the hidden tensor has several readers")
-        elif any(node.attributes.get_int("x_codes", 0) for node in (up, down)):
-            yield Skip(node_label(up), SkipReason.ATTRIBUTE, "a layer reads codes that its producer makes")
-        else:
-            nodes = (up, *between.nodes, down)
-            add = sole_addition(down.outputs[0], shapes)
-            yield FeedForward(up, down, between.activation, (*nodes, add) if add else nodes, add)
+        if between is not None:
+            yield from _pairs(up, between, shapes)
+    for up in layers:
+        if len(up.outputs[0].uses()) == 1:
+            yield from _pairs(up, ActivationNodes(IDENTITY, (), up.outputs[0]), shapes)
 
 
-def _is_layer(node: ir.Node) -> bool:
-    return node.domain == "ai.edgefold" and node.op_type == "ShiftMatMul"
+def _pairs(up: ir.Node, between: ActivationNodes, shapes: Shapes) -> Iterator[FeedForward | Skip]:
+    """The layer with the one that reads what is between; a Skip for what stands in the way."""
+    uses = list(between.output.uses())
+    downs = [use.node for use in uses if use.idx == 0 and is_layer(use.node)]
+    if not downs:
+        return
+    down = downs[0]
+    if between.output.is_graph_output():
+        yield Skip(node_label(up), SkipReason.GRAPH_OUTPUT, "the hidden tensor")
+    elif len(uses) > 1 or any(node.graph is not up.graph for node in (*between.nodes, down)):
+        yield Skip(node_label(up), SkipReason.INSEPARABLE, "the hidden tensor has several readers")
+    elif any(node.attributes.get_int("x_codes", 0) for node in (up, down)):
+        yield Skip(node_label(up), SkipReason.ATTRIBUTE, "a layer reads codes that its producer makes")
+    else:
+        nodes = (up, *between.nodes, down)
+        add = sole_addition(down.outputs[0], shapes)
+        yield FeedForward(up, down, between.activation, (*nodes, add) if add else nodes, add)
 
 
 def _decision(block: FeedForward, shapes: Shapes, device: Device) -> Decision:
@@ -148,9 +153,8 @@ def _weight_bytes(node: ir.Node) -> int:
 
 
 def _row(block: FeedForward, decision: Decision) -> Mapping[str, Any]:
-    return {"block": block.label, "kind": KIND, "activation": block.activation.kind.name.lower().replace("_", "-")} | {
-        **dataclasses.asdict(decision)
-    }
+    row = {"block": block.label, "kind": KIND, "activation": block.activation.title}
+    return row | dataclasses.asdict(decision)
 
 
 def _replace(store: InitializerStore, block: FeedForward) -> Edit:

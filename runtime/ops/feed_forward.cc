@@ -18,7 +18,7 @@ bool FeedForward::Run(const FeedForwardInputs& inputs, const Parallel& parallel)
     LinearInputs up = inputs.up;
     up.x = static_cast<const float*>(inputs.up.x) + first * k;
     up.rows = std::min(kRowsPerTile, rows - first);
-    up.activation = &activation_;
+    up.activation = IsIdentity(activation_) ? nullptr : &activation_;
     up.y = hidden;
     LinearInputs down = inputs.down;
     down.x = hidden;

@@ -49,7 +49,7 @@ class FusedFeedForward {
     inputs.up.x = x.data;
     inputs.up.rows = shape.Elements() / k;
     shape.dims[shape.rank - 1] = down_.linear().matrix().n;
-    inputs.down.residual = Residual(residual, shape, error);
+    inputs.down.residual = ResidualRows(kName, residual, shape, error);
     inputs.down.y = static_cast<float*>(context.Output(shape, error));
     if (error->failed()) return;
     if (!block_.Run(inputs, context.Threads())) error->Set("%s: out of memory", kName);
@@ -60,18 +60,6 @@ class FusedFeedForward {
   }
 
  private:
-  // Null for the one zero that stands for no residual.
-  static const float* Residual(const Tensor& residual, const Shape& y, Error* error) {
-    if (error->failed() || residual.shape.Is(y.rank, y.dims)) return residual.As<float>();
-    const int64_t one[] = {1};
-    if (residual.shape.Is(1, one) && *residual.As<float>() == 0.0f) return nullptr;
-    char is[100];
-    char expected[100];
-    error->Set("%s: residual has shape %s; expected %s, or one zero", kName,
-               ShapeText(residual.shape, is, sizeof is), ShapeText(y, expected, sizeof expected));
-    return nullptr;
-  }
-
   LinearLayer up_;
   LinearLayer down_;
   FeedForward block_;

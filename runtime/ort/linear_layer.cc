@@ -74,6 +74,17 @@ void ExpectRows(const char* op, const Tensor& x, int64_t k, Error* error) {
              static_cast<long long>(k));
 }
 
+const float* ResidualRows(const char* op, const Tensor& residual, const Shape& y, Error* error) {
+  if (error->failed() || residual.shape.Is(y.rank, y.dims)) return residual.As<float>();
+  const int64_t one[] = {1};
+  if (residual.shape.Is(1, one) && *residual.As<float>() == 0.0f) return nullptr;
+  char is[100];
+  char expected[100];
+  error->Set("%s: residual has shape %s; expected %s, or one zero", op,
+             ShapeText(residual.shape, is, sizeof is), ShapeText(y, expected, sizeof expected));
+  return nullptr;
+}
+
 void InferRows(const Api& api, OrtShapeInferContext* context, size_t x, size_t scales,
                Error* error) {
   SymbolicShape rows;

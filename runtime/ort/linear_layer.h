@@ -30,6 +30,9 @@ class LinearLayer {
 // Refuses an x that is not [..., k].
 void ExpectRows(const char* op, const Tensor& x, int64_t k, Error* error);
 
+// Null for the one zero that stands for no residual; refuses what has not the shape of y.
+const float* ResidualRows(const char* op, const Tensor& residual, const Shape& y, Error* error);
+
 // Declares the output: the shape of input `x` with the length of input `scales` last.
 void InferRows(const Api& api, OrtShapeInferContext* context, size_t x, size_t scales,
                Error* error);

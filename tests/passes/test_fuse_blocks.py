@@ -124,7 +124,7 @@ def test_a_residual_that_is_broadcast_stays_outside() -> None:
 
 NEAR_MISSES = {
     "the hidden tensor is read beside": f"{UP} h = Relu(v) d = MatMul(h, down) e = ReduceMax(h) y = Add(d, e)",
-    "no activation": f"{UP} d = MatMul(v, down) y = Add(d, c)",
+    "no activation, and read beside": f"{UP} d = MatMul(v, down) e = ReduceMax(v) y = Add(d, e)",
     "not one function of the sum": f"{UP} w = Softmax(v) h = Mul(v, w) {DOWN}",
     "the sum is read beside": f"{UP} h = Relu(v) d = MatMul(h, down) e = ReduceMax(v) y = Add(d, e)",
     "one layer": "u = MatMul(x, up) h = Relu(u) y = ReduceMax(h)",
@@ -135,23 +135,41 @@ NEAR_MISSES = {
 def test_near_misses_are_left_alone(name: str) -> None:
     model = quantized(NEAR_MISSES[name])
     before = graphs.nodes(model)
-    notes = fuse(model)
+    notes = fuse(model, kinds=("feed-forward",))
     assert graphs.nodes(model) == before
     assert not notes.edits
+
+
+def test_layers_with_nothing_between_them_become_one_operator() -> None:
+    """As the factors of a matrix of low rank."""
+    model = quantized(f"{UP} d = MatMul(v, down) e = Add(d, c) y = Add(e, x)")
+    x = graphs.weights(5, WIDTH)
+    [before] = graphs.run(model, {"x": x})
+    assert [row["activation"] for row in fuse(model).table] == ["none"]
+    assert operators(model) == ["FusedFeedForward"]
+    np.testing.assert_array_equal(graphs.run(model, {"x": x})[0], before)
+
+
+def test_layers_around_an_activation_come_before_layers_with_nothing_between_them() -> None:
+    text = f"t = MatMul(x, down) {UP.replace('x', 't')} h = Relu(v) {DOWN}"
+    model = quantized(text, inputs="float[n,40] x")
+    table = fuse(model).table
+    assert [row["activation"] for row in table] == ["clip"]
+    assert operators(model) == ["ShiftMatMul", "FusedFeedForward"]
 
 
 def test_a_hidden_tensor_that_is_an_output_is_a_skip() -> None:
     model = quantized(f"{UP} h = Relu(v) {DOWN}")
     hidden = next(node for node in model.graph if node.op_type == "Relu").outputs[0]
     model.graph.outputs.append(hidden)
-    notes = fuse(model)
+    notes = fuse(model, kinds=("feed-forward",))
     assert "FusedFeedForward" not in operators(model)
     assert str(notes.skips[0]).endswith("the value is a graph output (the hidden tensor)")
 
 
 def test_float_layers_are_left_alone_and_excluded_ones_skipped() -> None:
     model = quantized(f"{UP} h = Relu(v) {DOWN}")
-    notes = fuse(model, Context(exclude=("d",)))
+    notes = fuse(model, Context(exclude=("d",)), kinds=("feed-forward",))
     assert [str(skip.reason) for skip in notes.skips] == ["excluded by the user"]
     assert not notes.edits
 
@@ -191,7 +209,7 @@ def test_the_decision_is_taken_by_the_devices_caches(cache: int, fused: bool) ->
     device = Device("small", (Level("L1", cache, 100.0), Level("memory", np.inf, 1.0)))
     model = quantized(f"{UP} h = Relu(v) {DOWN}", inputs="float[200,{width}] x", width=1600)
     context = Context(device=lambda _: device, probe=lambda one: probe(one, feeds={}, shapes={"x": (200, 1600)}))
-    notes = fuse(model, context)
+    notes = fuse(model, context, kinds=("feed-forward",))
     assert (operators(model) == ["FusedFeedForward"]) == fused
     assert [row["fuse"] for row in notes.table] == [fused]
     if not fused:

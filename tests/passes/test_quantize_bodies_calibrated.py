@@ -154,7 +154,7 @@ def test_attention_and_feed_forward_halves_are_fused_in_branches(tmp_path: Path)
     fused = [
         node
         for node in after.graph.all_nodes()
-        if node.op_type == "FusedFeedForward" or node.op_type.endswith("Attention")
+        if node.op_type in ("FusedFeedForward", "FusedLinear") or node.op_type.endswith("Attention")
     ]
     plain = compress(ROOT / "models" / "char_lm" / "model.onnx", tmp_path / "plain", recipe="fused")
     assert len(fused) == 2 * sum(

@@ -42,7 +42,9 @@ def _of_rows() -> dict[str, Callable[[np.random.Generator], Node]]:
     from oracle import random_weights
     from test_cached_attention import model as cached_attention
     from test_cached_attention import quantize_rows, random_cache
+    from test_feed_forward import RELU
     from test_feed_forward import Block as FeedForwardBlock
+    from test_fused_linear import Layer
     from test_l1_layer_normalization import model as l1_norm
     from test_shift_attention import model as attention
     from test_shift_multi_head_attention import model as multi_head_attention
@@ -60,6 +62,10 @@ def _of_rows() -> dict[str, Callable[[np.random.Generator], Node]]:
     def feed_forward(rng: np.random.Generator) -> Node:
         made = FeedForwardBlock(32, 64, 16).model()
         return made, {"x": rng.standard_normal((5, 32)).astype(np.float32)}
+
+    def linear(rng: np.random.Generator) -> Node:
+        residual = rng.standard_normal((5, 16)).astype(np.float32) if rng.integers(2) else None
+        return Layer(32, 16, RELU).model(residual), {"x": rng.standard_normal((5, 32)).astype(np.float32)}
 
     def experts(rng: np.random.Generator) -> Node:
         made = moe_oracle.model(moe_oracle.random_layer(rng, (3, 32, 24), gated=bool(rng.integers(2))))
@@ -94,6 +100,7 @@ def _of_rows() -> dict[str, Callable[[np.random.Generator], Node]]:
     return {
         "ShiftMatMul": matmul,
         "ShiftGather": gather,
+        "FusedLinear": linear,
         "FusedFeedForward": feed_forward,
         "ShiftMoE": experts,
         "ShiftAttention": attended,

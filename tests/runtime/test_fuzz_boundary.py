@@ -26,6 +26,6 @@ def test_malformed_nodes_never_crash() -> None:
     lines = done.stdout.splitlines()
     assert done.returncode == 0, f"{lines[-1:]} {done.stderr[-2000:]}"
     counts = {name: found for line in lines if line.startswith("{") for name, found in json.loads(line).items()}
-    assert len(counts) == 15
+    assert len(counts) == 16
     for name, found in counts.items():  # changes that harm and changes that do not
         assert min(found["ran"], found["refused"]) > 0, (name, found)

@@ -18,7 +18,7 @@ _INTEGER = frozenset((
 ))  # fmt: skip
 _PRODUCTS = frozenset((*MATMUL, "FusedGemm", "MatMulNBits"))
 _PROJECT_SCALES = 14  # input of FusedInvertedResidual
-_PACKED = frozenset(("ShiftMatMul", "ShiftConv", "FusedConvBlock"))
+_PACKED = frozenset(("ShiftMatMul", "FusedLinear", "ShiftConv", "FusedConvBlock"))
 
 
 def operations(one: RunNode) -> int:

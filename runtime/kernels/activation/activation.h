@@ -20,6 +20,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "base/kernel.h"
 
@@ -42,6 +43,12 @@ struct Activation {
   float alpha;
   float beta;
 };
+
+// Whether it gives every x back.
+inline bool IsIdentity(const Activation& f) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  return f.kind == ActivationKind::kClip && f.alpha == -kInfinity && f.beta == kInfinity;
+}
 
 struct ActivationArguments {
   Activation activation;

@@ -119,15 +119,15 @@ def print_perplexity(rows: int, folder: Path) -> None:
 
 def print_steps(seconds: float, folder: Path) -> None:
     import torch
-    from bench_attention import measure
     from cached_gpt import CachedGPT, Form, export
+    from taking_turns import taking_turns
 
     torch.manual_seed(0)
     model = folder / "gpt.onnx"
     export(CachedGPT(Form(256, 2304, 512, 8, 8, 6)).eval(), model, "torchscript")
     sessions = {name: opened(path) for name, path in forms(model, folder).items()}
     for past in PASTS:
-        times = measure({name: step(one, past) for name, one in sessions.items()}, seconds)
+        times = taking_turns({name: step(one, past) for name, one in sessions.items()}, seconds)
         for name, taken in times.items():
             ratio = min(times["float32"]) / min(taken)
             print(f"{past:>5} {name:<28} {min(taken) / 1000:>8.2f} ms {ratio:>6.2f}x", flush=True)

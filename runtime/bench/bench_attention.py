@@ -7,14 +7,12 @@
 what quantize_dynamic makes of that where it may quantize products of activations. ONNX Runtime's own
 ``MultiHeadAttention`` also splits and joins the heads, as ShiftMultiHeadAttention does. Ratios are of least times;
 above 1 is faster. ``peak`` is the share of the time that the two products alone would take at the rate of the
-processor's 8-bit multiplication.
+processor's 8-bit multiplication, measured at the start of this run.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,10 +22,8 @@ import onnx
 import onnxruntime as ort
 from graph_session import open_graph, open_model, quantized_dynamically
 from onnx import TensorProto, helper, numpy_helper
+from setting import this_setting
 from taking_turns import taking_turns
-
-from edgefold.measuring.waterline.ceilings import ceilings
-from edgefold.runtime import kernels
 
 # Heads, queries, keys, depth: MiniLM at two lengths, ViT-S at 224, a decoder's step at three lengths of its cache.
 SHAPES = [
@@ -101,15 +97,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="per shape")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    isa = next(row.isa for row in kernels() if row.family == "gemm" and row.chosen)
-    setting = {"isa": isa, "threads": options.threads, "onnxruntime": ort.__version__, "machine": platform.machine()}
-    print(f"instruction set {isa}, {options.threads} thread(s), ONNX Runtime {ort.__version__}")
+    setting = this_setting()
+    print(f"{options.threads} thread(s); {setting.to_text()}")
     print(
         f"{'heads x rows x keys x depth':>28} {'':<24} {'min us':>9} {'median us':>10} {'vs float32':>11} "
         f"{'vs MHA':>7} {'peak':>5}"
     )
     results = []
-    peak = ceilings().integer_operations * options.threads
+    peak = setting.ceilings.integer_operations * options.threads
     for shape in SHAPES:
         times = taking_turns(contenders(*shape, options.threads), options.seconds)
         least = {name: min(values) for name, values in times.items()}
@@ -122,8 +117,7 @@ def main() -> None:
                 f"{'x'.join(map(str, shape)):>28} {name:<24} {least[name]:>9.1f} {row['median_us']:>10.1f} "
                 f"{row['vs_float32']:>10.2f}x {row['vs_mha']:>6.2f}x {row['of_peak']:>5.0%}"
             )
-    if options.json:
-        options.json.write_text(json.dumps({"setting": setting, "rows": results}, indent=2) + "\n")
+    setting.write(options.json, results, threads=options.threads)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ as many bytes, measured in the same turns. Ratios are of least times; above 1 is
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,9 +25,8 @@ import numpy as np
 import onnxruntime as ort
 from graph_session import open_graph, open_model, quantized_dynamically
 from onnx import TensorProto, helper, numpy_helper
+from setting import this_setting
 from taking_turns import taking_turns
-
-from edgefold.runtime import kernels
 
 PASTS = (128, 512, 1024, 2048)
 Arrays = dict[str, np.ndarray]
@@ -150,11 +147,11 @@ def main() -> None:
     parser.add_argument("--key-heads", type=int, default=12)
     parser.add_argument("--depth", type=int, default=64)
     options = parser.parse_args()
-    isa = next(row.isa for row in kernels() if row.family == "row_dots" and row.chosen)
-    setting = {"isa": isa, "threads": options.threads, "onnxruntime": ort.__version__, "machine": platform.machine()}
-    print(f"instruction set {isa}, {options.threads} thread(s), ONNX Runtime {ort.__version__}")
+    setting = this_setting("row_dots")
+    print(f"{options.threads} thread(s); {setting.to_text()}")
     shape = (options.heads, options.key_heads, options.depth)
-    print(f"{'heads, of keys, depth, past':>28} {'':<20} {'min us':>9} {'median us':>10} {'vs float32':>11}")
+    head = f"{'heads, of keys, depth, past':>28} {'':<20} {'min us':>9} {'median us':>10}"
+    print(f"{head} {'vs float32':>11}{'of floor':>9}")
     results = []
     for past in PASTS:
         times = taking_turns(contenders(shape, past, options.threads), options.seconds)
@@ -166,13 +163,13 @@ def main() -> None:
                 "min_us": least[name],
                 "median_us": float(np.median(values)),
             }
-            results.append(row | {"vs_float32": least["float32"] / least[name]})
+            row |= {"vs_float32": least["float32"] / least[name], "of_floor": least["floor"] / least[name]}
+            results.append(row)
             print(
                 f"{'x'.join(map(str, (*shape, past))):>28} {name:<20} {least[name]:>9.1f} {row['median_us']:>10.1f} "
-                f"{results[-1]['vs_float32']:>10.2f}x"
+                f"{row['vs_float32']:>10.2f}x{row['of_floor']:>9.0%}"
             )
-    if options.json:
-        options.json.write_text(json.dumps({"setting": setting, "rows": results}, indent=2) + "\n")
+    setting.write(options.json, results, threads=options.threads)
 
 
 if __name__ == "__main__":

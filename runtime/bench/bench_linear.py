@@ -14,19 +14,15 @@ a large model does; with several it finds its own, as a layer of a small one.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from bench_matmul import float32, int8_dynamic, lut_table, matmul_nbits, measure, shift_matmul, shift_table
-
-from edgefold.measuring.waterline import ceilings as waterline
+from bench_matmul import float32, floor, int8_dynamic, lut_table, matmul_nbits, measure, shift_matmul, shift_table
+from setting import Floor, Setting, this_setting
 
 
 @dataclass(frozen=True)
@@ -64,12 +60,11 @@ class Row:
     least: dict[str, float | None]
     median: dict[str, float | None]
     gops: float
-    floor_us: float
-    bound: str
+    floor: Floor
 
     @property
     def floor_fraction(self) -> float:
-        return self.floor_us / (self.least["shift 4"] or 1.0)
+        return self.floor.us / (self.least["shift 4"] or 1.0)
 
     def ratio(self, backend: str) -> float | None:
         theirs, ours = self.least[backend], self.least["shift 4"]
@@ -89,16 +84,7 @@ def backends(layer: Layer, threads: int) -> dict[str, ort.InferenceSession | Non
     return {name: None if name == "NBits" and k % 32 else one() for name, one in make.items()}
 
 
-def floor(layer: Layer, threads: int, machine: waterline.Ceilings) -> tuple[float, str]:
-    """Least microseconds that this machine allows the 4-bit product, and what sets them."""
-    weights = layer.k * layer.n / 2 + layer.k * layer.n / 64 + 4 * layer.n  # codes, selectors, scales
-    level = machine.level(int(weights))
-    compute = 2e6 * layer.rows * layer.k * layer.n / machine.integer_operations / threads
-    memory = 1e6 * weights / level.bytes_per_second / threads
-    return max((compute, "compute"), (memory, level.name))
-
-
-def bench(layer: Layer, options: argparse.Namespace, machine: waterline.Ceilings) -> Row:
+def bench(layer: Layer, options: argparse.Namespace, setting: Setting) -> Row:
     sessions = backends(layer, options.threads)
     x = np.random.default_rng(1).standard_normal((layer.rows, layer.k)).astype(np.float32)
     present = {name: one for name, one in sessions.items() if one is not None}
@@ -106,7 +92,8 @@ def bench(layer: Layer, options: argparse.Namespace, machine: waterline.Ceilings
     least = {name: float(times[name].min()) if name in times else None for name in sessions}
     median = {name: float(np.median(times[name])) if name in times else None for name in sessions}
     gops = 2e-3 * layer.rows * layer.k * layer.n / (least["shift 4"] or 1.0)
-    return Row(layer, least, median, gops, *floor(layer, options.threads, machine))
+    limit = floor("shift 4", layer.k, layer.n, layer.rows, setting, options.threads)
+    return Row(layer, least, median, gops, limit)
 
 
 def table(rows: list[Row]) -> str:
@@ -119,7 +106,7 @@ def table(rows: list[Row]) -> str:
         ratios = "".join(f"{'-' if r is None else f'{r:.2f}x':>9}" for r in (row.ratio("int8"), row.ratio("NBits")))
         shape = f"{layer.k}x{layer.n}"
         line = f"{layer.model:<20} {shape:>10} {layer.rows:>5}{times}{row.gops:>8.1f}{ratios}"
-        lines.append(f"{line}{row.floor_fraction:>9.0%}  {row.bound}")
+        lines.append(f"{line}{row.floor_fraction:>9.0%}  {row.floor.bound}")
     return "\n".join(lines)
 
 
@@ -131,22 +118,13 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=1, help="of a contender before the next one's turn")
     parser.add_argument("--only", default="", help="layers whose name holds this")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ[waterline.ENVIRONMENT] = str(Path(folder) / "ceilings.json")  # measured now, not read
-        machine = waterline.ceilings()
+    setting = this_setting()
     layers = [layer for layer in SUITE if options.only in layer.model]
-    rows = [bench(layer, options, machine) for layer in layers]
-    print(f"{options.threads} thread(s), ONNX Runtime {ort.__version__}; {machine.to_text()}")
+    rows = [bench(layer, options, setting) for layer in layers]
+    print(f"{options.threads} thread(s); {setting.to_text()}")
     print(table(rows))
-    if options.json:
-        setting = {
-            "threads": options.threads,
-            "calls": options.calls,
-            "onnxruntime": ort.__version__,
-            "ceilings": asdict(machine),
-        }
-        results = [asdict(row) | {"floor_fraction": row.floor_fraction} for row in rows]
-        options.json.write_text(json.dumps({"setting": setting, "rows": results}, indent=2) + "\n")
+    results = [asdict(row) | {"floor_fraction": row.floor_fraction} for row in rows]
+    setting.write(options.json, results, threads=options.threads, calls=options.calls)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,15 @@
 
     python runtime/bench/bench_matmul.py [--json FILE] [--seconds 2] [--shapes 768x3072,384x1536] [--rows 1,4,16,64,128]
 
-Prints the least and the median microseconds of a call (input quantization included) and the ratio of the least of
-MatMulNBits to it: above 1 is faster than MatMulNBits. All rows of a table come from one process.
+Prints the least and the median microseconds of a call (input quantization included), the ratio of the least of
+MatMulNBits to it, above 1 is faster than MatMulNBits, and the fraction of its floor: the longer of its operations at
+the speed of its multiplication alone, float or 8-bit, and its weights read once, both measured at the start of this
+run. All rows of a table come from one process.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,8 @@ import numpy as np
 import onnxruntime as ort
 from graph_session import open_graph
 from onnx import TensorProto, helper, numpy_helper
+from setting import Floor, Number, Setting, this_setting
 from taking_turns import taking_turns
-
-from edgefold.runtime import kernels
 
 BASELINE = "MatMulNBits"
 
@@ -95,6 +94,25 @@ def lut_table() -> np.ndarray:
     return np.concatenate([-positive[:, ::-1], positive], axis=1).astype(np.int8)
 
 
+def shift_weight_bytes(k: int, n: int, bits: int) -> float:
+    """Codes, selectors and scales of a packed matrix."""
+    return k * n * bits / 8 + k * n / 64 + 4 * n
+
+
+def floor(backend: str, k: int, n: int, rows: int, setting: Setting, threads: int = 1) -> Floor:
+    """Of a product in that form."""
+    weights = {
+        "fp32": 4.0 * k * n,
+        "int8 dynamic": float(k * n),
+        BASELINE: k * n / 2 + k * n / 8,  # codes, and a float scale for 32 of them
+        "shift 4": shift_weight_bytes(k, n, 4),
+        "shift-lut 4": shift_weight_bytes(k, n, 4),
+        "shift 8": shift_weight_bytes(k, n, 8),
+    }
+    number: Number = "float" if backend == "fp32" else "integer"
+    return setting.floor(2.0 * rows * k * n, weights[backend], number, threads)
+
+
 def measure(
     sessions: dict[str, ort.InferenceSession], x: np.ndarray, seconds: float, calls: int = 1
 ) -> dict[str, np.ndarray]:
@@ -103,7 +121,7 @@ def measure(
     return taking_turns(runs, seconds, in_a_row=calls)
 
 
-def bench(k: int, n: int, rows: list[int], seconds: float) -> list[dict[str, Any]]:
+def bench(k: int, n: int, rows: list[int], seconds: float, setting: Setting) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     sessions = {
         "fp32": float32(rng, k, n),
@@ -119,6 +137,7 @@ def bench(k: int, n: int, rows: list[int], seconds: float) -> list[dict[str, Any
         base = times[BASELINE].min()
         for name, values in times.items():
             least = float(values.min())
+            limit = floor(name, k, n, m, setting)
             results.append(
                 {
                     "k": k,
@@ -129,6 +148,8 @@ def bench(k: int, n: int, rows: list[int], seconds: float) -> list[dict[str, Any
                     "median_us": round(float(np.median(values)), 1),
                     "gops": round(2e-3 * m * k * n / least, 1),
                     "ratio": round(float(base) / least, 2),
+                    "of_floor": round(limit.us / least, 3),
+                    "bound": limit.bound,
                 }
             )
     return results
@@ -142,22 +163,19 @@ def main() -> None:
     parser.add_argument("--rows", default="1,4,16,64,128")
     options = parser.parse_args()
     rows = [int(m) for m in options.rows.split(",")]
+    setting = this_setting()
     results = []
     for shape in options.shapes.split(","):
         k, n = (int(size) for size in shape.split("x"))
-        results += bench(k, n, rows, options.seconds)
-    isa = next(row.isa for row in kernels() if row.family == "gemm" and row.chosen)
-    setting = {"isa": isa, "threads": 1, "onnxruntime": ort.__version__, "machine": platform.machine()}
-    print(f"instruction set {isa}, 1 thread, ONNX Runtime {ort.__version__}")
-    print(
-        f"{'K x N':>12} {'rows':>5} {'backend':<14} {'min us':>9} {'median us':>10} {'GOP/s':>7} {'vs ' + BASELINE:>15}"
-    )
+        results += bench(k, n, rows, options.seconds, setting)
+    print(f"1 thread; {setting.to_text()}")
+    head = f"{'K x N':>12} {'rows':>5} {'backend':<14} {'min us':>9} {'median us':>10} {'GOP/s':>7}"
+    print(f"{head} {'vs ' + BASELINE:>15}{'of floor':>9}  bound")
     for r in results:
         shape = f"{r['k']}x{r['n']}"
         line = f"{shape:>12} {r['rows']:>5} {r['backend']:<14} {r['min_us']:>9} {r['median_us']:>10} {r['gops']:>7}"
-        print(f"{line} {r['ratio']:>14}x")
-    if options.json:
-        options.json.write_text(json.dumps({"setting": setting, "rows": results}, indent=2) + "\n")
+        print(f"{line} {r['ratio']:>14}x{r['of_floor']:>9.0%}  {r['bound']}")
+    setting.write(options.json, results, threads=1)
 
 
 if __name__ == "__main__":

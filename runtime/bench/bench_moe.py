@@ -5,15 +5,16 @@
                                       [--rows 1,8,64,512] [--threads 1,2]
 
 Prints the least and the median microseconds of a call and two ratios of least times: of the fastest exported form, and
-of QMoE, to it; above 1 is faster than those. All rows of a table come from one process. The forms that take a whole
-matrix for every token are left out above 64 tokens, where their copies would fill the memory.
+of QMoE, to it; above 1 is faster than those; and the fraction of its floor: the longer of the operations of the experts
+that tokens were routed to, at the speed of the form's multiplication alone, float or 8-bit, and the weights of those
+experts read once, both measured at the start of this run. Forms that compute every expert are held to the same. All
+rows of a table come from one process. The forms that take a whole matrix for every token are left out above 64 tokens,
+where their copies would fill the memory.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 from functools import partial
 from pathlib import Path
@@ -24,9 +25,8 @@ import onnxruntime as ort
 from graph_session import open_graph
 from moe_forms import EXPORTED, RUNTIMES, Array, Form, Size
 from onnx import TensorProto, helper, numpy_helper
+from setting import Floor, Setting, this_setting
 from taking_turns import taking_turns
-
-from edgefold.runtime import kernels
 
 GATHERED_ROWS = 64
 
@@ -70,22 +70,37 @@ def measure(sessions: dict[str, ort.InferenceSession], data: dict[str, Array], s
     return taking_turns({name: partial(its.run, None, own[name]) for name, its in sessions.items()}, seconds, rounds=3)
 
 
+def floor(form: str, size: Size, data: dict[str, Array], threads: int, setting: Setting) -> Floor:
+    """Of the experts that these tokens were routed to."""
+    weights = 3 * size.d * size.f  # of an expert
+    used = len(np.unique(data["chosen"]))
+    operations = 2.0 * data["chosen"].size * weights
+    if form.endswith(" 4"):
+        scales = weights / 8 if form.startswith("QMoE") else weights / 64
+        return setting.floor(operations, used * (weights / 2 + scales), threads=threads)
+    return setting.floor(operations, used * 4.0 * weights, "float", threads)
+
+
 def ratio(peer: float | None, own: float) -> float | None:
     """How many times as long the peer takes; None where it was left out."""
     return None if peer is None else round(peer / own, 2)
 
 
-def bench(size: Size, rows: list[int], threads: int, seconds: float, forms: set[str]) -> list[dict[str, Any]]:
+def bench(
+    size: Size, rows: list[int], threads: int, seconds: float, forms: set[str], setting: Setting
+) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     wanted = {name: make for name, make in (EXPORTED | RUNTIMES).items() if not forms or name in forms}
     sessions = {name: session(make(rng, size), size, threads) for name, make in wanted.items()}
     results = []
     for count in rows:
         used = {name: its for name, its in sessions.items() if name != "gathered" or count <= GATHERED_ROWS}
-        times = measure(used, feeds(rng, size, count), seconds)
+        data = feeds(rng, size, count)
+        times = measure(used, data, seconds)
         least = {name: float(values.min()) for name, values in times.items()}
         exported = min((least[name] for name in EXPORTED if name in least), default=None)
         for name, values in times.items():
+            limit = floor(name, size, data, threads, setting)
             results.append(
                 {
                     "threads": threads,
@@ -95,6 +110,8 @@ def bench(size: Size, rows: list[int], threads: int, seconds: float, forms: set[
                     "median_us": round(float(np.median(values)), 1),
                     "vs_exported": ratio(exported, least[name]),
                     "vs_qmoe": ratio(least.get("QMoE 4"), least[name]),
+                    "of_floor": round(limit.us / least[name], 3),
+                    "bound": limit.bound,
                 }
             )
     return results
@@ -115,18 +132,18 @@ def main() -> None:
     size = Size(d, f, options.experts, options.top)
     rows = [int(count) for count in options.rows.split(",")]
     forms = set(filter(None, options.forms.split(",")))
-    isa = next(row.isa for row in kernels() if row.family == "gemm" and row.chosen)
-    setting = {"isa": isa, "onnxruntime": ort.__version__, "machine": platform.machine(), "size": vars(options)["size"]}
-    print(f"instruction set {isa}, ONNX Runtime {ort.__version__}, {size}")
-    print(f"{'threads':>7} {'rows':>5} {'form':<22} {'min us':>9} {'median us':>10} {'vs exported':>12} {'vs QMoE':>8}")
+    setting = this_setting()
+    print(f"{size}; {setting.to_text()}")
+    head = f"{'threads':>7} {'rows':>5} {'form':<22} {'min us':>9} {'median us':>10} {'vs exported':>12}"
+    print(f"{head} {'vs QMoE':>8}{'of floor':>9}  bound")
     results = []
     for threads in options.threads.split(","):
-        for r in bench(size, rows, int(threads), options.seconds, forms):
+        for r in bench(size, rows, int(threads), options.seconds, forms, setting):
             results.append(r)
             line = f"{r['threads']:>7} {r['rows']:>5} {r['form']:<22} {r['min_us']:>9} {r['median_us']:>10}"
-            print(f"{line} {r['vs_exported'] or '-':>12} {r['vs_qmoe'] or '-':>8}", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps({"setting": setting, "rows": results}, indent=2) + "\n")
+            ratios = f"{r['vs_exported'] or '-':>12} {r['vs_qmoe'] or '-':>8}"
+            print(f"{line} {ratios}{r['of_floor']:>9.0%}  {r['bound']}", flush=True)
+    setting.write(options.json, results, size=options.size, experts=options.experts, top=options.top)
 
 
 if __name__ == "__main__":

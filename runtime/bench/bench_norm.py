@@ -3,15 +3,14 @@
 
     python runtime/bench/bench_norm.py [--json FILE] [--seconds 2] [--shapes 128x384,128x768]
 
-Prints the least and the median microseconds of a call and the ratio of the least of ONNX Runtime's to it: above 1 is
-faster.
+Prints the least and the median microseconds of a call, the ratio of the least of ONNX Runtime's to it: above 1 is
+faster, and the fraction of its floor: rows read and results written at the speed at which the nearest memory that holds
+both is read, measured at the start of this run.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,9 @@ import numpy as np
 import onnxruntime as ort
 from bench_matmul import measure
 from onnx import TensorProto, helper, numpy_helper
+from setting import Setting, this_setting
 
-from edgefold.runtime import kernels, ops_library
+from edgefold.runtime import ops_library
 
 THEIRS = ("LayerNormalization, QuantizeLinear", "LayerNormalization")
 OURS = ("L1LayerNormalization, codes", "L1LayerNormalization, float")
@@ -63,7 +63,7 @@ def ours(columns: int, parameters: dict[str, np.ndarray], *, codes: bool) -> ort
     return session([node], parameters | {"shifts": np.zeros(1, np.uint8)}, columns, y_type)
 
 
-def bench(rows: int, columns: int, seconds: float) -> list[dict[str, Any]]:
+def bench(rows: int, columns: int, seconds: float, setting: Setting) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     parameters = {name: rng.standard_normal(columns).astype(np.float32) for name in ("gamma", "beta")}
     sessions = {
@@ -74,6 +74,8 @@ def bench(rows: int, columns: int, seconds: float) -> list[dict[str, Any]]:
     }
     times = measure(sessions, rng.standard_normal((rows, columns)).astype(np.float32), seconds)
     least = {name: float(values.min()) for name, values in times.items()}
+    written = {THEIRS[0]: 1, OURS[0]: 1, THEIRS[1]: 4, OURS[1]: 4}  # bytes of a result
+    floors = {name: setting.floor(0, rows * columns * (4 + size)) for name, size in written.items()}
     return [
         {
             "rows": rows,
@@ -82,6 +84,8 @@ def bench(rows: int, columns: int, seconds: float) -> list[dict[str, Any]]:
             "min_us": round(least[name], 1),
             "median_us": round(float(np.median(values)), 1),
             "ratio": round(least[PEERS[name]] / least[name], 2),
+            "of_floor": round(floors[name].us / least[name], 3),
+            "bound": floors[name].bound,
         }
         for name, values in times.items()
     ]
@@ -93,19 +97,18 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="per shape")
     parser.add_argument("--shapes", default="128x384,128x768")
     options = parser.parse_args()
+    setting = this_setting("l1_norm")
     results = []
     for shape in options.shapes.split(","):
         rows, columns = (int(size) for size in shape.split("x"))
-        results += bench(rows, columns, options.seconds)
-    isa = next(row.isa for row in kernels() if row.family == "l1_norm" and row.chosen)
-    setting = {"isa": isa, "threads": 1, "onnxruntime": ort.__version__, "machine": platform.machine()}
-    print(f"instruction set {isa}, 1 thread, ONNX Runtime {ort.__version__}")
-    print(f"{'rows x D':>9} {'backend':<35} {'min us':>8} {'median us':>10} {'ratio':>6}")
+        results += bench(rows, columns, options.seconds, setting)
+    print(f"1 thread; {setting.to_text()}")
+    print(f"{'rows x D':>9} {'backend':<35} {'min us':>8} {'median us':>10} {'ratio':>6}{'of floor':>9}  bound")
     for r in results:
         shape = f"{r['rows']}x{r['columns']}"
-        print(f"{shape:>9} {r['backend']:<35} {r['min_us']:>8} {r['median_us']:>10} {r['ratio']:>5}x")
-    if options.json:
-        options.json.write_text(json.dumps({"setting": setting, "rows": results}, indent=2) + "\n")
+        line = f"{shape:>9} {r['backend']:<35} {r['min_us']:>8} {r['median_us']:>10} {r['ratio']:>5}x"
+        print(f"{line}{r['of_floor']:>9.0%}  {r['bound']}")
+    setting.write(options.json, results, threads=1)
 
 
 if __name__ == "__main__":

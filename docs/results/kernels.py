@@ -5,7 +5,8 @@
 
 What is compressed stays in WORK_FOLDER, with one JSON file of times a model, so that an interrupted run goes on where
 it stopped. Delete the JSON files to time again; all forms of a model are timed in turns in one run, by the processor
-time of the calling thread, which does all the work: other processes disturb it little.
+time of the calling thread, which does all the work: other processes disturb it little. What the page says of kernels
+and blocks is `kernels_blocks.py`, from files of their own benches.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import kernels_blocks
 import numpy as np
 
 import edgefold
@@ -59,7 +61,8 @@ READING = (
     "What limits MobileNetV2, of 2.6 ms when it runs alone: the products of its 1x1 convolutions take about 54 %,",
     "1.4 ms, where the peak of 472 GOP/s would allow 1.27; requantization about 20 %; depthwise products about 10 %,",
     "5 to 9 cycles for 16 sums of 3x3, where the units need 3.3. The arithmetic alone would take about 2.0 ms, 3.6",
-    "times fp32. Products of few codes are",
+    "times fp32; the floor of its operators, 1.32 ms, is 49 % of its time ([efficiency_gap.md](efficiency_gap.md)).",
+    "Products of few codes are",
     "furthest from the peak: 0.65 of it with 16 and 0.78 with 32, since sums are stored to be requantized and the",
     "next tile waits for its registers. A kernel that requantizes a tile of 4 x 64 sums in its registers (ReLU, no",
     "residual) was tried alone: against product and requantization one after the other it takes 0.80 of the time",
@@ -75,55 +78,6 @@ READING = (
     "lay beside the packed ones, which a call now decodes and lets go (but for small ones: on CIFAR that would take",
     "3 % of a ResNet), 1 MB were floats of the image before its codes, 0.3 MB pages of kernels for other processors.",
     "Of the 8.7 MB left, 2.6 are packed weights and 1.6 ONNX Runtime's graph.",
-    "",
-    "## Kernels and blocks",
-    "",
-    "Least processor time of the thread on the same machine, by `bench_blocks` and calls of one kernel; 472 GOP/s",
-    "is the peak of register-resident vpdpbusd in the same run.",
-    "",
-    "- `gemm_windows`, four panels of 16, 32, 64, 144 and 576 codes: 0.65, 0.78, 0.85, 0.95 and 0.99 of the peak.",
-    "- A depthwise 3x3 convolution at 56x56x192 from codes to codes takes 129 us, 84 GOP/s. ONNX Runtime's",
-    "  QLinearConv takes 219 us, channel-last as its own transformer lays it out (profile of four in a chain):",
-    "  1.7 times (aim: 1.5).",
-    "- `requantize` takes 3.8 to 4.2 cycles for 16 codes with ReLU, 6.0 with a residual, 6.5 with HardSwish and 11 to",
-    "  12.5 with SiLU and GELU, 64 channels of 32 pixels at a time; its AVX2 variant 5.6 to 5.9, 8.0, 9.0 and 29 to",
-    "  32. Codes come from an estimate with a known error (a line, a ramp, 32 cubic or 16 quartic polynomials), and",
-    "  from the formula where that error could change one, so that they are the same. By the formula alone, and cubic",
-    "  polynomials with a test of their own for each vector, it was 4.7 to 5.4, 7.4, 8.3 and 14.4, on AVX2 10.1, 13,",
-    "  18.3 and 51 to 58.",
-    "- One node against three convolutions: at 256x256, 32 to 192 to 32 channels, where 12.6 MB lie between them,",
-    "  1.47 with ReLU6, 1.47 with HardSwish (1.39 beside other work), 1.27 with SiLU (aim: 1.4); at 128x128 and below",
-    "  1.00 to 1.12. Workspace at 56x56x192: 57 KB.",
-    "",
-    "Whole inverted residual blocks through `session.run`, float32 at both ends, the input added to the result",
-    "(`python runtime/bench/bench_inverted_residual.py`). Microseconds; ratios above 1: EdgeFold is faster.",
-    "",
-    "| block | ORT fp32 | ORT int8 | EdgeFold | to fp32 | to int8 |",
-    "|---|---|---|---|---|---|",
-    "| 56x56 32-192-32, ReLU | 877 | 498 | 406 | 2.16x | 1.23x |",
-    "| 28x28 64-384-64, ReLU | 792 | 340 | 305 | 2.60x | 1.12x |",
-    "| 14x14 96-576-96, ReLU | 436 | 167 | 154 | 2.84x | 1.08x |",
-    "| geometric mean | | | | 2.52x | 1.14x |",
-    "| 56x56 32-192-32, HardSwish | 1038 | 1186 | 452 | 2.30x | 2.62x |",
-    "| 28x28 64-384-64, HardSwish | 867 | 688 | 329 | 2.63x | 2.09x |",
-    "| 14x14 96-576-96, HardSwish | 469 | 303 | 165 | 2.84x | 1.84x |",
-    "| geometric mean | | | | 2.58x | 2.16x |",
-    "| 56x56 32-192-32, SiLU | 1193 | 1037 | 562 | 2.12x | 1.84x |",
-    "| 28x28 64-384-64, SiLU | 944 | 609 | 386 | 2.44x | 1.58x |",
-    "| 14x14 96-576-96, SiLU | 496 | 272 | 185 | 2.68x | 1.47x |",
-    "| geometric mean | | | | 2.41x | 1.62x |",
-    "",
-    "The aims for ReLU, 1.0 of int8 in each and 1.1 in the mean, hold. For HardSwish and SiLU they are 1.8 of int8 and",
-    "2.0 of fp32 in each, 2.0 and 2.3 in the mean. All of HardSwish's hold, and those of SiLU to fp32. To int8 SiLU",
-    "reaches its own at 56x56 (1.79 to 1.84 in five runs), not at 28x28 and 14x14, nor in the mean: its codes take 11",
-    "cycles for 16, of which the vector units need 7.5. Without three of the four permutations of two registers they",
-    "would take 3.2 less, without ever asking the formula 0.8 less (both tried, with wrong codes). Quadratic",
-    "polynomials over 64 segments in 16-bit integers, 32 channels a register, give the same codes in 10.0 (GELU in",
-    "10.2 in place of 12.4): never asking, they take 7.5 to 8.4, but their error is twice that of the cubics, so that",
-    "one pixel of 64 channels in nine asks. The blocks took 0.93 (56x56), 0.95, 1.06 and, at 256x256, 0.95 of their",
-    "time: not kept, for below a scale of some 0.03 the cubics would have to stay beside them. At 14x14 the products",
-    "alone take 96 us at the peak, and the block with ReLU takes 154, so that 1.8 of int8, 151 us, is out of reach of",
-    "any SiLU before products are faster.",
 )
 MEMORY = (
     "Resident memory that loading and running a model takes at most, in MB above a model of one node, in a process of",
@@ -241,7 +195,8 @@ def page(models: list[dict[str, Any]]) -> str:
         "",
         *READING,
         "",
-        "Blocks and tensors that became integers:",
+        *kernels_blocks.section(),
+        kernels_blocks.BEHIND,
         "",
         *(f"- {model['name']}: {stats(model)}" for model in models),
     ]

@@ -40,7 +40,8 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
     each becomes a FusedConvBlock with its activation and the addition behind it. Pooling by maximum, concatenation,
     padding, slicing, nearest resizing and depth to space between them work on codes too, where whole factors and blocks
     move all channels of a pixel at once; and so does squeeze and excitation: CodeMean sums codes, CodeGate multiplies
-    their channels. Only where such a region meets the rest of the graph are there floats.
+    their channels. Only where such a region meets the rest of the graph are there floats. Convolutions of one dimension
+    work on images of one row there; an axis comes and goes where floats do.
 
     `inverted-residual`: of a region, the 1x1, depthwise and 1x1 convolutions of a block become FusedInvertedResidual,
     which keeps some rows of the wide tensors in a ring. It joins what `conv-region` made. Bottlenecks and ConvFirst
@@ -62,10 +63,11 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
 
     When it does not: on convolutions in the bodies of If, Loop and Scan, where the values between two layers are read
     elsewhere or are outputs of the model, where the fused form would move its bytes more slowly, where convolutions
-    have float activations or channels with steps of their own, and where images channel-last would mean more
-    transpositions. Each is a skip with its reason; so is every addition, gate and mean between convolutions that stays
-    float: an output, something float that makes or reads it, readers that want codes of several scales, no calibration
-    data for one that no convolution reads, or the user's wish.
+    have three dimensions, float activations or channels with steps of their own, where an image is one long row and has
+    none to stream (`inverted-residual`), and where images channel-last would mean more transpositions. Each is a skip
+    with its reason; so is every addition, gate and mean between convolutions that stays float: an output, something
+    float that makes or reads it, readers that want codes of several scales, no calibration data for one that no
+    convolution reads, or the user's wish.
 
     Numerics: lossy, in two respects: a residual between convolutions is added as its codes, of which the next
     convolution would have read the same ones, so that its sum is half a step off at most; and so are the factors of an

@@ -62,6 +62,8 @@ def FusedConvBlock(
 ) -> TensorType:
     """A convolution of two spatial dimensions, what is added to it and its activation function, from codes to codes.
 
+    One of a single dimension is one of images of a single row: its packed weights are the same.
+
     ``v = ShiftConv(x)``, to which ``residual * residual_scale`` is added before or after ``v = Activation(v)``;
     ``y = clip(round_half_even(v / y_scale), y_low, y_high)``, or v itself.
 

@@ -24,7 +24,7 @@ def carried_inputs(node: ir.Node) -> tuple[ir.Value, ...]:
 
 def _picks(node: ir.Node) -> bool:
     if node.op_type == "MaxPool":
-        return len(node.attributes.get_ints("kernel_shape", ())) == 2
+        return len(node.attributes.get_ints("kernel_shape", ())) <= 2
     if node.op_type == "Resize":
         mode = node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
         return node.attributes.get_string("mode", "nearest") == "nearest" and mode != "tf_crop_and_resize"

@@ -17,7 +17,7 @@ from edgefold.passes.base import SkipReason
 from edgefold.passes.fusion.carriers import carried_inputs
 from edgefold.passes.fusion.channel_gates import find_gates, is_channel_mean
 from edgefold.passes.fusion.conv_chains import CodeFormat, ConvChain, code_format, conv_chain
-from edgefold.passes.fusion.shapes import Shapes, known_shape
+from edgefold.passes.fusion.shapes import Shapes, known_rank, known_shape
 from edgefold.passes.fusion.value_formats import Formats, Producers, StaysFloat, made_as_floats, value_formats
 
 Calibrate = Callable[[Collection[ir.Value]], Mapping[ir.Value, CodeFormat]]
@@ -118,8 +118,15 @@ def _producers(
     if not reads:
         return Producers({}, {}, {}, ())
     carriers = {node.outputs[0]: node for node in graph if carried_inputs(node) and node not in apart}
-    means = [node for node in graph if is_channel_mean(node)]
-    return Producers(_chains(reads, shapes, ()), carriers, find_gates(graph, shapes), means)
+    means = [node for node in graph if is_channel_mean(node, shapes)]
+    chains = _chains(reads, shapes, ())
+    # Where an image is no signal of a convolution it may be a sequence of tokens times a factor for each of them.
+    gates = {
+        value: gate
+        for value, gate in find_gates(graph, shapes).items()
+        if known_rank(gate.image, shapes) == 4 or gate.image in chains or gate.image in carriers
+    }
+    return Producers(chains, carriers, gates, means)
 
 
 def _left_alone(every: Producers, apart: Collection[ir.Node], rounding: bool) -> dict[ir.Node, StaysFloat]:

@@ -59,8 +59,8 @@ class ConvChain:
 
 def code_format(conv: ir.Node) -> CodeFormat | str:
     """The codes that a ShiftConv makes of its input, or why no other node can make them for it."""
-    if len(conv.attributes.get_ints("kernel_shape", ())) != 2:
-        return "not two spatial dimensions"
+    if len(conv.attributes.get_ints("kernel_shape", ())) > 2:
+        return "three spatial dimensions"
     high = conv.attributes.get_int("activation_high", 0)
     if high == 0:
         return "float activations"

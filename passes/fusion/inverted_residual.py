@@ -76,10 +76,14 @@ def fuse_inverted_residuals(model: ir.Model, context: Context, device: Device) -
         if any(context.excludes(node_label(node)) for node in found.nodes):
             skips.append(Skip(found.label, SkipReason.EXCLUDED))
             continue
-        decision = _decision(found, shapes, device)
-        if decision is None:
+        size = _size(found, shapes)
+        if size is None:
             skips.append(Skip(found.label, SkipReason.DYNAMIC_SHAPE, "the size of the image is unknown"))
             continue
+        if size[0] == 1 and size[1] > PIXELS_AT_ONCE:
+            skips.append(Skip(found.label, SkipReason.NOTHING_TO_GAIN, "one long row has no rows to stream"))
+            continue
+        decision = _decision(found, size, device)
         table.append({"block": found.label, "kind": KIND} | dataclasses.asdict(decision))
         if decision.fuse:
             edits.append(_replace(model.graph, found))
@@ -104,17 +108,23 @@ def _candidates(graph: ir.Graph) -> Iterator[InvertedResidual]:
         yield InvertedResidual(expand, depthwise, project, bool(residual_at(project)))
 
 
-def _decision(block: InvertedResidual, shapes: Shapes, device: Device) -> Decision | None:
-    """Compares what the wide tensors and the weights cost when they are met again.
-
-    Unfused, each wide tensor passes whole from one convolution to the next. Fused, a ring of as many rows as the kernel
-    has lies between the first two and a few rows between the last two, but the weights are read for every few rows.
-    """
+def _size(block: InvertedResidual, shapes: Shapes) -> tuple[int, int] | None:
+    """Height and width of the image that a block reads; None where they are unknown."""
     value = block.expand.inputs[0]
     x = shapes.get(str(value.name)) if value is not None else None
     if x is None:
         return None
     height, width = x[1:3] if block.expand.attributes.get_int("x_codes", 0) else x[2:]
+    return height, width
+
+
+def _decision(block: InvertedResidual, size: tuple[int, int], device: Device) -> Decision:
+    """Compares what the wide tensors and the weights cost when they are met again.
+
+    Unfused, each wide tensor passes whole from one convolution to the next. Fused, a ring of as many rows as the kernel
+    has lies between the first two and a few rows between the last two, but the weights are read for every few rows.
+    """
+    height, width = size
     strides = block.depthwise.attributes.get_ints("strides", (1, 1))
     kernel = block.depthwise.attributes.get_ints("kernel_shape", ())
     wide = channels(block.expand)

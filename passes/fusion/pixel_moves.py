@@ -17,6 +17,7 @@ from edgefold.passes._constants import small_constant
 from edgefold.passes._initializers import InitializerStore
 
 _HEIGHT, _WIDTH = 2, 3
+_ROW = 2
 # How an output position is taken to the input, and then rounded, where f outputs in a row read the same input.
 _CENTRES = ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric")
 _REPEATS = {
@@ -25,12 +26,12 @@ _REPEATS = {
 }
 
 
-def moves_pixels(node: ir.Node) -> bool:
-    """Whether a node that picks elements can be written by `pixel_moves`."""
-    return node.op_type == "DepthToSpace" or whole_factors(node) is not None
+def moves_pixels(node: ir.Node, is_signal: bool) -> bool:
+    """Whether a node that picks elements of an image, or of a signal, can be written by `pixel_moves`."""
+    return node.op_type == "DepthToSpace" or whole_factors(node, is_signal) is not None
 
 
-def whole_factors(node: ir.Node) -> tuple[int, int] | None:
+def whole_factors(node: ir.Node, is_signal: bool) -> tuple[int, int] | None:
     """How often a Resize repeats every row and every column; None where it does anything else."""
     if node.op_type != "Resize" or node.attributes.get_string("mode", "nearest") != "nearest":
         return None
@@ -40,22 +41,25 @@ def whole_factors(node: ir.Node) -> tuple[int, int] | None:
     if (mode, rounding) not in _REPEATS or scales is None or scales.size == 0:
         return None
     axes = node.attributes.get_ints("axes", tuple(range(scales.size)))
-    factors = {axis % 4: float(scale) for axis, scale in zip(axes, scales, strict=True) if scale != 1}
+    rank, spatial = (3, (_ROW,)) if is_signal else (4, (_HEIGHT, _WIDTH))
+    factors = {axis % rank: float(scale) for axis, scale in zip(axes, scales, strict=True) if scale != 1}
     whole = all(factor.is_integer() and factor > 1 for factor in factors.values())
-    if not whole or not factors.keys() <= {_HEIGHT, _WIDTH}:
+    if not whole or not factors.keys() <= set(spatial):
         return None
-    return int(factors.get(_HEIGHT, 1)), int(factors.get(_WIDTH, 1))
+    repeats = [int(factors.get(axis, 1)) for axis in spatial]
+    return 1 if is_signal else repeats[0], repeats[-1]
 
 
-def pixel_moves(node: ir.Node, x: ir.Value, store: InitializerStore) -> list[ir.Node]:
+def pixel_moves(node: ir.Node, x: ir.Value, is_signal: bool, store: InitializerStore) -> list[ir.Node]:
     """The nodes that do to x [B, H, W, C] what the node does to an image channel-first; the last one gives it.
 
     Args:
         node: for which `moves_pixels` holds.
         x: what it reads, channel-last.
+        is_signal: whether the node works on [B, C, L], of which x is an image of one row.
         store: where sizes are kept.
     """
-    factors = whole_factors(node)
+    factors = whole_factors(node, is_signal)
     return list(_repeated(x, factors, store) if factors else _spread(node, x, store))
 
 

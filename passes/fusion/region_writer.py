@@ -13,10 +13,12 @@ import onnx_ir as ir
 from edgefold.passes._initializers import InitializerStore
 from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Edit
+from edgefold.passes.fusion.carriers import carried_inputs
 from edgefold.passes.fusion.channel_gates import ChannelGate
 from edgefold.passes.fusion.code_regions import Regions
 from edgefold.passes.fusion.conv_chains import CodeFormat, ConvChain
 from edgefold.passes.fusion.pixel_moves import moves_pixels, pixel_moves
+from edgefold.passes.fusion.signals import HEIGHT, WIDTH, image_attributes, is_of_signals
 
 _FIRST_TO_LAST = (0, 2, 3, 1)
 _LAST_TO_FIRST = (0, 3, 1, 2)
@@ -40,8 +42,13 @@ _KEPT = (
 
 @dataclasses.dataclass
 class _Layouts:
-    """An image as it was made, and, once something asks for it, in the other layout."""
+    """An image as it was made, and, once something asks for it, in the other layout.
 
+    Attributes:
+        is_signal: whether it has one spatial dimension: [B, 1, L, C] channel-last, but [B, C, L] channel-first.
+    """
+
+    is_signal: bool
     first: ir.Value | None = None
     last: ir.Value | None = None
 
@@ -54,6 +61,7 @@ class RegionWriter:
         self._regions = regions
         self._store = InitializerStore(graph)
         self._images: dict[ir.Value, _Layouts] = {}
+        self._rows: dict[ir.Value, ir.Value] = {}
         self._replaced: list[ir.Node] = []
 
     def write_block(self, chain: ConvChain) -> Edit:
@@ -62,6 +70,7 @@ class RegionWriter:
         x_codes = chain.input in self._regions.formats
         to = self._regions.formats.get(chain.output)
         y_last = to is not None or _is_spread(chain.output)
+        is_signal = is_of_signals(chain.conv)
         residual, scale = self._residual(chain, place)
         attributes: dict[str, Any] = {
             "x_codes": int(x_codes),
@@ -76,20 +85,20 @@ class RegionWriter:
             "y_dtype": int(to.dtype if to else ir.DataType.FLOAT),
             "y_perm": _FIRST_TO_LAST if y_last else _AS_IT_IS,
         }
-        x = self._channel_last(chain.input, place) if x_codes else chain.input
+        x = self._channel_last(chain.input, place) if x_codes else self._as_image(chain.input, is_signal, place)
         node = ir.Node(
             "ai.edgefold",
             "FusedConvBlock",
             [x, *chain.conv.inputs[1:8], residual, scale, self._scale(to)],
             [
-                *(chain.conv.attributes[name] for name in _KEPT if name in chain.conv.attributes),
+                *(one for one in image_attributes(chain.conv) if one.name in _KEPT),
                 *ir.convenience.convert_attributes(attributes),
             ],
             outputs=[self._output(chain.output, to)],
             name=node_label(chain.conv),
         )
         self._mark(node, chain.nodes)
-        self._place(node, place, chain.output, to)
+        self._place(node, place, chain.output, to, is_signal)
         self._replaced += chain.nodes
         joined = ", ".join(one.op_type for one in chain.nodes[1:])
         return Edit(node_label(chain.conv), "FusedConvBlock" + (f" with {joined}" if joined else ""))
@@ -97,8 +106,9 @@ class RegionWriter:
     def write_carrier(self, node: ir.Node) -> Edit:
         """Lets a node that picks elements pick from codes."""
         value = node.outputs[0]
-        if moves_pixels(node):
-            self._images[value] = _Layouts(last=self._moved(node))
+        is_signal = self._images[carried_inputs(node)[0]].is_signal
+        if moves_pixels(node, is_signal):
+            self._images[value] = _Layouts(is_signal, last=self._moved(node))
             return Edit(node_label(node), "works on integers")
         to = self._regions.formats[value]
         attributes = dict(node.attributes)
@@ -114,14 +124,15 @@ class RegionWriter:
         carrier = ir.Node(node.domain, node.op_type, inputs, attributes.values(), outputs=[output], name=node.name)
         self._mark(carrier, [node])
         self._graph.insert_before(node, carrier)
-        self._images[value] = _Layouts(last=output) if node.op_type == "Concat" else _Layouts(first=output)
+        order = "last" if node.op_type == "Concat" else "first"
+        self._images[value] = _Layouts(is_signal, **{order: output})
         self._replaced.append(node)
         return Edit(node_label(node), "works on integers")
 
     def write_spread(self, node: ir.Node) -> Edit:
         """Spreads the channels of floats that a block gives channel-last."""
         value = self._moved(node)
-        self._images[node.outputs[0]] = _Layouts(last=value)
+        self._images[node.outputs[0]] = _Layouts(is_signal=False, last=value)
         self._take_over(node.outputs[0], self._channel_first(node.outputs[0], node))
         return Edit(node_label(node), "works channel-last")
 
@@ -133,7 +144,7 @@ class RegionWriter:
         """Repeats or rearranges pixels; what comes of them, channel-last."""
         value, data = node.outputs[0], node.inputs[0]
         assert data is not None
-        made = pixel_moves(node, self._channel_last(data, node), self._store)
+        made = pixel_moves(node, self._channel_last(data, node), self._images[data].is_signal, self._store)
         for number, one in enumerate(made):
             one.name = f"{node_label(node)}/{number}"
             one.outputs[0].name = f"{value.name}.moved.{number}"
@@ -150,12 +161,14 @@ class RegionWriter:
         """Multiplies channels of codes."""
         value = found.node.outputs[0]
         to = self._regions.formats[value]
-        inputs = [self._channel_last(found.image, found.node), found.gate]
+        is_signal = self._images[found.image].is_signal
+        gate = self._ranked("Unsqueeze", found.gate, WIDTH, found.node) if is_signal else found.gate
+        inputs = [self._channel_last(found.image, found.node), gate]
         inputs += [self._scale(self._regions.formats[found.image]), self._scale(to)]
         attributes = ir.convenience.convert_attributes({"y_low": to.low, "y_high": to.high, "y_dtype": int(to.dtype)})
         outputs = [self._output(value, to)]
         node = ir.Node("ai.edgefold", "CodeGate", inputs, attributes, outputs=outputs, name=node_label(found.node))
-        return self._replace(found.node, node, to)
+        return self._replace(found.node, node, to, is_signal)
 
     def write_mean(self, old: ir.Node) -> Edit:
         """Takes the means of channels from codes."""
@@ -164,11 +177,11 @@ class RegionWriter:
         inputs = [self._channel_last(image, old), self._scale(self._regions.formats[image])]
         outputs = [self._output(old.outputs[0], None)]
         node = ir.Node("ai.edgefold", "CodeMean", inputs, outputs=outputs, name=node_label(old))
-        return self._replace(old, node, None)
+        return self._replace(old, node, None, self._images[image].is_signal)
 
-    def _replace(self, old: ir.Node, node: ir.Node, to: CodeFormat | None) -> Edit:
+    def _replace(self, old: ir.Node, node: ir.Node, to: CodeFormat | None, is_signal: bool) -> Edit:
         self._mark(node, [old])
-        self._place(node, old, old.outputs[0], to)
+        self._place(node, old, old.outputs[0], to, is_signal)
         self._replaced.append(old)
         return Edit(node_label(old), node.op_type)
 
@@ -197,13 +210,23 @@ class RegionWriter:
             return ir.Value(name=f"{value.name}.fused", type=value.type or ir.TensorType(ir.DataType.FLOAT))
         return ir.Value(name=f"{value.name}.codes", type=ir.TensorType(to.dtype))
 
-    def _place(self, node: ir.Node, place: ir.Node, value: ir.Value, to: CodeFormat | None) -> None:
+    def _place(self, node: ir.Node, place: ir.Node, value: ir.Value, to: CodeFormat | None, is_signal: bool) -> None:
         """Inserts a block; a float output takes over the name and the readers of what it replaces."""
         self._graph.insert_before(place, node)
         if to is not None or _is_spread(value):
-            self._images[value] = _Layouts(last=node.outputs[0])
+            self._images[value] = _Layouts(is_signal, last=node.outputs[0])
+        elif is_signal:
+            self._take_over(value, self._ranked("Squeeze", node.outputs[0], HEIGHT, place))
         else:
             self._take_over(value, node.outputs[0])
+
+    def _as_image(self, value: ir.Value, is_signal: bool, place: ir.Node) -> ir.Value:
+        """A tensor channel-first, a signal as an image of one row."""
+        if not is_signal:
+            return value
+        if value not in self._rows:
+            self._rows[value] = self._ranked("Unsqueeze", value, HEIGHT, place)
+        return self._rows[value]
 
     def _take_over(self, old: ir.Value, new: ir.Value) -> None:
         """Gives a value the readers and the name of another one."""
@@ -215,14 +238,16 @@ class RegionWriter:
         layouts = self._images[value]
         if layouts.last is None:
             assert layouts.first is not None
-            layouts.last = self._transpose(layouts.first, _FIRST_TO_LAST, place)
+            first = self._as_image(layouts.first, layouts.is_signal, place)
+            layouts.last = self._transpose(first, _FIRST_TO_LAST, place)
         return layouts.last
 
     def _channel_first(self, value: ir.Value, place: ir.Node) -> ir.Value:
         layouts = self._images[value]
         if layouts.first is None:
             assert layouts.last is not None
-            layouts.first = self._transpose(layouts.last, _LAST_TO_FIRST, place)
+            first = self._transpose(layouts.last, _LAST_TO_FIRST, place)
+            layouts.first = self._ranked("Squeeze", first, HEIGHT, place) if layouts.is_signal else first
         return layouts.first
 
     def _transpose(self, value: ir.Value, order: Sequence[int], place: ir.Node) -> ir.Value:
@@ -231,6 +256,14 @@ class RegionWriter:
         node = ir.Node("", "Transpose", [value], attributes, outputs=[output], name=f"{output.name}/transpose")
         self._graph.insert_before(place, node)
         return output
+
+    def _ranked(self, op_type: str, value: ir.Value, axis: int, place: ir.Node) -> ir.Value:
+        """A value with an axis of one element more or less."""
+        name = f"{value.name}.{'image' if op_type == 'Unsqueeze' else 'signal'}"
+        axes = self._store.add("edgefold.axis", np.array([axis], np.int64))
+        node = ir.node(op_type, [value, axes], outputs=[ir.Value(name=name, type=value.type)], name=f"{name}/{op_type}")
+        self._graph.insert_before(place, node)
+        return node.outputs[0]
 
     def _mark(self, node: ir.Node, old: Sequence[ir.Node]) -> None:
         names = ",".join(str(one.name or one.outputs[0].name) for one in old)

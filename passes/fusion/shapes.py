@@ -41,3 +41,10 @@ def known_shape(value: ir.Value, shapes: Shapes) -> tuple[object, ...] | None:
     if value.shape is None or any(isinstance(size, ir.SymbolicDim) and size.value is None for size in value.shape):
         return None
     return tuple(value.shape)
+
+
+def known_rank(value: ir.Value | None, shapes: Shapes) -> int | None:
+    """How many dimensions a value has, as a run shows it, else as the graph declares it."""
+    if value is None or (str(value.name) not in shapes and value.shape is None):
+        return None
+    return len(shapes.get(str(value.name), value.shape or ()))

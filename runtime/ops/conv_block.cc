@@ -138,8 +138,11 @@ bool ConvBlock::PointwiseBlock(const Call& call, int64_t first_pixel, int64_t pi
 bool ConvBlock::RunBands(const Call& call, const Parallel& parallel) const {
   const ConvAttributes& a = stage_.attributes;
   const ConvShape& s = call.inputs.shape;
-  const int64_t rows = std::min(s.out[1], CeilDiv(kBandPixels, s.out[2]));
-  const int64_t bands = CeilDiv(s.out[1], rows);
+  const int d = s.padded[1] == 1 ? 2 : 1;  // bands are of columns where there is but one row
+  const int64_t reach = a.dilations[d] * (a.kernel[d] - 1) + 1;
+  const int64_t wanted = d == 1 ? CeilDiv(kBandPixels, s.out[2]) : std::max(kBandPixels, reach);
+  const int64_t lines = std::min(s.out[d], wanted);
+  const int64_t bands = CeilDiv(s.out[d], lines);
   const int64_t part_panels = direct() ? 1 : PartPanels();
   const int64_t chunks = CeilDiv(part_panels, CodeProduct::kChunkPanels);
   const int64_t share =
@@ -147,11 +150,10 @@ bool ConvBlock::RunBands(const Call& call, const Parallel& parallel) const {
   const int64_t splits = CeilDiv(part_panels, share);
   std::atomic<bool> enough_memory{true};
   parallel.For(bands * splits, [&](size_t index) {
-    const int64_t first = static_cast<int64_t>(index) / splits * rows;
-    Band band = {first, s, nullptr};
-    band.shape.out[1] = std::min(rows, s.out[1] - first);
-    band.shape.padded[1] =
-        (band.shape.out[1] - 1) * a.strides[1] + a.dilations[1] * (a.kernel[1] - 1) + 1;
+    const int64_t first = static_cast<int64_t>(index) / splits * lines;
+    Band band = {d == 1 ? first : 0, d == 2 ? first : 0, s, nullptr};
+    band.shape.out[d] = std::min(lines, s.out[d] - first);
+    band.shape.padded[d] = (band.shape.out[d] - 1) * a.strides[d] + reach;
     const int64_t codes = band.shape.PaddedPixels() * a.in_channels;
     const Scratch memory = AllocateScratch(codes * CodeBytes() + BandSlack());
     band.x = memory.get();
@@ -170,15 +172,18 @@ bool ConvBlock::RunBands(const Call& call, const Parallel& parallel) const {
   return enough_memory;
 }
 
-// The input rows of the band's windows, wider where windows are read in place; what lies outside
-// the image is zero.
+// The input of the band's windows; what lies outside the image is zero.
 void ConvBlock::FillBand(const Call& call, const Band& band) const {
   const ConvAttributes& a = stage_.attributes;
   const int64_t bytes = CodeBytes();
   const int64_t width = call.inputs.shape.in[2];
-  const int64_t in_row = width * a.in_channels;
-  const int64_t left = a.pads_begin[2] * a.in_channels * bytes;
-  const int64_t right = a.pads_end[2] * a.in_channels * bytes;
+  const int64_t start = band.first_column * a.strides[2] - a.pads_begin[2];
+  const int64_t end = start + band.shape.padded[2];
+  const int64_t column = std::clamp<int64_t>(start, 0, width);
+  const int64_t pixels = std::clamp<int64_t>(end, column, width) - column;
+  const int64_t in_row = pixels * a.in_channels;
+  const int64_t left = std::clamp<int64_t>(-start, 0, end - start) * a.in_channels * bytes;
+  const int64_t right = band.shape.padded[2] * a.in_channels * bytes - left - in_row * bytes;
   const int64_t first = band.first_row * a.strides[1] - a.pads_begin[1];
   uint8_t* out = band.x;
   for (int64_t row = first; row < first + band.shape.padded[1]; ++row) {
@@ -187,10 +192,10 @@ void ConvBlock::FillBand(const Call& call, const Band& band) const {
     } else {
       std::memset(out, 0, static_cast<size_t>(left));
       if (bytes == 1) {
-        image_.Copy(call.x, row * width, width, out + left);
+        image_.Copy(call.x, row * width + column, pixels, out + left);
       } else {  // from where they lie, or the upper half of their place, ahead of what is written
         const uint8_t* codes =
-            image_.Rows(call.x, row * width, width, a.in_channels, out + left + in_row);
+            image_.Rows(call.x, row * width + column, pixels, a.in_channels, out + left + in_row);
         Widen(codes, in_row, stage_.x.is_unsigned(), reinterpret_cast<int16_t*>(out + left));
       }
       std::memset(out + left + in_row * bytes, 0, static_cast<size_t>(right));

@@ -28,6 +28,12 @@ Range Reaching(const ConvAttributes& a, const ConvShape& s, int d) {
   return {std::min(first, s.out[d]), std::min(last, s.out[d])};
 }
 
+// Of `range`, what lies in the `count` numbers from `first` on, counted from there.
+Range Within(const Range& range, int64_t first, int64_t count) {
+  const int64_t begin = std::clamp<int64_t>(range.first - first, 0, count);
+  return {begin, std::clamp(range.last - first, begin, count)};
+}
+
 }  // namespace
 
 // What the direct convolution of a band works with. Where the 16 channels of a panel are no
@@ -61,8 +67,8 @@ bool ConvBlock::BandWindows(const Call& call, const Band& band, const Panels& pa
   int64_t* offsets = reinterpret_cast<int64_t*>(memory.get() + sums);
   uint8_t* tile = reinterpret_cast<uint8_t*>(offsets + a.Taps());
   const WindowRuns runs = Runs(s, offsets);
-  const Range rows = Reaching(a, call.inputs.shape, 1);
-  const Range columns = Reaching(a, call.inputs.shape, 2);
+  const Range rows = Within(Reaching(a, call.inputs.shape, 1), band.first_row, s.out[1]);
+  const Range columns = Within(Reaching(a, call.inputs.shape, 2), band.first_column, width);
   CodeWindows w = {};
   w.width = columns.last - columns.first;
   w.step = a.strides[2] * a.in_channels;
@@ -74,11 +80,11 @@ bool ConvBlock::BandWindows(const Call& call, const Band& band, const Panels& pa
   for (int64_t row = 0; row < s.out[1]; row += block) {
     const int64_t height = std::min(block, s.out[1] - row);
     const int64_t pixels = height * width;
-    const int64_t first = std::clamp(rows.first - band.first_row, row, row + height);
-    w.height = std::clamp(rows.last - band.first_row, first, row + height) - first;
+    const int64_t first = std::clamp(rows.first, row, row + height);
+    w.height = w.width > 0 ? std::clamp(rows.last, first, row + height) - first : 0;
     w.first = (first - row) * width + columns.first;
     if (w.height * w.width < pixels) std::memset(memory.get(), 0, static_cast<size_t>(sums));
-    const StageFinish::Target target = Target(call, (band.first_row + row) * width);
+    const StageFinish::Target target = Target(call, band.FirstPixel() + row * width);
     for (int64_t part = 0; part < Parts(); ++part) {
       w.codes =
           band.x + (first * w.row_step + columns.first * w.step + FirstInput(part)) * CodeBytes();
@@ -106,7 +112,7 @@ bool ConvBlock::BandProduct(const Call& call, const Band& band, const Panels& pa
   int64_t* offsets = reinterpret_cast<int64_t*>(rows + windows);
   uint8_t* tile = reinterpret_cast<uint8_t*>(offsets + a.Taps());
   const WindowRuns runs = Runs(band.shape, offsets);
-  const int64_t first_pixel = band.first_row * band.shape.out[2];
+  const int64_t first_pixel = band.FirstPixel();
   for (int64_t p = 0; p < band.Pixels(); p += block) {
     const int64_t pixels = std::min(block, band.Pixels() - p);
     const StageFinish::Target target = Target(call, first_pixel + p);
@@ -166,7 +172,7 @@ void ConvBlock::DirectPixels(const Call& call, const Band& band, const Direct& d
                              int64_t pixel, int64_t pixels) const {
   const ConvAttributes& a = stage_.attributes;
   const int64_t k = stage_.matrix.k;
-  const StageFinish::Target target = Target(call, band.first_row * band.shape.out[2] + pixel);
+  const StageFinish::Target target = Target(call, band.FirstPixel() + pixel);
   ConvDepthwiseArguments d = {};
   d.x = direct.x + WindowStart(a, band.shape, pixel, direct.pixel_bytes);
   d.is_unsigned = stage_.x.is_unsigned();

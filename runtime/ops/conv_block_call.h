@@ -18,12 +18,15 @@ struct ConvBlock::Call {
   const uint8_t* x;        // its codes
 };
 
+// Some rows of the output, or, of an image of one row, some of its columns.
 struct ConvBlock::Band {
-  int64_t first_row;  // of the output
-  ConvShape shape;    // as if the rows of the band were the whole image
-  uint8_t* x;         // [padded rows][padded width][in_channels] codes, then slack
+  int64_t first_row;
+  int64_t first_column;
+  ConvShape shape;  // as if the band were the whole image
+  uint8_t* x;       // [padded rows][padded width][in_channels] codes, then slack
 
   int64_t Pixels() const { return shape.OutPixels(); }
+  int64_t FirstPixel() const { return first_row * shape.out[2] + first_column; }
 };
 
 struct ConvBlock::Panels {

@@ -32,6 +32,18 @@ void Define(const StageCase& c, const ConvBlockInputs& inputs, const std::vector
   }
 }
 
+// Of one dimension.
+ConvAttributes Signal(int64_t inputs, int64_t outputs, int64_t kernel, int64_t stride,
+                      int64_t begin, int64_t end, int64_t group, int64_t dilation = 1) {
+  ConvAttributes a = Square(inputs, outputs, 1, 1, 0, group);
+  a.kernel[2] = kernel;
+  a.strides[2] = stride;
+  a.pads_begin[2] = begin;
+  a.pads_end[2] = end;
+  a.dilations[2] = dilation;
+  return a;
+}
+
 bool FitsFourBits(CodeRange range, int64_t channels) {
   return range.high <= kFourBitUnsignedHigh && !range.is_float() && channels % 2 == 0;
 }
@@ -93,9 +105,6 @@ void Case(Random& random, const Geometry& g, StageCase& c, bool x_float, bool pa
 std::vector<Tally> TestConvBlock() {
   std::vector<Tally> tallies = {TallyOf("conv_block")};
   Random random(21);
-  ConvAttributes line = Square(6, 9, 1, 1, 0, 1);
-  line.kernel[2] = 3;
-  line.pads_begin[2] = 2;  // 1-D, causal
   const Geometry geometries[] = {
       {Square(32, 48, 1, 1, 0, 1), 5, 7},
       {Square(24, 70, 1, 1, 0, 1), 3, 5},
@@ -119,7 +128,11 @@ std::vector<Tally> TestConvBlock() {
       {Square(32, 40, 1, 1, 1, 1), 5, 6},  // windows in the padding alone
       {Square(16, 24, 2, 3, 4, 1), 4, 20},
       {Square(16, 16, 1, 2, 5, 4), 3, 4},
-      {line, 1, 20},
+      {Signal(6, 9, 3, 1, 2, 0, 1), 1, 20},  // causal
+      {Signal(16, 24, 5, 1, 8, 0, 1, 2), 1, 530},
+      {Signal(20, 20, 9, 2, 4, 4, 20), 1, 700},
+      {Signal(12, 24, 3, 1, 1, 1, 4), 1, 520},
+      {Signal(8, 16, 2, 1, 280, 270, 1, 260), 1, 200},  // bands in the padding alone
   };
   const Activation activations[] = {kRelu6, kNoActivation, kHardSwish};
   int number = 0;

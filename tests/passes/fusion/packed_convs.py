@@ -20,7 +20,8 @@ _CONV = re.compile(r"(\w+) = Conv\((\w+), (\d+), (\d+)(?:, (.*?))?\)")
 def conv_graph(text: str, constants: Mapping[str, npt.NDArray[np.generic]] | None = None) -> ir.Model:
     """A model from ONNX text in which ``y = Conv(x, 8, 16, kernel=3, scale=0.1)`` is a ShiftConv of 8 to 16 channels.
 
-    Options: kernel (1), stride (1), group (1), scale (0.05), low (0), high (255), shift (0).
+    Options: dims (2), kernel (1), stride (1), dilation (1), group (1), scale (0.05), low (0), high (255), shift (0),
+    causal (0): whether all of the padding lies at the beginning.
     """
     tensors = dict(constants or {})
 
@@ -46,7 +47,8 @@ def _shift_conv(
 ) -> str:
     kernel, stride, group = (int(given.get(name, 1)) for name in ("kernel", "stride", "group"))
     rng = np.random.default_rng(len(tensors))
-    k = inputs // group * kernel * kernel
+    dims, dilation = int(given.get("dims", 2)), int(given.get("dilation", 1))
+    k = inputs // group * kernel**dims
     names = [f"{y}_{name}" for name in ("codes", "selectors", "table", "scales", "bias", "x_scale", "x_shifts")]
     arrays = [
         pack_codes(rng.integers(0, 256, (k, outputs)).astype(np.uint8), 8),
@@ -58,10 +60,11 @@ def _shift_conv(
         np.array([int(given.get("shift", 0))], np.uint8),
     ]
     tensors.update(zip(names, arrays, strict=True))
-    ones = "[1, 1]"
+    reach = (kernel - 1) * dilation
+    begin, end = (reach, 0) if int(given.get("causal", 0)) else (reach // 2, reach // 2)
     attributes = (
-        f"kernel_shape = [{kernel}, {kernel}], strides = [{stride}, {stride}], dilations = {ones}, group = {group}, "
-        f"pads = [{', '.join([str(kernel // 2)] * 4)}], k = {k}, bits = 8, layout = 1, "
+        f"kernel_shape = {[kernel] * dims}, strides = {[stride] * dims}, dilations = {[dilation] * dims}, "
+        f"group = {group}, pads = {[begin] * dims + [end] * dims}, k = {k}, bits = 8, layout = 1, "
         f"activation_low = {given.get('low', 0)}, activation_high = {given.get('high', 255)}"
     )
     return f"{y} = ai.edgefold.ShiftConv <{attributes}> ({', '.join([x, *names])})"

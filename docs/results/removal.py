@@ -4,8 +4,9 @@
     python docs/results/removal.py DATA WORK [MODEL COUNT]
 
 DATA holds the models and their tasks, WORK keeps a row a choice, so that a run may be stopped and repeated. The model
-is the character GPT (`gpt_charlm/model`) at 1 to 3 blocks unless others are named. Nothing is repaired or healed, so
-that only the choice counts; the criteria see calibration data, the rank is by the metric on the evaluation set.
+is the character GPT (`gpt_charlm/model`) at 1 to 5 of its 6 blocks unless others are named. Nothing is repaired or
+healed, so that only the choice counts; the criteria see calibration data, the rank is by the metric on the evaluation
+set.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def _key(gone: Sequence[int]) -> str:
     return "-".join(map(str, gone))
 
 
-def main(data: Path, work: Path, name: str = "gpt_charlm/model", count: str = "3") -> None:
+def main(data: Path, work: Path, name: str = "gpt_charlm/model", count: str = "5") -> None:
     measure(data, work, name, int(count))
     task = model_and_task(data, name)[1]
     title = "# Which blocks to remove: criteria against exhaustive search"

@@ -8,6 +8,8 @@ samples up are left out: nothing reads what a layer gives there.
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,15 +72,17 @@ class Calibration:
         self._real: list[Array | None] = []
         self._segments = Segments(self._model, self._stream, threads=threads)
 
-    def through(self, model: ir.Model, *, max_rows: int | None = None) -> Calibration:
+    def through(self, model: ir.Model, *, max_rows: int | None = None, half: int | None = None) -> Calibration:
         """The same batches through another model, whose weights may be exchanged between calls.
 
         Args:
             model: has the inputs of this one.
             max_rows: rows that enter the moments of one request; None for as many as here.
+            half: 0 for the even batches only, 1 for the odd ones.
         """
         rows = self._max_rows if max_rows is None else max_rows
-        return Calibration(model, self._stream, seed=self._seed, threads=self._threads, max_rows=rows)
+        feeds = self._stream if half is None else functools.partial(_every_second, self._stream, half)
+        return Calibration(model, feeds, seed=self._seed, threads=self._threads, max_rows=rows)
 
     def moments(self, requests: Sequence[Inputs]) -> dict[Inputs, Moments]:
         """Second moments of layer inputs; equal requests are computed once.
@@ -282,6 +286,10 @@ class Calibration:
             return exposed.read(run(session, exposed.outputs, used))
 
         yield values_of
+
+
+def _every_second(feeds: Callable[[], Iterable[Feeds]], first: int) -> Iterator[Feeds]:
+    return itertools.islice(feeds(), first, None, 2)
 
 
 def _finite(values: Array) -> Array:

@@ -44,7 +44,7 @@ def findings_of(
         goals: goal, measured value and verdict by name.
         ranking: nodes by the error that each adds, largest first.
     """
-    found = [_missed(name, goal) for name, goal in goals.items() if not goal["met"]]
+    found = [_missed(name, goal, steps) for name, goal in goals.items() if not goal["met"]]
     if change is not None and _significantly_worse(change, lower_is_worse, before):
         found += [_cure(ranking)] if ranking and any(_coded(step) for step in steps) else []
         found += _cures_of_cuts(steps)
@@ -117,9 +117,20 @@ def _changed_nothing(step: Mapping[str, Any]) -> str | None:
     return f"{step['pass']} changed nothing; the list below says why for each node."
 
 
-def _missed(name: str, goal: Mapping[str, Any]) -> str:
+def _missed(name: str, goal: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> str:
     flag = "--" + name.replace("_", "-")
-    return f"Goal missed: {flag} {goal['goal']} allows less than the {goal['measured']:.4g} measured."
+    said = f"Goal missed: {flag} {goal['goal']} allows less than the {goal['measured']:.4g} measured."
+    if name != "max_drop" or not any(_by_count(step) for step in steps):
+        return said
+    return (
+        f"{said} The search changes bits, not how many blocks remove-blocks takes: with its option max_drop in the "
+        f"place of a number (max_drop: {goal['goal']}) it takes as many as the metric on calibration data bears."
+    )
+
+
+def _by_count(step: Mapping[str, Any]) -> bool:
+    """Whether a step took blocks away without asking the metric."""
+    return bool(step["pass"] == "remove-blocks" and step["edits"] and not step.get("options", {}).get("max_drop"))  # noqa: S105 - no password
 
 
 def _significantly_worse(change: Mapping[str, Any], lower_is_worse: bool, before: Figures) -> bool:

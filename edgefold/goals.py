@@ -52,7 +52,7 @@ class Drop:
         return f"{self.amount:g}{'%' if self.relative else 'pt'}"
 
 
-def parse_drop(text: str) -> Drop:
+def parse_drop(text: str, option: str = "--max-drop") -> Drop:
     """``1%`` is relative to the original's value; ``1pt`` is one point of the metric, absolute.
 
     Raises:
@@ -60,7 +60,7 @@ def parse_drop(text: str) -> Drop:
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%|pt)\s*", text)
     if not match:
-        raise UsageError(f"--max-drop {text}: expected a percentage of the original's metric (1%) or points (1pt)")
+        raise UsageError(f"{option} {text}: expected a percentage of the original's metric (1%) or points (1pt)")
     return Drop(float(match[1]), match[2] == "%")
 
 

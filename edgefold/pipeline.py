@@ -28,7 +28,7 @@ from edgefold.measuring.measure import model_macs, model_size
 from edgefold.measuring.operator_times import operator_times
 from edgefold.passes import Context, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
 from edgefold.passes._names import name_apart
-from edgefold.passes.base import Heals, LearnGates
+from edgefold.passes.base import Heals, LearnGates, Scores
 from edgefold.perturbing import perturb
 from edgefold.probing import probe
 from edgefold.session import compute, gives_outer_constants
@@ -80,6 +80,7 @@ class Inputs:
         heal: what the pass ``heal`` trains a model by, or None without calibration data.
         gradients: of the task's loss on the calibration data, or None without them.
         learn_gates: learns which parts the task can do without, or None without calibration data.
+        metric: of the task on the calibration data, or None where they lack what it needs.
         classes: names of the outputs that the task's metric takes as scores of classes.
     """
 
@@ -89,6 +90,7 @@ class Inputs:
     heal: Heals | None = None
     gradients: Differentiator | None = None
     learn_gates: LearnGates | None = None
+    metric: Scores | None = None
     classes: frozenset[str] = frozenset()
 
 
@@ -150,6 +152,7 @@ def run_recipe(
             probe=probing,
             gradients=inputs.gradients,
             learn_gates=inputs.learn_gates,
+            metric=inputs.metric,
             heal=inputs.heal,
             synthetic=functools.partial(_made_up, model, inputs, seed) if inputs.probe else None,
             operator_times=operator_times,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import logging
 import os
@@ -21,9 +22,11 @@ from edgefold.heal import require_torch
 from edgefold.interface import ModelInterface
 from edgefold.passes import FuseLayers, Heal
 from edgefold.passes._names import matches
+from edgefold.passes.remove_blocks import RemoveBlocks
 from edgefold.pipeline import Inputs
 from edgefold.probing_feeds import guessed_sizes, make_feeds
 from edgefold.recipe import Recipe, load_recipe, recipe_as_yaml
+from edgefold.scoring.calibration_metric import calibration_metric
 from edgefold.scoring.task import Split, Task, load_task
 from edgefold.session import LITTLE_MEMORY, make_session, run
 
@@ -95,6 +98,7 @@ class Plan:
             calibration if task.has_calibration else None,
             _per_sample(interface, batch.feeds),
             classes=class_scores(task, interface),
+            metric=functools.partial(calibration_metric, task, interface) if task.calibration_has_metric else None,
         )
 
     def _check_excludes(self, loaded: LoadedModel) -> None:
@@ -140,6 +144,9 @@ def make_plan(
             )
     if read.max_drop and (parsed is None or not parsed.has_calibration):
         raise UsageError("--max-drop needs a task with calibration data (-d TASK): the loss is judged on them")
+    for step in read.steps:
+        if isinstance(step, RemoveBlocks) and step.max_drop:
+            _require_calibration_metric(parsed, halves=step.repair != "none")
     return Plan(
         model=os.fspath(model),
         recipe=read,
@@ -147,6 +154,27 @@ def make_plan(
         max_drop=parse_drop(read.max_drop) if read.max_drop else None,
         max_bytes=parse_size(read.max_size) if read.max_size else None,
     )
+
+
+def _require_calibration_metric(task: Task | None, *, halves: bool) -> None:
+    """Checks that ``max_drop`` of a step can be judged.
+
+    Raises:
+        UsageError: there is no task, or its calibration data lack labels, or they are one batch and cannot be halved.
+    """
+    if task is None or not task.has_calibration:
+        raise UsageError("remove-blocks: max_drop needs a task with calibration data (-d TASK): it is judged on them")
+    if not task.calibration_has_metric:
+        raise UsageError(
+            f"{task.path}: remove-blocks: max_drop needs the metric's labels '{task.metric.labels}' in the calibration "
+            "data, which lack them; max_error needs no labels"
+        )
+    samples = task.samples("calibration")
+    if halves and samples <= task.rule.batch:
+        raise UsageError(
+            f"{task.path}: remove-blocks: max_drop needs two batches of calibration data, one to refit on and one to "
+            f"judge by; there are {samples} samples: lower 'batch', now {task.rule.batch}"
+        )
 
 
 def class_scores(task: Task, interface: ModelInterface) -> frozenset[str]:

@@ -21,6 +21,7 @@ from edgefold.passes._names import matches
 if TYPE_CHECKING:
     from edgefold.passes.fusion.cost import Device
     from edgefold.passes.pruning.groups import Trace
+    from edgefold.scoring.evaluate import Evaluation
 
 
 OPTION = "edgefold.option"
@@ -133,13 +134,18 @@ class Calibrates(Protocol):
 
     def regressions(self, requests: Mapping[Any, Sequence[Any]], original: Any) -> Mapping[Any, Any]: ...
 
-    def through(self, model: ir.Model, *, max_rows: int | None = None) -> Calibrates: ...
+    def through(self, model: ir.Model, *, max_rows: int | None = None, half: int | None = None) -> Calibrates: ...
 
 
 Perturb = Callable[[ir.Model, Iterable[Mapping[str, Any]]], Iterable[float]]
 """From a model some of whose inputs have defaults, and from other values for those, to the errors of its outputs.
 
 A change is taken only when the error of the one before was taken, so that it may depend on it."""
+
+
+Scores = Callable[..., "Evaluation"]
+"""From a model to the task's metric on calibration data; from two models to the metric of the first on the odd batches
+and of the second on the even ones, so that each may have been fitted to the half that it is not judged by."""
 
 
 Compute = Callable[[ir.Model], Callable[[Mapping[str, Any]], Mapping[str, Any]]]
@@ -180,6 +186,7 @@ class Context:
         operator_times: seconds of single operators; see ``edgefold.measuring.operator_times``.
         perturb: how far outputs move with other weights, on calibration data; see ``edgefold.perturbing``.
         divergence: as ``perturb``, but scores of classes, as the task's metric takes them, by their softmax.
+        metric: of the task on its calibration data; None without these, or where they lack the labels.
         learn_gates: learns which parts a model can do without; None without calibration data or without torch.
         macs: multiply-accumulates of the model's nodes, by their names, for one sample at the task's shapes; nodes
             whose shapes are unknown are left out.
@@ -198,6 +205,7 @@ class Context:
     operator_times: Callable[[Sequence[Any]], Mapping[Any, float]] | None = None
     perturb: Perturb | None = None
     divergence: Perturb | None = None
+    metric: Scores | None = None
     learn_gates: LearnGates | None = None
     macs: Callable[[ir.Model], Mapping[str, int]] | None = None
     device: Callable[[str], Device] | None = None

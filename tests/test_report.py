@@ -89,6 +89,16 @@ def test_a_missed_goal_comes_first() -> None:
     assert "quantize changed nothing" in found[1]
 
 
+def test_a_missed_drop_names_the_option_that_keeps_to_it() -> None:
+    goals = {"max_drop": {"goal": "0.1%", "measured": 2.0, "met": False}}
+    [said, *_] = findings_of(BEFORE, AFTER, [cut()], None, True, goals, ())
+    assert said.startswith("Goal missed: --max-drop 0.1%")
+    assert "max_drop: 0.1%" in said
+    asked = {**cut(), "options": {"max_drop": "0.1%"}}
+    for steps in ([step()], [asked], [cut(edits=0)]):
+        assert "max_drop:" not in findings_of(BEFORE, AFTER, steps, None, True, goals, ())[0]
+
+
 WORSE = {"value": -20.0, "ci95": [-25.0, -15.0]}
 
 

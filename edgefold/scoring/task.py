@@ -129,6 +129,11 @@ class Task:
         """Whether the split holds the array that the metric names as labels."""
         return self.metric.labels is not None and self.metric.labels in self.data(split).names
 
+    @property
+    def calibration_has_metric(self) -> bool:
+        """Whether there are calibration data, and the metric's target with them."""
+        return self.has_calibration and (self.reference is not None or self.has_labels("calibration"))
+
     def batches(self, model: ModelInterface, split: Split = "eval", limit: int | None = None) -> Iterator[Batch]:
         """The split's samples in order, made into feeds of ``model``.
 

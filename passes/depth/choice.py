@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from edgefold.passes.depth.budget import Budget
 from edgefold.passes.depth.candidates import Candidate, Move
@@ -15,11 +15,17 @@ def best(choices: Sequence[Move], judge: Judge) -> Move:
     return min(choices, key=judge)
 
 
-def greedy(found: Sequence[Candidate], moves: Sequence[Move], budget: Budget, judge: Judge) -> Move:
+def greedy(
+    found: Sequence[Candidate],
+    moves: Sequence[Move],
+    budget: Budget,
+    judge: Judge,
+    accepts: Callable[[Move], bool] = lambda gone: True,
+) -> Move:
     """One move after the other, each the one that adds the least loss for its size (SLEB, arXiv 2402.09025).
 
-    With a judge that adds up scores, this removes the lowest scores. It ends where the budget is met, or where it
-    allows no further move.
+    With a judge that adds up scores, this removes the lowest scores. It ends where the budget is met, where it allows
+    no further move, or where what is next is not accepted: a test too slow to be made of every option.
     """
 
     def size(gone: Move) -> float:
@@ -31,5 +37,8 @@ def greedy(found: Sequence[Candidate], moves: Sequence[Move], budget: Budget, ju
         if not options:
             break
         before, smaller = judge(gone), size(gone)
-        gone = min(options, key=lambda option: (judge(option) - before) / (size(option) - smaller))
+        following = min(options, key=lambda option: (judge(option) - before) / (size(option) - smaller))
+        if not accepts(following):
+            break
+        gone = following
     return gone

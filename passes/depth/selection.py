@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,8 +63,16 @@ class Selector:
         error = OutputError(model, [one.part for one in found], measure) if measure else None
         return cls(model, found, moves, context, error)
 
-    def select(self, criterion: Criterion, budget: Budget) -> Selection:
-        """What to remove; `auto` is `exhaustive` where the budget leaves few enough choices, else `greedy`."""
+    def select(
+        self, criterion: Criterion, budget: Budget, accepts: Callable[[Move], bool] = lambda gone: True
+    ) -> Selection:
+        """What to remove; `auto` is `exhaustive` where the budget leaves few enough choices, else `greedy`.
+
+        Args:
+            criterion: by which.
+            budget: how much.
+            accepts: asked of each step of a search that goes step by step.
+        """
         criterion, skips = self._possible(criterion)
         choices = all_choices(budget, len(self.found)) if criterion in ("auto", "exhaustive") else None
         if criterion == "exhaustive" and choices is None:
@@ -72,7 +80,7 @@ class Selector:
         if criterion in ("auto", "exhaustive"):
             criterion = "greedy" if choices is None else "exhaustive"
         judge = self._judge(criterion, budget)
-        gone = best(choices, judge) if choices is not None else greedy(self.found, self.moves, budget, judge)
+        gone = best(choices, judge) if choices is not None else greedy(self.found, self.moves, budget, judge, accepts)
         losses = tuple(judge(frozenset((position,))) for position in range(len(self.found)))
         error = self.output_error(gone) if self.output_error else None
         return Selection(gone, criterion, losses, error, skips)

@@ -220,8 +220,8 @@ def test_gaps_of_several_models_say_where_time_is_lost(tmp_path: Path, machine: 
     for row in found.rows:
         assert 0 < row.floor_ms < row.time_ms
         assert row.fraction == pytest.approx(row.floor_ms / row.time_ms)
-        assert sum(one.time_ms for one in row.operators) == pytest.approx(row.time_ms)
-        assert sum(one.lost_ms for one in row.operators) >= row.time_ms - row.floor_ms - 1e-9
+        assert sum(one.time_ms for one in row.operators) == pytest.approx(row.profiled_ms)
+        assert sum(one.lost_ms for one in row.operators) >= row.profiled_ms - row.floor_ms - 1e-9
     lost = [one.lost_ms for _, one in found.losses()]
     assert lost == sorted(lost, reverse=True)
     assert all(one.operator.rpartition(".")[2] in found.to_text() for _, one in found.losses()[:15])
@@ -243,7 +243,10 @@ def test_operators_faster_than_their_floor_lose_nothing_and_repay_nothing() -> N
 
     limits = Ceilings("avx2", 1.0, 1.0, (Level("memory", None, 1.0),))
     nodes = (node("Add", 500.0, 100.0), node("Add", 100.0, 600.0), node("Conv", 1000.0, 3000.0))
-    row = gap_row("net", "fp32", Waterline("net.onnx", {}, limits, nodes, (), 1600.0, 3700.0))
+    found = Waterline("net.onnx", {}, limits, nodes, (), 1600.0, 3700.0, run_us=3200.0)
+    row = gap_row("net", "fp32", found)
+    assert (row.time_ms, row.profiled_ms, row.fraction) == (3.2, 3.7, 0.5)  # that of one -m, as `to_text` says it
+    assert "50 % of what" in found.to_text()
     assert [(one.operator, one.nodes, one.lost_ms) for one in row.operators] == [("Conv", 1, 2.0), ("Add", 2, 0.5)]
     assert lost_most(row) == "Conv 2, Add 0.5"
 

@@ -20,12 +20,15 @@ from rows import keep, machine_line
 from edgefold.compression import compress
 from edgefold.files.loading import load_model
 from edgefold.measuring.baselines import build_baseline
+from edgefold.measuring.waterline.analysis import BlockRow
 from edgefold.measuring.waterline.ceilings import ceilings
 from edgefold.measuring.waterline.gap import (
+    BLOCKS_HEADER,
     HEADER,
     LOSSES_HEADER,
     EfficiencyGap,
     GapRow,
+    blocks_cells,
     cells,
     gap_row,
 )
@@ -56,9 +59,8 @@ READING = (
     "- Nearly all of the gap of convolutional models lies in the convolutions themselves and not between them: in",
     "  EdgeFold `FusedConvBlock` (squeezenet) and `FusedInvertedResidual` (mobilenetv2) are what to make faster. Of",
     "  minilm it is attention, whose softmax no floor counts, then what stands around products.",
-    "- Times are sums over the nodes of ONNX Runtime's profile, which counts whole microseconds and takes time itself.",
-    "  Models of many small nodes look slower than they are: without it moe_charlm takes 4.0 ms in int8 and 1.7 in",
-    "  EdgeFold's form.",
+    "- Milliseconds lost in operators are of ONNX Runtime's profile, which counts whole microseconds and takes time",
+    "  itself. Where nodes are many and small they add up to more than time less floor.",
     "- EdgeFold's floor of moe_charlm is too low: how many experts a token meets is in no shape, so that `ShiftMoE`",
     "  counts its bytes and no operations. [moe_kernel.md](moe_kernel.md) has the operator beside its work.",
 )
@@ -93,7 +95,8 @@ def measure(model: Path, work: Path) -> list[GapRow]:
 
 
 def _row(kept: dict[str, Any]) -> GapRow:
-    return GapRow(**kept | {"operators": tuple(OperatorGap(**one) for one in kept["operators"])})
+    operators = tuple(OperatorGap(**one) for one in kept["operators"])
+    return GapRow(**kept | {"operators": operators, "blocks": tuple(BlockRow(**one) for one in kept["blocks"])})
 
 
 def page(gap: EfficiencyGap) -> str:
@@ -105,18 +108,27 @@ def page(gap: EfficiencyGap) -> str:
         "the float model, ONNX Runtime with its int8 form (static QDQ; dynamic for models of tokens), and EdgeFold",
         "with the recipe `fused`. The **floor** of a form is the sum over its operators of the longer of two times:",
         "its operations at the highest speed of their type, and its bytes from the level of memory that can hold",
-        "them. **Of floor** is floor / time. A smaller or cheaper model moves the floor; better kernels move the time.",
+        "them. **Time** is that of a run of the whole model without a profile, **of floor** is floor / time. A smaller",
+        "or cheaper model moves the floor; better kernels move the time.",
         "`edgefold inspect -m A -m B --waterline --picture gap.svg` draws this for any models.",
         "",
         "![The efficiency gap](efficiency_gap.svg)",
         "",
         f"{machine_line()} Command: `python docs/results/efficiency_gap.py DATA WORK`. One sample (128 tokens)",
-        f"at a time, lower quartile of each operator's runs, the quickest of a form's turns; {gap.ceilings.to_text()}.",
+        f"at a time, median of the runs in half a second, the quickest of a form's {TURNS} turns; of operators and",
+        f"blocks lower quartiles in the profile of that turn; {gap.ceilings.to_text()}.",
         "",
         *_markdown(HEADER, [cells(row) for row in gap.rows]),
         "",
         *READING,
         *(("",) if READING else ()),
+        "## Residual blocks",
+        "",
+        "Sums over the repeated residual blocks of each form that has some: how many nodes compute them, the floor of",
+        "these nodes, that of one kernel a block (**fused floor**), and their times in the profile.",
+        "",
+        *_markdown(BLOCKS_HEADER, [blocks_cells(row) for row in gap.rows if row.blocks]),
+        "",
         "## Where the gap lies",
         "",
         "Operators of the rows above by the milliseconds in which they are slower than their floor; those that lose",

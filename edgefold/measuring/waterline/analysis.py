@@ -18,7 +18,8 @@ from edgefold.measuring.text_table import text_table
 from edgefold.measuring.waterline.ceilings import Ceilings
 from edgefold.measuring.waterline.node_times import RunNode
 from edgefold.measuring.waterline.node_work import number, operations
-from edgefold.measuring.waterline.operators import OPERATOR_HEADER, by_operator, operator_cells
+from edgefold.measuring.waterline.operators import OPERATOR_HEADER, brief_operator, by_operator, operator_cells
+from edgefold.measuring.waterline.spans import Span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +37,8 @@ class NodeRow:
         bound: what its floor is set by: "compute", or the level of memory.
         floor_us, time_us: microseconds.
         fraction: floor / time.
-        block: number of the block it belongs to, as ``inspect`` counts them; None outside of blocks.
+        block: number of the block it belongs to, as ``inspect`` counts them, the first where it computes layers of
+            several; None outside of blocks.
     """
 
     node: str
@@ -53,23 +55,27 @@ class NodeRow:
 
 @dataclass(frozen=True)
 class BlockRow:
-    """A repeated residual block.
+    """A repeated residual block; or several that nodes which ran cannot be told apart by.
 
     Attributes:
-        number: its place among the blocks of the model.
+        number, last: places among the blocks of the model, of the first and the last: equal where it is one.
+        alone: whether no node of it computes layers outside of it too, whose share of the figures is unknown.
         nodes: how many of the nodes that ran are its.
-        operations, bytes: sums over them; `fused_bytes` of one kernel for all.
-        floor_us, fused_floor_us, time_us: microseconds.
+        operations, bytes: sums over them; `fused_bytes` of one kernel for all, None where the sizes of what enters and
+            leaves are unknown.
+        floor_us, fused_floor_us, time_us: microseconds; the second is None where `fused_bytes` is.
         fraction: floor / time.
     """
 
     number: int
+    last: int
+    alone: bool
     nodes: int
     operations: int
     bytes: int
-    fused_bytes: int
+    fused_bytes: int | None
     floor_us: float
-    fused_floor_us: float
+    fused_floor_us: float | None
     time_us: float
     fraction: float
 
@@ -114,7 +120,7 @@ class Waterline:
         rest = len(self.nodes) - len(shown)
         lines = [f"{self.model} at {_shapes_text(self.shapes)}, one thread", self.ceilings.to_text(), ""]
         if self.blocks:
-            lines += [text_table(_BLOCK_HEADER, [_block_cells(row) for row in self.blocks]), ""]
+            lines += [text_table(_BLOCK_HEADER, [_block_cells(row) for row in self.blocks]), *self._of_blocks(), ""]
         lines += [
             text_table(header, [_node_cells(row, self.time_us) for row in shown], left=2),
             *([f"... and {rest} more nodes"] if rest else []),
@@ -131,18 +137,26 @@ class Waterline:
             )
         return "\n".join(lines)
 
+    def _of_blocks(self) -> list[str]:
+        """What the names of blocks in the table mean where they are no plain numbers."""
+        lines = []
+        if any(row.number != row.last for row in self.blocks):
+            lines.append("A-B: blocks that share a node, so that their times are one.")
+        if not all(row.alone for row in self.blocks):
+            lines.append("*: a node of the block also computes layers outside of it, and counts in full.")
+        return lines
+
 
 _SHOWN = 30
 _INFLATED = 1.1
-_BLOCK_HEADER = ("block", "nodes", "Mop", "KB", "KB fused", "floor us", "fused us", "time us", "of floor")
+_BLOCK_HEADER = ("block", "nodes", "Mop", "KB", "KB fused", "floor us", "fused floor us", "time us", "of floor")
 
 
 def analyse(
     model: str,
     shapes: Mapping[str, tuple[int, ...]],
     ran: Sequence[RunNode],
-    blocks: Sequence[int | None],
-    borders: Mapping[int, int],
+    spans: Sequence[Span | None],
     limits: Ceilings,
 ) -> Waterline:
     """Sets what ran beside what the machine could do.
@@ -151,24 +165,20 @@ def analyse(
         model: the file.
         shapes: of its inputs.
         ran: the nodes.
-        blocks: the block of each node.
-        borders: block -> bytes of the values that enter and leave it.
+        spans: the block, or blocks, of each node.
         limits: the machine's ceilings.
     """
     weights = sum(one.weight_bytes for one in ran)
-    rows = tuple(_row(one, block, weights, limits) for one, block in zip(ran, blocks, strict=True))
-    numbers = list(dict.fromkeys(block for block in blocks if block is not None and block in borders))
+    rows = tuple(_row(one, span, weights, limits) for one, span in zip(ran, spans, strict=True))
     found = []
-    for block in numbers:
-        members = [one for one, its in zip(ran, blocks, strict=True) if its == block]
-        found.append(
-            _block(block, members, [row for row in rows if row.block == block], borders[block], weights, limits)
-        )
+    for span in sorted({span for span in spans if span is not None}, key=lambda one: one.first):
+        members = [at for at, its in enumerate(spans) if its == span]
+        found.append(_block(span, [ran[at] for at in members], [rows[at] for at in members], weights, limits))
     floor, time = (sum(getattr(row, name) for row in rows) for name in ("floor_us", "time_us"))
     return Waterline(model, shapes, limits, rows, tuple(found), floor, time)
 
 
-def _row(one: RunNode, block: int | None, all_weights: int, limits: Ceilings) -> NodeRow:
+def _row(one: RunNode, span: Span | None, all_weights: int, limits: Ceilings) -> NodeRow:
     work = operations(one)
     compute = work / limits.operations(number(one))
     memory, level = _seconds(one.activation_bytes, one.weight_bytes, all_weights, limits)
@@ -184,7 +194,7 @@ def _row(one: RunNode, block: int | None, all_weights: int, limits: Ceilings) ->
         floor_us=floor * 1e6,
         time_us=one.seconds * 1e6,
         fraction=min(floor / one.seconds, 1.0) if one.seconds else 1.0,
-        block=block,
+        block=None if span is None else span.first,
     )
 
 
@@ -197,21 +207,25 @@ def _seconds(activations: int, weights: int, all_weights: int, limits: Ceilings)
 
 
 def _block(
-    number_: int, members: Sequence[RunNode], rows: Sequence[NodeRow], border: int, all_weights: int, limits: Ceilings
+    span: Span, members: Sequence[RunNode], rows: Sequence[NodeRow], all_weights: int, limits: Ceilings
 ) -> BlockRow:
     weights = sum(one.weight_bytes for one in members)
-    compute = sum(operations(one) / limits.operations(number(one)) for one in members)
-    memory, _ = _seconds(border, weights, all_weights, limits)
+    fused_floor = None
+    if span.border is not None:
+        compute = sum(operations(one) / limits.operations(number(one)) for one in members)
+        fused_floor = max(compute, _seconds(span.border, weights, all_weights, limits)[0]) * 1e6
     time = sum(row.time_us for row in rows)
     floor = sum(row.floor_us for row in rows)
     return BlockRow(
-        number=number_,
+        number=span.first,
+        last=span.last,
+        alone=span.alone,
         nodes=len(rows),
         operations=sum(row.operations for row in rows),
         bytes=sum(row.bytes for row in rows),
-        fused_bytes=border + weights,
+        fused_bytes=None if span.border is None else span.border + weights,
         floor_us=floor,
-        fused_floor_us=max(compute, memory) * 1e6,
+        fused_floor_us=fused_floor,
         time_us=time,
         fraction=min(floor / time, 1.0) if time else 1.0,
     )
@@ -221,7 +235,7 @@ def _node_cells(row: NodeRow, total: float) -> tuple[str, ...]:
     name = row.node if len(row.node) <= 44 else f"...{row.node[-41:]}"
     return (
         name,
-        row.operator.replace("com.microsoft.", "ms.").replace("ai.edgefold.", "ef."),
+        brief_operator(row.operator),
         f"{row.operations / 1e6:.2f}" if row.operations else "-",
         f"{row.bytes / 1024:.0f}",
         f"{row.intensity:.1f}" if row.operations else "-",
@@ -234,9 +248,12 @@ def _node_cells(row: NodeRow, total: float) -> tuple[str, ...]:
 
 
 def _block_cells(row: BlockRow) -> tuple[str, ...]:
-    sizes = (f"{row.bytes / 1024:.0f}", f"{row.fused_bytes / 1024:.0f}")
-    times = (f"{row.floor_us:.1f}", f"{row.fused_floor_us:.1f}", f"{row.time_us:.0f}")
-    return (str(row.number), str(row.nodes), f"{row.operations / 1e6:.2f}", *sizes, *times,
+    name = f"{row.number}" if row.number == row.last else f"{row.number}-{row.last}"
+    fused = "-" if row.fused_bytes is None else f"{row.fused_bytes / 1024:.0f}"
+    fused_floor = "-" if row.fused_floor_us is None else f"{row.fused_floor_us:.1f}"
+    sizes = (f"{row.bytes / 1024:.0f}", fused)
+    times = (f"{row.floor_us:.1f}", fused_floor, f"{row.time_us:.0f}")
+    return (name if row.alone else f"{name}*", str(row.nodes), f"{row.operations / 1e6:.2f}", *sizes, *times,
             _percent(row.floor_us, row.time_us))  # fmt: skip
 
 

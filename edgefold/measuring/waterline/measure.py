@@ -7,29 +7,27 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgefold.errors import ModelError, UsageError
+from edgefold.errors import UsageError
 from edgefold.float_caches import native_call
 from edgefold.interface import ModelInterface
 from edgefold.measuring.inspect import completed_shapes
 from edgefold.measuring.latency import interleave
-from edgefold.measuring.shapes import inferred_skeleton, known_shapes
 from edgefold.measuring.svg import check_name, write
 from edgefold.measuring.waterline.analysis import Waterline, analyse
 from edgefold.measuring.waterline.ceilings import ceilings
 from edgefold.measuring.waterline.gap import EfficiencyGap, gap_row
 from edgefold.measuring.waterline.gap_picture import draw as draw_gap
-from edgefold.measuring.waterline.node_times import RunNode, element_bytes, run_nodes
+from edgefold.measuring.waterline.node_times import run_nodes
 from edgefold.measuring.waterline.picture import draw
+from edgefold.measuring.waterline.spans import find_spans
 from edgefold.random_feeds import random_feeds
 from edgefold.session import make_session, run
 
 if TYPE_CHECKING:
     import numpy as np
-    import onnx_ir as ir
     import onnxruntime as ort
 
     from edgefold.files.loading import LoadedModel
-    from edgefold.passes.depth.blocks import Block
 
 Shape = tuple[int, ...]
 _SECONDS = 1.0
@@ -53,9 +51,7 @@ def waterline(loaded: LoadedModel, shapes: Mapping[str, Shape], picture: str | N
     feeds = random_feeds(interface, completed_shapes(loaded.model, shapes)[0])
     fed = {name: array.shape for name, array in feeds.items()}
     ran = run_nodes(loaded.model, feeds, _SECONDS)
-    blocks = _find_blocks(loaded.model)
-    borders = _borders(loaded.model, fed, blocks)
-    found = analyse(str(loaded.path), fed, ran, _blocks_of(ran, blocks), borders, ceilings())
+    found = analyse(str(loaded.path), fed, ran, find_spans(loaded.model, fed, ran), ceilings())
     found = dataclasses.replace(found, run_us=_run_us(session, feeds))
     if picture is not None:
         write(picture, draw(found))
@@ -94,45 +90,3 @@ def efficiency_gap(
     if picture is not None:
         write(picture, draw_gap(found))
     return found
-
-
-def _find_blocks(model: ir.Model) -> list[Block]:
-    from edgefold.passes.depth.blocks import find_stacks
-
-    return [block for stack in find_stacks(model) for block in stack.blocks]
-
-
-def _blocks_of(ran: Sequence[RunNode], blocks: Sequence[Block]) -> list[int | None]:
-    """The block of each node that ran.
-
-    ONNX Runtime names a fused node after one of those it is made of, or after its output, or anew: a new name between
-    two nodes of one block is of that block too.
-    """
-    known: dict[str, int] = {}
-    for number, block in enumerate(blocks):
-        for node in block.nodes:
-            known.update({name: number for name in (node.name, *(value.name for value in node.outputs)) if name})
-    found = [_known(one, known) for one in ran]
-    for place in range(1, len(found)):
-        after = next((one for one in found[place:] if one is not None), None)
-        if found[place] is None and found[place - 1] == after:
-            found[place] = after
-    return found
-
-
-def _known(one: RunNode, known: Mapping[str, int]) -> int | None:
-    names = (one.name, one.name.removesuffix("_nchwc"), *one.node.output)
-    return next((known[name] for name in names if name in known), None)
-
-
-def _borders(model: ir.Model, shapes: Mapping[str, Shape], blocks: Sequence[Block]) -> dict[int, int]:
-    """Bytes of the values that enter and leave each block whose shapes can be inferred."""
-    try:
-        graph = inferred_skeleton(model, shapes).graph
-    except ModelError:
-        return {}
-    known = known_shapes(graph)
-    types = {one.name: one.type.tensor_type.elem_type for one in (*graph.input, *graph.value_info, *graph.output)}
-    sizes = {name: element_bytes(known[name], kind) for name, kind in types.items() if name in known}
-    ends = {number: (str(block.start.name), str(block.end.name)) for number, block in enumerate(blocks)}
-    return {number: sizes[a] + sizes[b] for number, (a, b) in ends.items() if a in sizes and b in sizes}

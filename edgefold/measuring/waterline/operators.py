@@ -42,6 +42,11 @@ def short_operator(operator: str) -> str:
     return operator.rpartition(".")[2]
 
 
+def brief_operator(operator: str) -> str:
+    """The operator with its domain in two letters."""
+    return operator.replace("com.microsoft.", "ms.").replace("ai.edgefold.", "ef.")
+
+
 def operator_cells(one: OperatorGap) -> tuple[str, ...]:
     """What stands under `OPERATOR_HEADER`."""
     figures = (f"{round(time, 4):.3g}" for time in (one.floor_ms, one.time_ms, one.lost_ms))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
@@ -30,16 +31,23 @@ def document(width: float, height: float, elements: Iterable[str], size: int = 1
     return "\n".join([f'{head} font-size="{size}">', ground, *elements, "</svg>", ""])
 
 
-def text(x: float, y: float, words: str, anchor: str = "start", fill: str = INK, size: int | None = None) -> str:
-    """Words whose baseline begins at (x, y), or is centred ("middle") or ends ("end") there."""
-    form = "".join(
-        f' {name}="{value}"'
-        for name, value, usual in (("text-anchor", anchor, "start"), ("fill", fill, INK), ("font-size", size, None))
-        if value != usual
-    )
+def text(
+    x: float, y: float, words: str, anchor: str = "start", fill: str = INK, size: int | None = None, turn: str = ""
+) -> str:
+    """Words whose baseline begins at (x, y), or is centred ("middle") or ends ("end") there.
+
+    `turn` is none, or what `turned` gives.
+    """
+    given = (("text-anchor", anchor, "start"), ("fill", fill, INK), ("font-size", size, None), ("transform", turn, ""))
+    form = "".join(f' {name}="{value}"' for name, value, usual in given if value != usual)
     return f'<text x="{x:.1f}" y="{y:.1f}"{form}>{escape(words)}</text>'
 
 
 def line(x1: float, y1: float, x2: float, y2: float, colour: str = INK) -> str:
     """A straight line."""
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}"/>'
+
+
+def turned(x1: float, y1: float, x2: float, y2: float) -> str:
+    """The turn of words that begin at the first place and run towards the second."""
+    return f"rotate({math.degrees(math.atan2(y2 - y1, x2 - x1)):.1f} {x1:.1f} {y1:.1f})"

@@ -14,6 +14,7 @@ _TOP, _ROW, _BOTTOM = 64, 20, 44
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 _STEPS = (1, 2, 5)
 _NAME = 22  # letters
+_LETTER = 7.4  # as wide as one is on average, or wider
 
 
 def draw(gap: EfficiencyGap) -> str:
@@ -25,7 +26,8 @@ def draw(gap: EfficiencyGap) -> str:
     def x(milliseconds: float) -> float:
         return _LEFT + (math.log10(max(milliseconds, 10.0**low)) - low) / (high - low) * _PLANE
 
-    words = "Open circle: the least time that one core of this machine allows. Disc: measured. The line: the gap."
+    words = "Open circle: the least time that one core of this machine allows. Disc: measured. The line: the gap. "
+    words += "Operators: milliseconds of ONNX Runtime's profile."
     heading = [text(12, 24, "Efficiency gap", size=15), text(12, 42, words, fill="#555555")]
     axis: list[str] = []
     for power in range(math.floor(low), math.ceil(high) + 1):
@@ -36,7 +38,8 @@ def draw(gap: EfficiencyGap) -> str:
                 axis += [text(place, bottom + 16, f"{milliseconds:g}", "middle")]
     axis.append(text(_LEFT + _PLANE / 2, bottom + 34, "milliseconds, one thread", "middle"))
     rows = _rows(gap, x)
-    return document(_LEFT + _PLANE + _RIGHT, bottom + _BOTTOM, [*heading, *axis, *rows])
+    ends = (x(row.time_ms) + 20 + _LETTER * len(_label(row)) for row in gap.rows)
+    return document(max((_LEFT + _PLANE + _RIGHT, *ends)), bottom + _BOTTOM, [*heading, *axis, *rows])
 
 
 def _begins(rows: tuple[GapRow, ...]) -> list[bool]:
@@ -57,13 +60,14 @@ def _rows(gap: EfficiencyGap, x: Callable[[float], float]) -> Iterator[str]:
         yield f'<line x1="{floor:.1f}" y1="{y:.1f}" x2="{time:.1f}" y2="{y:.1f}" stroke="{colour}" stroke-width="3"/>'
         yield f'<circle cx="{floor:.1f}" cy="{y:.1f}" r="5" fill="white" stroke="{colour}" stroke-width="2"/>'
         yield f'<circle cx="{time:.1f}" cy="{y:.1f}" r="5.5" fill="{colour}"/>'
-        yield text(time + 10, y + 4, f"{100 * row.fraction:.0f} % of {row.time_ms:.3g} ms{_lost(row)}")
+        yield text(time + 10, y + 4, _label(row))
 
 
-def _lost(row: GapRow) -> str:
-    """The operator that loses most; a line has room for no more."""
+def _label(row: GapRow) -> str:
+    """The share of the machine, and the operator that loses most; a line has room for no more."""
     operator = lost_most(row, 1)
-    return f"; lost most in {operator}" if operator else ""
+    lost = f"; lost most in {operator}" if operator else ""
+    return f"{100 * row.fraction:.0f} % of {row.time_ms:.3g} ms{lost}"
 
 
 def _short(name: str) -> str:

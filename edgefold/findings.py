@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgefold.passes import SkipReason
+from edgefold.passes.quantization.activation_codes import STAYS_FLOAT
 from edgefold.report import Figures
 
 NAMED_NODES = 5
@@ -83,12 +84,22 @@ def _slower(steps: Sequence[Mapping[str, Any]]) -> str:
     asked = {step["pass"] for step in steps}
     ran = {step["pass"] for step in steps if step["edits"]}
     way_out = ""
+    if any(_lacks_ranges(step) for step in steps):
+        way_out = (
+            "without calibration data its convolutions compute on floats, with a task file that has some "
+            "(`-d TASK`) they compute on integers; "
+        )
     if "quantize" in ran and not {"fuse-blocks", "fuse-experts"} & asked:
-        way_out = "the recipe `fused` (`-c fused`) is made for speed, and "
+        way_out += "the recipe `fused` (`-c fused`) is made for speed, and "
     return (
         f"The compressed model is slower here than the original in ONNX Runtime; {way_out}"
         "`edgefold bench -m MODEL -m OUTPUT --against ort-int8` compares the alternatives."
     )
+
+
+def _lacks_ranges(step: Mapping[str, Any]) -> bool:
+    """Whether a step left the activations of convolutions float because there were no calibration data."""
+    return any(skip["reason"] == SkipReason.NO_CALIBRATION and skip["detail"] == STAYS_FLOAT for skip in step["skips"])
 
 
 def _uneven(before: Figures, after: Figures, steps: Sequence[Mapping[str, Any]]) -> list[str]:

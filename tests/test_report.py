@@ -132,6 +132,18 @@ def test_layers_quantized_one_by_one_that_are_slow_lead_to_the_recipe_for_speed(
         assert "`-c fused`" not in slow
 
 
+def test_a_slow_model_whose_convolutions_stayed_float_leads_to_calibration_data() -> None:
+    def slow(reason: str, detail: str) -> str:
+        skip = {"node": "/conv", "reason": reason, "detail": detail}
+        steps = [{**step(), "skips": [skip]}, {"pass": "fuse-blocks", "edits": 0, "skips": []}]
+        return findings_of(AFTER, replace(AFTER, latency_ms=2.0), steps, None, True, {}, ())[0]
+
+    assert "`-d TASK`" in slow("needs calibration data", "activations stay float")
+    # Linear layers compute on integers without such data; nothing else is cured by them.
+    assert "-d" not in slow("needs calibration data", "activations are quantized per row instead")
+    assert "-d" not in slow("kept at a higher width", "activations stay float")
+
+
 def test_pruning_that_saves_work_but_no_time_names_the_option() -> None:
     pruned = {"pass": "prune-channels", "edits": 9, "skips": [], "options": {"multiple": 1}}
     after = replace(BEFORE, macs=2_500_000, latency_ms=1.9)

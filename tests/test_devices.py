@@ -25,10 +25,12 @@ def test_every_device_file_has_growing_caches(path: Path) -> None:
 
 def test_a_core_has_its_share() -> None:
     assert devices.device("raspberry-pi-5").levels[2].bytes == 512 << 10
+    assert devices.device("epyc-9004").levels[2].bytes == 4 << 20
 
 
 def test_an_unknown_device_names_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="device 'pi' is not known; expected local, raspberry-pi-4, raspberry-pi-5"):
+    known = "local, epyc-9004, raspberry-pi-4, raspberry-pi-5"
+    with pytest.raises(UsageError, match=f"device 'pi' is not known; expected {known}"):
         devices.device("pi")
 
 

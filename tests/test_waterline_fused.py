@@ -22,7 +22,7 @@ from edgefold.measuring.waterline.ceilings import ENVIRONMENT
 from edgefold.measuring.waterline.spans import OUTSIDE, Span, _filled
 from edgefold.ops import add_functions
 from edgefold.passes import Context
-from edgefold.passes.fuse_blocks import FuseBlocks
+from edgefold.passes.fuse_blocks import FuseBlocks, Kind
 from edgefold.passes.quantize import Quantize
 from edgefold.pipeline import Inputs, raise_to_minimum_opset
 from edgefold.probing import probe
@@ -84,18 +84,20 @@ def test_a_resnet_keeps_its_blocks(tmp_path: Path, data_folder: Path, rng: np.ra
     assert [row.nodes for row in fused] == [2] * 7
 
 
-def test_feed_forward_halves_count_in_their_blocks(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "operator"), [("feed-forward", "FusedFeedForward"), ("linear", "FusedLinear")])
+def test_fused_layers_of_a_transformer_count_in_their_blocks(tmp_path: Path, kind: Kind, operator: str) -> None:
     model = load_model(CHAR_LM / "model.onnx").model
     Quantize(weights=4, rounding="nearest").rewrite(model, Context())
-    FuseBlocks(kinds=("feed-forward",)).rewrite(model, Context())
+    feeds = {"input_ids": np.zeros((2, 24), np.int64)}
+    FuseBlocks(kinds=(kind,)).rewrite(model, Context(probe=functools.partial(probe, feeds=feeds, seed=0)))
     add_functions(model)
     save_model(model, tmp_path / "fused.onnx")
     found = api.inspect_waterline(tmp_path / "fused.onnx", shapes=SHAPES)
     plain = api.inspect_waterline(CHAR_LM / "model.onnx", shapes=SHAPES)
     assert [(row.number, row.last, row.alone) for row in found.blocks] == [(n, n, True) for n in range(3)]
     assert [row.operations for row in found.blocks] == [row.operations for row in plain.blocks]
-    halves = [row.block for row in found.nodes if row.operator.endswith("FusedFeedForward")]
-    assert halves == [0, 1, 2]
+    of_blocks = Counter(row.block for row in found.nodes if row.operator.endswith(operator))
+    assert of_blocks == dict.fromkeys(range(3), 1 if kind == "feed-forward" else 3)
     stacks = [api.inspect(path, shapes=SHAPES).stacks for path in (CHAR_LM / "model.onnx", tmp_path / "fused.onnx")]
     names = [[(stack.name, len(stack.blocks), stack.blocks[0].weights) for stack in one] for one in stacks]
     assert names[0] == names[1]

@@ -154,8 +154,19 @@ def _feed_forward(layers: _Layers) -> None:
     layers.product(1, "up_k")
     layers.activation()
     layers.product(8, "down_k")
-    if ir.convenience.get_const_tensor(layers.input(15)) is None:
-        layers.write("Add", layers.input(15))
+    _added(layers, 15)
+
+
+def _linear(layers: _Layers) -> None:
+    layers.product(1, "k")
+    layers.activation()
+    _added(layers, 8)
+
+
+def _added(layers: _Layers, residual: int) -> None:
+    """What is added last; a stored value there is nothing."""
+    if ir.convenience.get_const_tensor(layers.input(residual)) is None:
+        layers.write("Add", layers.input(residual))
 
 
 def _codes(layers: _Layers) -> None:
@@ -168,6 +179,7 @@ _WRITERS: Mapping[tuple[str, str], Callable[[_Layers], None]] = {
     (EDGEFOLD, "FusedConvBlock"): _conv_block,
     (EDGEFOLD, "FusedInvertedResidual"): _inverted_residual,
     (EDGEFOLD, "FusedFeedForward"): _feed_forward,
+    (EDGEFOLD, "FusedLinear"): _linear,
     (EDGEFOLD, "ShiftConv"): lambda layers: layers.convolution(1, "k"),
     (EDGEFOLD, "ShiftMatMul"): lambda layers: layers.product(1, "k"),
     (EDGEFOLD, "CodeMean"): lambda layers: layers.write("GlobalAveragePool"),

@@ -14,8 +14,8 @@ from test_channel_gates import Ranges
 from test_channel_gates import fuse as fuse_gates
 
 from edgefold.measuring.blocks import FUSED, list_blocks
-from edgefold.measuring.layered import layered
-from edgefold.ops import add_functions
+from edgefold.measuring.layered import _WRITERS, layered
+from edgefold.ops import OPERATORS, add_functions
 from edgefold.passes.base import Context
 from edgefold.passes.depth.blocks import find_stacks
 from edgefold.passes.fusion.conv_region import fuse_conv_regions
@@ -119,6 +119,11 @@ def test_what_is_computed_is_not_changed() -> None:
     assert [node.name for node in fused.graph] == nodes
     assert set(found.owners) == set(found.model.graph)
     assert set(found.owners.values()) == set(fused.graph)
+
+
+def test_every_fused_operator_has_its_layers() -> None:
+    fused = {operator.name for operator in OPERATORS if operator.name.startswith("Fused")}
+    assert fused == {operator for domain, operator in _WRITERS if operator.startswith("Fused")}
 
 
 def test_a_float_model_is_its_own_layers() -> None:

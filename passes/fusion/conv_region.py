@@ -20,6 +20,7 @@ from edgefold.passes.base import Calibrates, Context, Notes, Skip, SkipReason
 from edgefold.passes.fusion.code_regions import Regions, find_regions
 from edgefold.passes.fusion.conv_chains import CodeFormat
 from edgefold.passes.fusion.cost import Device
+from edgefold.passes.fusion.paddings import take_in_paddings
 from edgefold.passes.fusion.region_writer import RegionWriter
 from edgefold.passes.fusion.shapes import run_shapes
 
@@ -36,13 +37,13 @@ def fuse_conv_regions(
     graph = model.graph
     graph.sort()
     excluded = [node for node in graph if context.excludes(node_label(node))]
+    edits = take_in_paddings(graph, excluded)
     calibrate = functools.partial(_calibrated, context.calibration)
     shapes = run_shapes(model, context)
     regions = find_regions(graph, shapes, calibrate, excluded, rounding=residuals == "codes")
     made, blocks = regions.producers, regions.blocks()
     skips = tuple(_skips(regions, excluded))
     writer = RegionWriter(graph, regions)
-    edits = []
     for node in list(graph):
         value = node.outputs[0]
         if value in blocks:

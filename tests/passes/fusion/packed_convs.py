@@ -21,7 +21,7 @@ def conv_graph(text: str, constants: Mapping[str, npt.NDArray[np.generic]] | Non
     """A model from ONNX text in which ``y = Conv(x, 8, 16, kernel=3, scale=0.1)`` is a ShiftConv of 8 to 16 channels.
 
     Options: dims (2), kernel (1), stride (1), dilation (1), group (1), scale (0.05), low (0), high (255), shift (0),
-    causal (0): whether all of the padding lies at the beginning.
+    pad (as much as leaves the size), causal (0): whether all of the padding lies at the beginning.
     """
     tensors = dict(constants or {})
 
@@ -61,7 +61,8 @@ def _shift_conv(
     ]
     tensors.update(zip(names, arrays, strict=True))
     reach = (kernel - 1) * dilation
-    begin, end = (reach, 0) if int(given.get("causal", 0)) else (reach // 2, reach // 2)
+    pad = int(given.get("pad", reach // 2))
+    begin, end = (reach, 0) if int(given.get("causal", 0)) else (pad, pad)
     attributes = (
         f"kernel_shape = {[kernel] * dims}, strides = {[stride] * dims}, dilations = {[dilation] * dims}, "
         f"group = {group}, pads = {[begin] * dims + [end] * dims}, k = {k}, bits = 8, layout = 1, "

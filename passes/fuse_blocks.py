@@ -41,7 +41,8 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
     padding, slicing, nearest resizing and depth to space between them work on codes too, where whole factors and blocks
     move all channels of a pixel at once; and so does squeeze and excitation: CodeMean sums codes, CodeGate multiplies
     their channels. Only where such a region meets the rest of the graph are there floats. Convolutions of one dimension
-    work on images of one row there; an axis comes and goes where floats do.
+    work on images of one row there; an axis comes and goes where floats do. A Pad of zeros before a convolution, and a
+    Slice that cuts off behind one what its padding made, as causal convolutions have them, become its padding.
 
     `inverted-residual`: of a region, the 1x1, depthwise and 1x1 convolutions of a block become FusedInvertedResidual,
     which keeps some rows of the wide tensors in a ring. It joins what `conv-region` made. Bottlenecks and ConvFirst

@@ -57,6 +57,7 @@ def test_a_floor_is_the_longer_of_operations_and_bytes(
 @pytest.mark.parametrize(
     "command",
     [
+        ["bench_conv1d.py", "--seconds", "0", "--only", "raw"],
         ["bench_depthwise.py", "--seconds", "0", "--only", "7x7x960"],
         ["bench_linear.py", "--seconds", "0", "--only", "gpt up"],
         ["bench_matmul.py", "--seconds", "0", "--shapes", "64x32", "--rows", "1,4"],

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packed_convs import conv_graph
 
+from edgefold.compression import compress
 from edgefold.measuring.measure import bits_per_weight, model_macs
 from edgefold.nodewise import prove_portable
 from edgefold.passes._ranges import Range
@@ -23,6 +27,7 @@ from edgefold.passes.fuse_blocks import FuseBlocks
 from edgefold.probing import probe
 from edgefold.session import make_session
 
+ROOT = Path(__file__).resolve().parents[3]
 X = np.random.default_rng(5).uniform(-6, 6, (2, 8, 50)).astype(np.float32)
 HEAD = "g (float[2, 8, 50] x) => "
 ONE = "(float[n, c, l] y)"
@@ -262,3 +267,30 @@ def test_any_chain_is_bit_equal_to_its_separate_nodes(text: str, batch: int, len
     fused, notes = fuse(model, x=x)
     assert notes.edits
     np.testing.assert_array_equal(outputs(fused, x)[0], outputs(model, x)[0])
+
+
+TASK = """data: samples.npz
+inputs: {features: {array: x}}
+metric: {name: cosine, reference: model.onnx}
+calibration: {data: samples.npz, samples: 8}
+batch: 1
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's first exporter is deprecated, and says so
+def test_temporal_network_that_torch_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason="the network is made with torch")
+    monkeypatch.setattr(sys, "path", [str(ROOT / "models" / "zoo"), *sys.path])
+    build, example = importlib.import_module("torch_zoo").catalogue()["tcn"]
+    importlib.import_module("torch_export").export(build, example, "torch-legacy", tmp_path / "model.onnx")
+    x = np.random.default_rng(0).standard_normal((8, 40, 60)).astype(np.float32)
+    np.savez(tmp_path / "samples.npz", x=x)
+    (tmp_path / "task.yaml").write_text(TASK)
+    compress(tmp_path / "model.onnx", tmp_path / "out", "fused", tmp_path / "task.yaml", seed=0)
+    made = ir.load(tmp_path / "out" / "model.onnx")
+    found = operators(made)
+    assert (found["FusedConvBlock"], found.get("ShiftConv"), found.get("Add")) == (9, None, None)
+    original = ir.load(tmp_path / "model.onnx")
+    wanted, got = (make_session(one).run(None, {"features": x})[0] for one in (original, made))
+    assert (wanted * got).sum() / np.sqrt((wanted**2).sum() * (got**2).sum()) > 0.999

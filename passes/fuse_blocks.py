@@ -86,7 +86,7 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
             was.
         four_bits: how codes of four bits lie (``quantize`` with ``activations: 4`` and ``groups: 1``) that nothing but
             these operators makes and reads: in `bytes`, or `packed`, two a byte. Results are the same; packed, a
-            detector of 640x640 pixels took 17 % less memory at its peak and 18 % more time.
+            detector of 640x640 pixels took 0.78 of the memory at its peak and 1.16 times the time.
     """
 
     effect: ClassVar[Effect] = Effect.LOSSY

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 import onnx_ir as ir
 
-from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
+from edgefold.passes.base import OPTION, Context, Edit, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -35,7 +35,8 @@ class Heal(Pass, frozen=True, kw_only=True):
     follows a float weight, scales and static activation steps are learned (LSQ, Esser et al. 2019, section 2.1).
     The tables that groups chose, the activation shifts, and dynamic steps stay.
 
-    When it does not: the node without a gradient is named.
+    When it does not: the node without a gradient is named. A file of several depths is refused: heal it before
+    `elastic-depth`.
 
     Numerics: lossy.
 
@@ -133,6 +134,12 @@ class Heal(Pass, frozen=True, kw_only=True):
         mixing = [name for name in ("mix", "patch", "splice") if name in self.augment]
         if mixing and "labels" in self.loss:
             raise ValueError(f"augment {mixing[0]} mixes samples, for which there are no labels; take one of the two")
+
+    def requires(self, model: ir.Model) -> None:
+        options = [value.name for value in model.graph.inputs if OPTION in value.metadata_props]
+        if options:
+            why = f"the input `{options[0]}` chooses its depth, and training would see the full one only"
+            raise PreconditionError("model", f"{why}; heal before elastic-depth")
 
     def rewrite(self, model: ir.Model, context: Context) -> Notes:
         if context.heal is None:

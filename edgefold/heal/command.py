@@ -20,6 +20,7 @@ from edgefold.errors import UsageError
 from edgefold.files.loading import LoadedModel, load_model
 from edgefold.files.saving import output_folder
 from edgefold.heal import require_torch
+from edgefold.passes.base import PreconditionError
 from edgefold.passes.heal import Heal
 from edgefold.provenance import stamp, write_manifest
 from edgefold.scoring.evaluate import evaluate
@@ -152,6 +153,10 @@ def _job(
     if not parsed.has_calibration:
         raise UsageError(f"{parsed.path}: healing trains on calibration data; add: calibration: {{data: FILE}}")
     job = _Job(load_model(student), load_model(teacher), parsed, Path(output), checked, seed)
+    try:
+        checked.requires(job.student.model)
+    except PreconditionError as error:
+        raise UsageError(f"-m {job.student.path}: {error}") from None
     for kind in ("inputs", "outputs"):
         ours, theirs = ([v.name for v in getattr(m.model.graph, kind)] for m in (job.student, job.teacher))
         if ours != theirs:

@@ -22,7 +22,8 @@ from damaged import DIGITS, MODEL, TASK, damaged, healed, weights_of
 
 import edgefold as package
 from edgefold.errors import UsageError
-from edgefold.passes import Context, Heal, SkipReason
+from edgefold.passes import Context, Heal, PreconditionError, SkipReason
+from edgefold.passes.base import OPTION
 from edgefold.recipe import load_recipe
 
 Command = Callable[..., Any]  # the fixture `edgefold`
@@ -265,3 +266,20 @@ def test_healing_in_place_keeps_everything_else() -> None:
     kept = [n for n, v in model.graph.initializers.items() if v.const_value is before[n]]
     integers = [n for n, v in before.items() if v is not None and v.dtype == ir.DataType.INT64]
     assert set(integers) <= set(kept)
+
+
+def test_a_file_of_several_depths_is_to_be_healed_before(student: Path, tmp_path: Path, edgefold: Command) -> None:
+    model = ir.load(student)
+    depth = ir.Value(name="depth", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([]))
+    depth.const_value = ir.tensor(np.array(3, np.int64), name="depth")
+    depth.metadata_props[OPTION] = "2,3"
+    model.graph.inputs.append(depth)
+    model.graph.register_initializer(depth)
+    ir.save(model, tmp_path / "elastic.onnx")
+    outcome = edgefold(*call(tmp_path / "elastic.onnx", tmp_path / "out"))
+    assert outcome.code == 2
+    assert "heal before elastic-depth" in outcome.error_line
+    assert "`depth` chooses its depth" in outcome.error_line
+    with pytest.raises(PreconditionError, match="heal before elastic-depth"):
+        Heal().requires(model)
+    Heal().requires(ir.load(student))  # the near miss: no input with a choice

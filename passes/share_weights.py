@@ -12,7 +12,7 @@ import onnx_ir as ir
 from edgefold.errors import ModelError
 from edgefold.passes.base import Context, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
 from edgefold.passes.depth.blocks import find_stacks
-from edgefold.passes.depth.sharing.choice import Choice, Chosen, choose, pairs
+from edgefold.passes.depth.sharing.choice import Choice, Chosen, choose, parts
 from edgefold.passes.depth.sharing.corrections import correct, correction_bytes
 from edgefold.passes.depth.sharing.factoring import Bases, factor
 from edgefold.passes.depth.sharing.grouping import Group
@@ -64,7 +64,10 @@ class ShareWeights(Pass, frozen=True, kw_only=True):
         refits: how often the shared matrices are solved anew, front to back; 0 leaves them as they were.
         scales: whether each use of a shared matrix has a scale of its own for each output.
         form: `matrices`, or `factors`: blocks in pairs (or ``groups``) share the first of two low-rank factors of each
-            matrix and ``keep`` is what the factors store; this saves time too, and needs calibration data.
+            matrix and ``keep`` is what the factors store; this saves time too, and needs calibration data. `atoms`
+            (MASA, arXiv 2508.04581): all blocks of a run (or ``groups``) mix their matrices from a few that they share,
+            beside a low-rank product of their own. At half the bytes atoms lose more than factors, and each atom is a
+            whole product more: take them only where blocks are known to be alike.
         bases: of `factors`: `shared`, or `own` for each block, or what is `best` for each matrix at the same bytes.
         delta_rank: each use of a shared matrix W becomes ``x W + (x A) B`` with private factors of this rank; their
             bytes count against ``keep``, their products cost time.
@@ -81,7 +84,7 @@ class ShareWeights(Pass, frozen=True, kw_only=True):
     refits: Number = 2
     scales: bool = False
     delta_rank: Number = 0
-    form: Literal["matrices", "factors"] = "matrices"
+    form: Literal["matrices", "factors", "atoms"] = "matrices"
     bases: Bases = "best"
 
     def __post_init__(self) -> None:
@@ -140,13 +143,14 @@ class ShareWeights(Pass, frozen=True, kw_only=True):
         return notes
 
     def _factor(self, model: ir.Model, stacks: Sequence[SharingStack], context: Context) -> Notes:
-        """One basis for several blocks, then a refit of what each block keeps."""
+        """One basis, or atoms, for several blocks, then a refit of what each block keeps."""
         original = model.clone()
         evidence = _evidence(model, original, context)
         if isinstance(evidence, Skip):
-            return Notes(skips=(Skip("model", evidence.reason, "factors need calibration data"),))
-        groups = pairs(stacks, self.groups, self.private)
-        factored = factor(model.graph, groups, self.keep, self.bases, evidence.original)
+            return Notes(skips=(Skip("model", evidence.reason, f"{self.form} need calibration data"),))
+        atoms = self.form == "atoms"
+        groups = parts(stacks, self.groups, self.private, size=None if atoms else 2)
+        factored = factor(model.graph, groups, self.keep, "atoms" if atoms else self.bases, evidence.original)
         if not factored.levels or not self.refits:
             return factored.notes
         return _joined(factored.notes, refit_levels(model, factored.levels, evidence, self.refits))

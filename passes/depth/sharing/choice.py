@@ -65,18 +65,22 @@ def choose(model: ir.Model, stacks: Sequence[SharingStack], choice: Choice, cont
     return Chosen(shared, tuple(skips), tuple(map(_row, candidates)))
 
 
-def pairs(
-    stacks: Sequence[SharingStack], groups: Sequence[Blocks], private: Sequence[int]
+def parts(
+    stacks: Sequence[SharingStack], groups: Sequence[Blocks], private: Sequence[int], size: int | None
 ) -> list[tuple[SharingStack, Blocks]]:
-    """All blocks: in the given groups, or two by two, and what is left or private alone.
+    """All blocks: in the given groups, or so many by so many, or all of a run, and what is left or private alone.
 
     Raises:
         UsageError: as in `choose`.
     """
     found = _given(stacks, groups)
     if not groups:
-        parts = ((stack, run) for stack in stacks for run in runs(stack.numbers, private))
-        found = [(stack, run[start : start + 2]) for stack, run in parts for start in range(0, len(run), 2)]
+        whole = [(stack, run) for stack in stacks for run in runs(stack.numbers, private)]
+        found = [
+            (one, run[at : at + (size or len(run))])
+            for one, run in whole
+            for at in range(0, len(run), size or len(run))
+        ]
     grouped = {number for _, blocks in found for number in blocks}
     alone = [(stack, (number,)) for stack in stacks for number in stack.numbers if number not in grouped]
     return sorted([*found, *alone], key=lambda one: one[1])

@@ -120,17 +120,17 @@ def _insert(
     assert isinstance(now, WeightedNode)
     output = now.output
     if scale is not None:
-        output = _behind(graph, output, "Mul", stored("scales", scale), f"{name}_scaled")
+        output = behind(graph, output, "Mul", stored("scales", scale), f"{name}_scaled")
     if factors is not None:
         down = ir.node("MatMul", [site.data, stored("delta_a", factors[0])], name=f"{name}_delta_a")
         up = ir.node("MatMul", [down.outputs[0], stored("delta_b", factors[1])], name=f"{name}_delta_b")
         for node in (down, up):
             node.outputs[0].name, node.outputs[0].dtype = f"{node.name}_output", site.weight.dtype
         graph.insert_before(site.node, [down, up])
-        _behind(graph, output, "Add", up.outputs[0], f"{name}_corrected")
+        behind(graph, output, "Add", up.outputs[0], f"{name}_corrected")
 
 
-def _behind(graph: ir.Graph, output: ir.Value, op_type: str, operand: ir.Value, name: str) -> ir.Value:
+def behind(graph: ir.Graph, output: ir.Value, op_type: str, operand: ir.Value, name: str) -> ir.Value:
     """A node that takes a value and an operand; its result takes over the name and the readers of the value."""
     node = ir.node(op_type, [output, operand], name=name)
     result = node.outputs[0]

@@ -21,7 +21,9 @@ from edgefold.passes._layer_inputs import Inputs
 from edgefold.passes._moments import Moments
 from edgefold.passes._weighted_nodes import WeightedNode, layer_inputs
 from edgefold.passes.base import Calibrates, Edit, Notes, Skip, SkipReason
+from edgefold.passes.depth.sharing.atoms import Mixtures, mixtures
 from edgefold.passes.depth.sharing.factors import affordable_rank, relative_error, shared_basis
+from edgefold.passes.depth.sharing.mixing import mix
 from edgefold.passes.depth.sharing.places import Place, SharingStack
 from edgefold.passes.depth.sharing.refit import Level
 
@@ -44,21 +46,27 @@ class Factored:
 
 @dataclasses.dataclass(frozen=True)
 class _Factors:
-    """Bases, and for each layer its basis, coefficients and relative error."""
+    """Bases, and for each layer its basis, coefficients and relative error; atoms that are mixed beside them."""
 
     bases: list[Matrix]
     layers: list[tuple[int, Matrix, float]]
+    mixed: Mixtures | None = None
 
     @property
     def error(self) -> float:
         return float(np.mean([error for _, _, error in self.layers]))
+
+    @property
+    def common(self) -> int:
+        """How many matrices layers share."""
+        return len(self.mixed.atoms) if self.mixed else len(self.bases) if len(self.bases) < len(self.layers) else 0
 
 
 def factor(
     graph: ir.Graph,
     groups: Sequence[tuple[SharingStack, tuple[int, ...]]],
     keep: float,
-    bases: Bases,
+    bases: Bases | Literal["atoms"],
     original: Calibrates,
 ) -> Factored:
     """Factors the matrices of blocks, group by group.
@@ -67,7 +75,8 @@ def factor(
         graph: changed in place.
         groups: blocks of a stack whose matrices at the same place share a basis; one block alone has its own.
         keep: fraction of the bytes of each matrix that the factors store.
-        bases: what groups do: share, or not, or what leaves the smaller error.
+        bases: what groups do: share, or not, or what leaves the smaller error; or they share whole matrices, of which
+            each layer is a mixture beside factors of its own.
         original: statistics of the unchanged model.
     """
     store = InitializerStore(graph)
@@ -85,12 +94,16 @@ def factor(
                 skips.append(refusal)
                 continue
             found = _best(sites, moments, keep, bases)
-            shared += len(found.bases) < len(sites)
+            if bases == "atoms" and len(sites) > 1 and found.mixed is None:
+                why = "keep leaves no room for an atom of these blocks: factors of their own instead"
+                skips.append(Skip(str(place.values[0].name), SkipReason.FALLBACK, why))
+            shared += found.common
             errors += [error for _, _, error in found.layers]
             edits += _replace(graph, store, sites, found)
             nodes += [site.node for site in sites]
     order = {node: index for index, node in enumerate(graph)}
-    stats: dict[str, float | int | str] = {"factored": len(nodes), "shared_bases": shared}
+    stats: dict[str, float | int | str] = {"factored": len(nodes)}
+    stats["atoms" if bases == "atoms" else "shared_bases"] = shared
     if errors:
         stats["factor_error"] = round(float(np.mean(errors)), 6)
     return Factored(
@@ -112,10 +125,21 @@ def _refusal(place: Place, sites: Sequence[WeightedNode], blocks: tuple[int, ...
     return None
 
 
-def _best(sites: Sequence[WeightedNode], moments: Mapping[Inputs, Moments], keep: float, bases: Bases) -> _Factors:
-    """Factors with one basis for all layers, or with one for each: what is asked for, or what is better."""
+def _best(
+    sites: Sequence[WeightedNode],
+    moments: Mapping[Inputs, Moments],
+    keep: float,
+    bases: Bases | Literal["atoms"],
+) -> _Factors:
+    """Factors with one basis for all layers, or with one for each, or beside atoms: as asked for, or what is better."""
+    if bases == "atoms" and len(sites) > 1:
+        matrices = [site.matrix().astype(np.float64) for site in sites]
+        mixed = mixtures(matrices, [moments[_inputs(site)].xtx[0] for site in sites], keep)
+        if mixed is not None:
+            layers = [(index, up, mixed.errors[index]) for index, (_, up) in enumerate(mixed.own)]
+            return _Factors([down for down, _ in mixed.own], layers, mixed)
     tried = []
-    if bases != "own" or len(sites) == 1:
+    if bases in ("best", "shared") or len(sites) == 1:
         tried.append(_solved([list(range(len(sites)))], sites, moments, keep))
     if bases != "shared" and len(sites) > 1:
         tried.append(_solved([[index] for index in range(len(sites))], sites, moments, keep))
@@ -149,8 +173,9 @@ def _inputs(site: WeightedNode) -> Inputs:
 def _replace(
     graph: ir.Graph, store: InitializerStore, sites: Sequence[WeightedNode], found: _Factors
 ) -> Iterator[Edit]:
-    """Puts a product with the basis before each node, and its coefficients in the place of its weights."""
+    """Puts a product with the basis before each node, its coefficients in the place of its weights, atoms beside it."""
     dtype = sites[0].weight.dtype.numpy()
+    read = [site.data for site in sites]
     bases: dict[int, ir.Value] = {}
     for site, (index, coefficients, error) in zip(sites, found.layers, strict=True):
         name = str(site.weight.root.name)
@@ -165,3 +190,5 @@ def _replace(
         site.node.replace_input_with(1 - site.operand, stored)
         remove_if_unread(site.weight)
         yield Edit(site.label, f"rank {coefficients.shape[0]}, basis {bases[index].name}, error {error:.3g}")
+    if found.mixed is not None:
+        mix(graph, store, list(zip(sites, read, strict=True)), found.mixed.atoms, found.mixed.shares)

@@ -11,7 +11,7 @@ from the basis of Basis Sharing on; the error never rises.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +35,7 @@ def shared_basis(matrices: Sequence[Matrix], moments: Sequence[Matrix], rank: in
         moments: float64 [K, K] of the inputs of each layer.
         rank: of the basis.
     """
-    grams = [_scaled(damped(gram, _DAMPING), matrix) for gram, matrix in zip(moments, matrices, strict=True)]
-    # Where the moments add up to the identity the equation for the basis is well conditioned.
-    factor = np.linalg.cholesky(np.add.reduce(grams)).T
-    inverse = np.linalg.inv(factor)
-    grams = [inverse.T @ gram @ inverse for gram in grams]
+    factor, inverse, grams = whitening(matrices, moments)
     whitened = [factor @ matrix for matrix in matrices]
     basis = _leading(np.concatenate(whitened, axis=1), rank)
     coefficients = [_coefficients(basis, gram, matrix) for gram, matrix in zip(grams, whitened, strict=True)]
@@ -47,6 +43,17 @@ def shared_basis(matrices: Sequence[Matrix], moments: Sequence[Matrix], rank: in
         basis = _basis(basis, grams, whitened, coefficients)
         coefficients = [_coefficients(basis, gram, matrix) for gram, matrix in zip(grams, whitened, strict=True)]
     return inverse @ basis, coefficients
+
+
+def whitening(matrices: Sequence[Matrix], moments: Sequence[Matrix]) -> tuple[Matrix, Matrix, list[Matrix]]:
+    """F, its inverse, and the moments for F W in the place of W, which add up to the identity: well conditioned.
+
+    They are those for outputs of energy one, so that every layer counts alike.
+    """
+    grams = [_scaled(damped(gram, _DAMPING), matrix) for gram, matrix in zip(moments, matrices, strict=True)]
+    factor = np.linalg.cholesky(np.add.reduce(grams)).T
+    inverse = np.asarray(np.linalg.inv(factor), np.float64)
+    return factor, inverse, [inverse.T @ gram @ inverse for gram in grams]
 
 
 def relative_error(matrix: Matrix, moments: Matrix, basis: Matrix, coefficients: Matrix) -> float:
@@ -89,15 +96,20 @@ def _basis(
         return result
 
     right: Matrix = np.add.reduce([g @ w @ c.T for g, w, c in zip(grams, matrices, coefficients, strict=True)])
-    basis = start
-    residual = right - applied(basis)
+    return conjugate_gradients(start, right, applied)
+
+
+def conjugate_gradients(start: Matrix, right: Matrix, applied: Callable[[Matrix], Matrix]) -> Matrix:
+    """A few steps from ``start`` towards the solution of ``applied(x) = right``, for a positive definite map."""
+    found = start
+    residual = right - applied(found)
     direction, energy = residual, float(np.vdot(residual, residual))
     for _ in range(_STEPS):
         if energy <= _TINY:
             break
         image = applied(direction)
         step = energy / max(float(np.vdot(direction, image)), _TINY)
-        basis, residual = basis + step * direction, residual - step * image
+        found, residual = found + step * direction, residual - step * image
         energy, before = float(np.vdot(residual, residual)), energy
         direction = residual + energy / before * direction
-    return basis
+    return found

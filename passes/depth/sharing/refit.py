@@ -255,7 +255,9 @@ def _layer(node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> Layer:
     layer = layer_of(site)
     assert layer is not None
     total, other = summed_with(site.output) or (None, None)
-    shape = shapes.get(str(site.output.name))
-    if total is None or other is None or shape is None or shapes.get(str(total.name)) != shape:
+    if total is None or other is None or str(total.name) not in shapes:
+        return layer
+    whole = shapes[str(total.name)]
+    if shapes.get(str(site.output.name), whole) != whole:  # a term that the original lacks is of the sum's shape
         return layer
     return layer.aiming_at(str(total.name), str(other.name))

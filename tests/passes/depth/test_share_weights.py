@@ -39,12 +39,25 @@ def array(model: ir.Model, name: str) -> Array:
     return value.numpy()
 
 
-def test_nothing_to_share_leaves_the_model_alone() -> None:
+@pytest.mark.parametrize("form", ["matrices", "factors", "atoms"])
+def test_nothing_to_share_leaves_the_model_alone_byte_for_byte(form: str) -> None:
     model = stack(4)
-    changed, notes = shared(model, keep=1.0)
+    before = ir.to_proto(model).SerializeToString(deterministic=True)
+    notes = ShareWeights(form=form, keep=1.0).rewrite(model, context_of(model))  # type: ignore[arg-type]
     assert notes.edits == ()
     assert [skip.reason for skip in notes.skips] == [SkipReason.NOTHING_TO_GAIN]
-    assert nodes(changed) == nodes(model)
+    assert ir.to_proto(model).SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("form", ["matrices", "factors", "atoms"])
+def test_matrices_that_may_not_be_shared_leave_the_model_alone_byte_for_byte(form: str) -> None:
+    model = stack(4)
+    before = ir.to_proto(model).SerializeToString(deterministic=True)
+    around = context_of(model, exclude=("*_up", "*_down"))
+    notes = ShareWeights(form=form).rewrite(model, around)  # type: ignore[arg-type]
+    assert notes.edits == ()
+    assert {skip.reason for skip in notes.skips} == {SkipReason.EXCLUDED, SkipReason.NOTHING_TO_GAIN}
+    assert ir.to_proto(model).SerializeToString(deterministic=True) == before
 
 
 def test_one_initializer_is_wired_to_the_blocks_of_a_group() -> None:

@@ -89,7 +89,7 @@ def test_yaml_that_is_none_is_one_line(tmp_path: Path) -> None:
     ("setting", "advice"),
     [
         ("remove-blocks.criterion=nonsense", "; criterion takes auto, exhaustive, greedy, "),
-        ("remove-blocks.blcks=2", "; it takes blocks, ratio, flops, max-error, parts, criterion, "),
+        ("remove-blocks.blcks=2", "; it takes blocks, ratio, flops, max-error, max-drop, parts, "),
         ("remove-blocks.ratio=2", "; it takes blocks, ratio, "),
     ],
 )

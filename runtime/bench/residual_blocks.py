@@ -58,7 +58,7 @@ class Block:
         return f"{self.size}x{self.size} {self.channels}-{self.expanded} {self.kernel}x{self.kernel}, {self.activation}"
 
 
-class _Graph:
+class BlockGraph:
     """Nodes and weights of a block as they come."""
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -70,12 +70,15 @@ class _Graph:
         self.nodes.append(helper.make_node(operator, inputs, [y], y, **attributes))
         return y
 
-    def convolve(self, x: str, y: str, inputs: int, outputs: int, kernel: int = 1, group: int = 1) -> str:
+    def convolve(
+        self, x: str, y: str, inputs: int, outputs: int, kernel: int = 1, group: int = 1, stride: int = 1
+    ) -> str:
         shape = (outputs, inputs // group, kernel, kernel)
         w = self.rng.normal(size=shape) * np.sqrt(2 / np.prod(shape[1:]))
         for name, values in ((f"{y}.w", w), (f"{y}.b", self.rng.normal(size=outputs) * 0.1)):
             self.weights.append(numpy_helper.from_array(values.astype(np.float32), name))
-        return self.add("Conv", [x, f"{y}.w", f"{y}.b"], y, pads=[kernel // 2] * 4, group=group)
+        pads = [kernel // 2 if stride == 1 else 0] * 4  # a stride is the window's size: patches
+        return self.add("Conv", [x, f"{y}.w", f"{y}.b"], y, pads=pads, group=group, strides=[stride] * 2)
 
     def activate(self, x: str, activation: str) -> str:
         if activation == "SiLU":
@@ -92,7 +95,7 @@ class _Graph:
 
 def float_model(block: Block) -> onnx.ModelProto:
     """The block with random weights, float32 at both ends."""
-    made = _Graph(np.random.default_rng(0))
+    made = BlockGraph(np.random.default_rng(0))
     wide = made.activate(made.convolve("x", "wide", block.channels, block.expanded), block.activation)
     filtered = made.convolve(wide, "filtered", block.expanded, block.expanded, block.kernel, block.expanded)
     active = made.activate(filtered, block.activation)

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+import onnxruntime as ort
 import pytest
 
 from edgefold.measuring.machine import Machine
@@ -17,15 +20,22 @@ from edgefold.measuring.waterline.ceilings import ENVIRONMENT, Ceilings, Level
 BENCH = Path(__file__).resolve().parents[2] / "runtime" / "bench"
 
 
+RESULTS = BENCH.parents[1] / "docs" / "results"
+
+
+def imported(folder: Path, name: str) -> ModuleType:
+    sys.path.insert(0, str(folder))
+    try:
+        module = importlib.import_module(name)
+    finally:
+        sys.path.remove(str(folder))
+    assert Path(str(module.__file__)).parent == folder
+    return module
+
+
 @pytest.fixture(scope="module")
 def setting() -> ModuleType:
-    sys.path.insert(0, str(BENCH))
-    try:
-        import setting as module
-    finally:
-        sys.path.remove(str(BENCH))
-    assert Path(str(module.__file__)).parent == BENCH
-    return module
+    return imported(BENCH, "setting")
 
 
 def made(setting: ModuleType) -> object:
@@ -87,3 +97,24 @@ def test_a_bench_says_where_it_ran_and_how_near_the_floor(
         fractions = row.get("of_floor", row.get("floor_fraction"))
         values = fractions.values() if isinstance(fractions, dict) else [fractions]
         assert all(value > 0 for value in values)
+
+
+def test_blocks_count_their_operations_and_run_with_and_without_excitation() -> None:
+    blocks = imported(BENCH, "residual_blocks")
+    plain, excited = blocks.Block(4, 3, 8, "Relu"), blocks.Block(4, 3, 8, "SiLU", 5, 2)
+    assert plain.operations == 2 * 16 * (3 * 8 + 8 * 9 + 8 * 3)
+    assert excited.operations == 2 * (16 * (3 * 8 + 8 * 25 + 8 * 3) + 8 * 2 + 2 * 8)
+    for block in (plain, excited):
+        model = blocks.float_model(block)
+        kinds = [node.op_type for node in model.graph.node]
+        assert kinds.count("Conv") == (5 if block.squeeze else 3)
+        assert kinds.count("GlobalAveragePool") == (1 if block.squeeze else 0)
+        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        x = np.ones((1, 3, 4, 4), np.float32)
+        assert session.run(None, {"x": x})[0].shape == x.shape
+
+
+@pytest.mark.skipif(not RESULTS.is_dir(), reason="an sdist has no pages of results")
+def test_the_page_of_kernels_shows_the_files_of_its_benches() -> None:
+    blocks = imported(RESULTS, "kernels_blocks")
+    assert "\n".join([*blocks.section(), blocks.BEHIND]) in (RESULTS / "kernels.md").read_text(encoding="utf-8")

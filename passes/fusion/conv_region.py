@@ -9,7 +9,8 @@ the graph the first and the last convolution change type and layout.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Collection, Iterator, Mapping
 from typing import Literal
 
 import onnx_ir as ir
@@ -18,15 +19,16 @@ from edgefold.errors import ModelError
 from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Calibrates, Context, Notes, Skip, SkipReason
 from edgefold.passes.fusion.code_regions import Regions, find_regions
-from edgefold.passes.fusion.conv_chains import CodeFormat
-from edgefold.passes.fusion.cost import Device
+from edgefold.passes.fusion.conv_chains import CodeFormat, ConvChain
+from edgefold.passes.fusion.cost import Device, Move, Plan, decide
 from edgefold.passes.fusion.paddings import take_in_paddings
 from edgefold.passes.fusion.region_writer import RegionWriter
-from edgefold.passes.fusion.shapes import run_shapes
+from edgefold.passes.fusion.shapes import Shapes, known_shape, run_shapes
+from edgefold.passes.fusion.signals import is_of_signals
 
 
 def fuse_conv_regions(
-    model: ir.Model, context: Context, _device: Device, *, residuals: Literal["codes", "float"] = "codes"
+    model: ir.Model, context: Context, device: Device, *, residuals: Literal["codes", "float"] = "codes"
 ) -> Notes:
     """Joins the ShiftConvs of the main graph, in place; additions and gates too, unless residuals are to stay float.
 
@@ -41,8 +43,9 @@ def fuse_conv_regions(
     calibrate = functools.partial(_calibrated, context.calibration)
     shapes = run_shapes(model, context)
     regions = find_regions(graph, shapes, calibrate, excluded, rounding=residuals == "codes")
-    made, blocks = regions.producers, regions.blocks()
-    skips = tuple(_skips(regions, excluded))
+    made = regions.producers
+    blocks = {value: chain for value, chain in regions.blocks().items() if _pays(chain, regions, shapes, device)}
+    skips = tuple(_skips(regions, blocks, excluded))
     writer = RegionWriter(graph, regions)
     for node in list(graph):
         value = node.outputs[0]
@@ -65,14 +68,24 @@ def fuse_conv_regions(
     return Notes(tuple(edits), skips, stats)
 
 
-def _skips(regions: Regions, excluded: Collection[ir.Node]) -> Iterator[Skip]:
+def _pays(chain: ConvChain, regions: Regions, shapes: Shapes, device: Device) -> bool:
+    """Whether a block gains something: one of signals, float at both ends, has two nodes more that change the rank."""
+    size = known_shape(chain.output, shapes)
+    if not is_of_signals(chain.conv) or size is None or {chain.input, chain.output} & regions.formats.keys():
+        return True
+    passed = 8 * math.prod(int(str(one)) for one in size)  # float32, written and read
+    count = len(chain.nodes)
+    unfused = Plan(count, (Move("between", (count - 1) * passed, passed),))
+    return decide(unfused, Plan(3, ()), device).fuse
+
+
+def _skips(regions: Regions, blocks: Mapping[ir.Value, ConvChain], excluded: Collection[ir.Node]) -> Iterator[Skip]:
     """What stays float, or as it is, and why."""
     for node in excluded:
         if node.op_type == "ShiftConv":
             yield Skip(node_label(node), SkipReason.EXCLUDED)
     for node, why in regions.refused.items():
         yield Skip(node_label(node), SkipReason.NOTHING_TO_GAIN, why)
-    blocks = regions.blocks()
     for value, chain in regions.producers.chains.items():
         if value not in blocks:
             yield Skip(node_label(chain.conv), SkipReason.NOTHING_TO_GAIN, "its neighbours take no integers")

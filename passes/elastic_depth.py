@@ -27,7 +27,8 @@ class ElasticDepth(Pass, frozen=True, kw_only=True):
     """Adds an optional input that says how many of the repeated blocks run, so that one file serves several latencies.
 
     What it does: for each of ``depths`` it chooses the blocks that can best be done without, as `remove-blocks` does,
-    and refits what then writes to the residual stream. Each block that some depth leaves out, or runs with weights of
+    and refits what then writes to the residual stream, where a refit on half of the calibration batches lowers the
+    error on the other half. Each block that some depth leaves out, or runs with weights of
     its own, is put into an ``If``. The input is an int64 scalar whose default is the full depth; a number in between
     runs as the next smaller depth. Weights are stored once, refitted ones once for each depth that has them.
 
@@ -86,19 +87,32 @@ class ElasticDepth(Pass, frozen=True, kw_only=True):
         gone = [sorted(found[position].block for position in one.gone) for one in selections]
         truncated = [Truncated(model, numbers) for numbers in gone]
         skips += [skip for one in selections for skip in one.skips]
-        skips += self._repair(model, truncated, context)
+        skips += self._repair(model, possible, truncated, context)
         elastic = _assembled(model, [*truncated, Truncated(model, ())], (*possible, full), self.input)
         table = _table(possible, gone, selections, self._errors(model, possible, context))
         edits = tuple(Edit(name, "runs by branches") for name in elastic.exchanged)
         stats = {"blocks": full, "weights_added": sum(_elements(value) for value in elastic.private)}
         return Notes(edits, tuple(dict.fromkeys(skips)), stats, table, (self.input,))
 
-    def _repair(self, model: ir.Model, truncated: Sequence[Truncated], context: Context) -> list[Skip]:
+    def _repair(
+        self, model: ir.Model, depths: Sequence[int], truncated: Sequence[Truncated], context: Context
+    ) -> list[Skip]:
+        """Refits the depths that a refit on the even batches serves on the odd ones; the others stay."""
         if self.repair == "none":
             return []
         if context.calibration is None:
             return [Skip("model", SkipReason.NO_CALIBRATION, "no depth is refitted")]
-        return [skip for one in truncated for skip in one.repair(model, context.calibration, context.excludes).skips]
+        skips: list[Skip] = []
+        for depth, one in zip(depths, truncated, strict=True):
+            errors = one.held_out_errors(model, context.calibration, context.excludes)
+            if errors is not None and errors[1] >= errors[0]:
+                why = (
+                    f"error of the outputs on data that a refit has not seen: {errors[0]:.3g}, refitted {errors[1]:.3g}"
+                )
+                skips.append(Skip(f"depth {depth}", SkipReason.FALLBACK, f"{why}; it keeps the weights as they are"))
+            else:
+                skips += one.repair(model, context.calibration, context.excludes).skips
+        return skips
 
     def _errors(self, model: ir.Model, depths: Sequence[int], context: Context) -> list[float | None]:
         """Of the outputs at each depth, as `remove-blocks` measures them."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -93,6 +94,31 @@ def test_repair_is_worth_its_weights() -> None:
     assert after.table[0]["error"] < 0.7 * before.table[0]["error"]
     grown = model_size(repaired) - model_size(plain)
     assert 0 < 4 * after.stats["weights_added"] <= grown < 4 * after.stats["weights_added"] + 4000
+
+
+@pytest.mark.parametrize(("errors", "refitted"), [((0.2, 0.1), True), ((0.1, 0.1), False), (None, True)])
+def test_a_refit_is_kept_where_it_serves_data_that_it_has_not_seen(
+    monkeypatch: pytest.MonkeyPatch, errors: tuple[float, float] | None, refitted: bool
+) -> None:
+    monkeypatch.setattr(Truncated, "held_out_errors", lambda *_: errors)
+    _, notes = elastic(chain(4), depths=(2,))
+    assert bool(notes.stats["weights_added"]) == refitted
+    assert (
+        any("on data that a refit has not seen: 0.1, refitted 0.1" in skip.detail for skip in notes.skips) != refitted
+    )
+
+
+def test_held_out_errors_are_of_the_other_half_of_the_batches() -> None:
+    model = chain(5)
+    shallow = Truncated(model, (1, 3))
+    found = shallow.held_out_errors(model, Calibration(model, batches), lambda _: False)
+    assert found is not None
+    assert found[1] < found[0]
+    odd = list(batches())[1]
+    wanted, got = (run_model(one, odd)["h5"] for one in (model, shallow.model))
+    assert found[0] == pytest.approx(np.square(got - wanted).sum() / np.square(wanted).sum(), rel=1e-4)
+    one = Calibration(model, lambda: itertools.islice(batches(), 1))
+    assert shallow.held_out_errors(model, one, lambda _: False) is None
 
 
 @settings(max_examples=10, deadline=None)

@@ -158,8 +158,10 @@ def _parse_step(step: dict[str, Any], index: int, place: str) -> Pass:
 
 def _accepted(kind: type[Pass], complaint: str) -> str:
     """What a pass takes: the values of the option that a complaint names where they are listed, else its options."""
-    named = re.search(r"`\$\.(\w+)`", complaint)
+    named = re.search(r"`\$\.(\w+)(?:\[\S+\])?`", complaint)
     hint = typing.get_type_hints(kind).get(named[1]) if named else None
+    if typing.get_origin(hint) is tuple:  # of any number of the same kind
+        hint = typing.get_args(hint)[0]
     if named and typing.get_origin(hint) is typing.Literal:
         return f"{named[1].replace('_', '-')} takes {', '.join(map(str, typing.get_args(hint)))}"
     options = ", ".join(name.replace("_", "-") for name in kind.__struct_fields__) or "no options"

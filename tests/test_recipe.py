@@ -89,6 +89,8 @@ def test_yaml_that_is_none_is_one_line(tmp_path: Path) -> None:
     ("setting", "advice"),
     [
         ("remove-blocks.criterion=nonsense", "; criterion takes auto, exhaustive, greedy, "),
+        ("remove-blocks.criterion=[greedy]", "; criterion takes auto, exhaustive, greedy, "),
+        ("remove-blocks.keep=[x]", "; it takes blocks, ratio, "),
         ("remove-blocks.blcks=2", "; it takes blocks, ratio, flops, max-error, max-drop, parts, "),
         ("remove-blocks.ratio=2", "; it takes blocks, ratio, "),
     ],
@@ -97,3 +99,9 @@ def test_a_wrong_option_is_told_what_would_do(setting: str, advice: str) -> None
     with pytest.raises(UsageError) as caught:
         load_recipe("shallow", [setting])
     assert advice in str(caught.value)
+
+
+def test_a_wrong_word_in_a_list_is_told_what_would_do() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_recipe({"steps": [{"pass": "fuse-blocks", "kinds": ["linear", "linears"]}]}, "r")
+    assert "`$.kinds[1]`; kinds takes feed-forward, linear, conv-region, " in str(caught.value)

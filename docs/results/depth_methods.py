@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ class Subject:
         depths: of the elastic file.
         fused: how many blocks are a third.
         outside: nodes with weights that belong to no block, as globs; low rank leaves them alone as the others do.
+        without: methods that are not made, as globs.
     """
 
     file: str
@@ -57,6 +59,7 @@ class Subject:
     depths: Sequence[int]
     fused: int
     outside: Sequence[str] = ()
+    without: Sequence[str] = ()
 
 
 SUBJECTS: Mapping[str, Subject] = {
@@ -78,6 +81,12 @@ SUBJECTS: Mapping[str, Subject] = {
         ["/layer.1/*", "/layer.2/*", "/layer.3/*"],  # its head is a mean
         (3, 4),
         2,
+        without=(  # trained on glosses instead
+            *("original, 4 bits", "third removed, no refit", "half removed*", "third removed, rest shared, healed*"),
+            *("*no shifts", "half in shared factors, healed, 4 bits", "low rank, two thirds*", "low rank, half*"),
+            *("control: mean shared, healed", "control: last removed, head*", "control: random removed, healed"),
+            *("third fused", "elastic, no refit*"),
+        ),
     ),
     "gpt_charlm": Subject(
         "gpt_charlm/model",
@@ -90,6 +99,7 @@ SUBJECTS: Mapping[str, Subject] = {
         (3, 4),
         2,
         ["/MatMul"],
+        ("third removed, rest*", "low rank, two thirds, healed*", "low rank, half, healed, 4 bits", "less than half*"),
     ),
     "vit_mnist": Subject(
         "vit_mnist/model",
@@ -120,6 +130,10 @@ SUBJECTS: Mapping[str, Subject] = {
         (13, 18),
         8,
         ["/conv1/*", "/layer2/layer2.0/*", "/layer3/layer3.0/*", "/linear/*"],
+        without=(  # shared factors are of matrix products
+            *("half in shared factors, healed*", "less than half*", "third removed, rest*", "*no shifts"),
+            *("low rank, two thirds, healed*", "elastic, no refit*"),
+        ),
     ),
 }
 
@@ -153,8 +167,11 @@ class Row:
 def rows() -> Iterator[Row]:
     """All rows, so that what a row starts from comes before it."""
     for name, subject in SUBJECTS.items():
-        yield from _of(name, subject)
+        for row in _of(name, subject):
+            if not any(fnmatch.fnmatchcase(row.method, glob) for glob in subject.without):
+                yield row
     yield from _on_glosses()
+    yield from _options()
 
 
 def _of(name: str, subject: Subject) -> Iterator[Row]:
@@ -228,6 +245,7 @@ def _on_glosses() -> Iterator[Row]:
     tuned = {**brief, "train": list(SUBJECTS["minilm"].ends)}
     last = "control: last removed"
     yield row(f"{last}, head and three blocks tuned on glosses", [tuned], last, SEEDS)
+    yield row("third fused on glosses", [{**_fusion(SUBJECTS["minilm"]), "steps": 500, "samples": 17_000}], "", SEEDS)
     yield row(f"{half}, glosses", [{"pass": "share-weights", "keep": 0.5, "form": "factors", "refits": 0}], "")
     yield row("low rank, half, glosses", [{"pass": "low-rank", "keep": 0.5}], "")
     short = {**_GLOSSES, "steps": 300, "samples": 10_000}
@@ -237,6 +255,38 @@ def _on_glosses() -> Iterator[Row]:
     yield row(control, [{"pass": "low-rank", "keep": 0.47}], "")
     yield row(f"{control}, healed", [brief], control, SEEDS)
     yield row(f"{control}, healed, 4 bits", W4, f"{control}, healed", SEEDS)
+
+
+def _options() -> Iterator[Row]:
+    """What no other row shows, one option at a time, on the smallest model."""
+    name, subject = "vit_mnist", SUBJECTS["vit_mnist"]
+    share = {"pass": "share-weights", "keep": 0.5}
+    heal = {"pass": "heal", "patience": 0, "threads": 1, "device": "cpu", **subject.heal}
+    for title, shared in (
+        ("scales", {"scales": True}),
+        ("corrections of rank 2", {"delta_rank": 2}),
+        ("corrections of rank 2 and scales", {"delta_rank": 2, "scales": True}),
+        ("feed-forward halves only", {"modules": "feed-forward"}),
+        ("attention only", {"modules": "attention"}),
+    ):
+        yield Row(name, f"half shared, {title}", [{**share, **shared}])
+        yield Row(name, f"half shared, {title}, healed", [heal], f"half shared, {title}", SEEDS)
+    atoms = "half in shared atoms"
+    yield Row(name, atoms, [{**share, "form": "atoms"}])
+    yield Row(name, f"{atoms}, healed", [heal], atoms, SEEDS)
+    halves = "third removed in halves or whole"
+    yield Row(name, halves, [{"pass": "remove-blocks", "parts": "any", "flops": 0.67}])
+    yield Row(name, f"{halves}, healed", [heal], halves, SEEDS)
+    for title, healed in (
+        ("hidden tensors", {"loss": ["output", "blockwise"]}),
+        ("hidden tensors, warm-up by blocks", {"loss": ["output", "blockwise"], "warm_up": 0.5}),
+        ("tail", {"loss": ["tail"]}),
+        ("adapters of rank 4", {"adapters": 4}),
+    ):
+        yield Row(name, f"third removed, healed, {title}", [{**heal, **healed}], "third removed", SEEDS)
+    yield Row(name, "elastic, 4 bits", W4, "elastic")
+    for depth in subject.depths:
+        yield Row(name, f"elastic, 4 bits, depth {depth}", [], "elastic, 4 bits", values={"depth": depth})
 
 
 def _fusion(subject: Subject) -> Step:

@@ -74,10 +74,10 @@ The checkpoint is the given one, which is small and was not trained to its end; 
 
 - **Removal**: the search takes the last two blocks, as the cheap control does, and the control, its head and last
   three blocks tuned, is ahead: 0.33 points lost, where the refit alone loses 0.45, healing 0.52 and layer fusion
-  0.75. Removed in halves or whole blocks at 0.68 of the MACs, it loses 0.33 with nothing trained, and 0.25 healed. On
-  this model healing towards the outputs gains nothing on the refit; towards the last hidden tensors (`tail`) it ends
-  at 0.42, towards all at 0.55, and at 0.30 when the first half of the steps sees these alone, with adapters of rank 4
-  at 0.47 (one seed each; intervals of 0.4). Random blocks lose 1.2 to 9.8.
+  0.75. Removed in halves or whole blocks, to 0.61 of the MACs and 1/1.71 of the bytes, it loses 0.33 with nothing
+  trained, and 0.25 healed. On this model healing towards the outputs gains nothing on the refit; towards the last
+  hidden tensors (`tail`) it ends at 0.42, towards all at 0.55, and at 0.30 when the first half of the steps sees
+  these alone, with adapters of rank 4 at 0.47 (one seed each; intervals of 0.4). Random blocks lose 1.2 to 9.8.
 - **Half of the bytes**: shared factors lose 0.13 points healed, low rank 0.42, removal 1.45, whole shared matrices
   1.75, their mean 2.5. Strict sharing of feed-forward halves alone loses 0.6 with nothing trained, of attention alone
   8.4. Atoms (every matrix a mixture of a few, MASA) lose 2.35 untrained and 0.08 healed, as little as factors, but

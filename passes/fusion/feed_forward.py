@@ -18,6 +18,7 @@ from edgefold.passes.base import Context, Edit, Notes, Skip, SkipReason
 from edgefold.passes.fusion.activations import IDENTITY, Activation, ActivationNodes, find_activation
 from edgefold.passes.fusion.cost import Decision, Device, Move, Plan, decide
 from edgefold.passes.fusion.linear import is_layer
+from edgefold.passes.fusion.replacement import put_in_place
 from edgefold.passes.fusion.shapes import Shapes, run_shapes, sole_addition
 
 KIND = "feed-forward"
@@ -45,10 +46,6 @@ class FeedForward:
     @property
     def label(self) -> str:
         return node_label(self.up)
-
-    @property
-    def output(self) -> ir.Value:
-        return self.nodes[-1].outputs[0]
 
     @property
     def residual(self) -> ir.Value | None:
@@ -130,9 +127,9 @@ def _pairs(up: ir.Node, between: ActivationNodes, shapes: Shapes) -> Iterator[Fe
 def _decision(block: FeedForward, shapes: Shapes, device: Device) -> Decision:
     """Compares what the hidden tensor and the weights cost when they are met again.
 
-    Unfused, the hidden floats are written, rewritten by the activation and read twice by the quantizer, all of them at
-    each step; fused, a block of rows is written once and read twice. Either way the weights are read once for every
-    such block of rows, but in turns of one layer or of both.
+    Unfused, the hidden floats are written, rewritten by the activation, where there is one, and read twice by the
+    quantizer, all of them at each step; fused, a block of rows is written once and read twice. Either way the weights
+    are read once for every such block of rows, but in turns of one layer or of both.
     """
     x = block.up.inputs[0]
     shape = shapes.get(str(x.name)) if x is not None else None
@@ -142,7 +139,8 @@ def _decision(block: FeedForward, shapes: Shapes, device: Device) -> Decision:
     weights = [_weight_bytes(node) for node in (block.up, block.down)]
     again = (blocks - 1) * sum(weights)
     tensor, part = rows * row_bytes, min(rows, ROWS_AT_ONCE) * row_bytes
-    unfused = (Move("hidden", 5 * tensor, tensor), Move("weights", again, max(weights)))
+    passes = 3 if block.activation == IDENTITY else 5
+    unfused = (Move("hidden", passes * tensor, tensor), Move("weights", again, max(weights)))
     fused = (Move("hidden", 3 * tensor, part), Move("weights", again, sum(weights)))
     return decide(Plan(len(block.nodes), unfused), Plan(1, fused), device)
 
@@ -167,13 +165,5 @@ def _replace(store: InitializerStore, block: FeedForward) -> Edit:
         kept = (value for name, value in layer.attributes.items() if name != "x_codes")
         attributes += [ir.Attr(prefix + value.name, value.type, value.value) for value in kept]
     inputs = [*block.up.inputs, *block.down.inputs[1:], block.residual or zero]
-    output = ir.Value(
-        name=f"{block.output.name}.fused", type=ir.TensorType(ir.DataType.FLOAT), shape=block.output.shape
-    )
-    node = ir.Node("ai.edgefold", "FusedFeedForward", inputs, attributes, outputs=[output], name=block.label)
-    graph = block.up.graph
-    assert graph is not None
-    old = ",".join(node_label(one) for one in block.nodes)
-    node.metadata_props.update({"edgefold.pass": "fuse-blocks", "edgefold.from": old})
-    ir.convenience.replace_nodes_and_values(graph, block.nodes[-1], block.nodes[::-1], [node], [block.output], [output])
+    put_in_place("FusedFeedForward", block.nodes, inputs, attributes, block.label)
     return Edit(block.label, f"FusedFeedForward of {', '.join(one.op_type for one in block.nodes)}")

@@ -27,6 +27,7 @@ from edgefold.passes.fusion.block_chains import (
     weight_bytes,
 )
 from edgefold.passes.fusion.cost import Decision, Device, Move, Plan, decide
+from edgefold.passes.fusion.replacement import put_in_place
 from edgefold.passes.fusion.separate_blocks import separate_blocks
 from edgefold.passes.fusion.shapes import Shapes, run_shapes
 
@@ -86,7 +87,7 @@ def fuse_inverted_residuals(model: ir.Model, context: Context, device: Device) -
         decision = _decision(found, size, device)
         table.append({"block": found.label, "kind": KIND} | dataclasses.asdict(decision))
         if decision.fuse:
-            edits.append(_replace(model.graph, found))
+            edits.append(_replace(found))
             taken.update(found.nodes)
         else:
             skips.append(Skip(found.label, SkipReason.NOTHING_TO_GAIN, decision.why))
@@ -142,7 +143,7 @@ def _decision(block: InvertedResidual, size: tuple[int, int], device: Device) ->
     return decide(Plan(3, unfused), Plan(1, fused), device)
 
 
-def _replace(graph: ir.Graph, block: InvertedResidual) -> Edit:
+def _replace(block: InvertedResidual) -> Edit:
     """Puts the operator in the place of the three."""
     expand, depthwise, project = block.nodes
     attributes = [expand.attributes[name] for name in ("activation_low", "activation_high", "x_codes", "x_perm")]
@@ -160,12 +161,7 @@ def _replace(graph: ir.Graph, block: InvertedResidual) -> Edit:
     attributes += ir.convenience.convert_attributes({"residual": int(block.adds), "x_dtype": int(x_dtype)})
     inputs = [expand.inputs[0], *expand.inputs[_WEIGHTS], *depthwise.inputs[_WEIGHTS], *project.inputs[_WEIGHTS]]
     inputs += [expand.inputs[_X_SCALE], *(node.inputs[Y_SCALE] for node in block.nodes)]
-    old = project.outputs[0]
-    output = ir.Value(name=f"{old.name}.fused", type=old.type, shape=old.shape)
-    node = ir.Node("ai.edgefold", "FusedInvertedResidual", inputs, attributes, outputs=[output], name=block.label)
-    sources = ",".join(one.metadata_props.get("edgefold.from", node_label(one)) for one in block.nodes)
-    node.metadata_props.update({"edgefold.pass": "fuse-blocks", "edgefold.from": sources})
-    ir.convenience.replace_nodes_and_values(graph, project, block.nodes[::-1], [node], [old], [output])
+    put_in_place("FusedInvertedResidual", block.nodes, inputs, attributes, block.label)
     return Edit(block.label, "FusedInvertedResidual")
 
 

@@ -17,6 +17,7 @@ from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Context, Edit, Notes, Skip, SkipReason
 from edgefold.passes.fusion.activations import IDENTITY, Activation, find_activation
 from edgefold.passes.fusion.cost import Decision, Device, Move, Plan, decide
+from edgefold.passes.fusion.replacement import put_in_place
 from edgefold.passes.fusion.shapes import Shapes, run_shapes, sole_addition
 
 KIND = "linear"
@@ -43,10 +44,6 @@ class LinearBlock:
     @property
     def label(self) -> str:
         return node_label(self.layer)
-
-    @property
-    def output(self) -> ir.Value:
-        return self.nodes[-1].outputs[0]
 
     @property
     def residual(self) -> ir.Value | None:
@@ -119,13 +116,5 @@ def _replace(store: InitializerStore, block: LinearBlock) -> Edit:
         *ir.convenience.convert_attributes({"function": kind, "alpha": alpha, "beta": beta}),
     ]
     inputs = [*block.layer.inputs, block.residual or zero]
-    output = ir.Value(
-        name=f"{block.output.name}.fused", type=ir.TensorType(ir.DataType.FLOAT), shape=block.output.shape
-    )
-    node = ir.Node("ai.edgefold", "FusedLinear", inputs, attributes, outputs=[output], name=block.label)
-    graph = block.layer.graph
-    assert graph is not None
-    old = ",".join(node_label(one) for one in block.nodes)
-    node.metadata_props.update({"edgefold.pass": "fuse-blocks", "edgefold.from": old})
-    ir.convenience.replace_nodes_and_values(graph, block.nodes[-1], block.nodes[::-1], [node], [block.output], [output])
+    put_in_place("FusedLinear", block.nodes, inputs, attributes, block.label)
     return Edit(block.label, f"FusedLinear of {', '.join(one.op_type for one in block.nodes)}")

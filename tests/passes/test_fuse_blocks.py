@@ -150,6 +150,14 @@ def test_layers_with_nothing_between_them_become_one_operator() -> None:
     np.testing.assert_array_equal(graphs.run(model, {"x": x})[0], before)
 
 
+def test_without_an_activation_the_hidden_tensor_is_written_once_and_read_twice() -> None:
+    device = Device("small", (Level("L1", np.inf, 100.0),))
+    model = quantized(f"{UP} d = MatMul(v, down) y = Add(d, c)", inputs="float[64,{width}] x")
+    context = Context(device=lambda _: device, probe=lambda one: probe(one, feeds={}, shapes={}))
+    [row] = fuse(model, context).table
+    assert row["why"].startswith("unfused hidden 30 KB in L1, "), "64 rows of 40 floats, three times"
+
+
 def test_layers_around_an_activation_come_before_layers_with_nothing_between_them() -> None:
     text = f"t = MatMul(x, down) {UP.replace('x', 't')} h = Relu(v) {DOWN}"
     model = quantized(text, inputs="float[n,40] x")

@@ -136,7 +136,16 @@ def _apply_settings(steps: list[dict[str, Any]], settings: Sequence[str]) -> Non
                 f"it has {', '.join(step['pass'] for step in steps)}"
             )
         for step in matching:
-            step[option] = yaml.safe_load(text)
+            step[option] = _value(setting, text)
+
+
+def _value(setting: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(
+            f'--set {setting}: the value is not YAML; words with *, &, %, @ or : stand in quotes, as in ["*q_proj*"]'
+        ) from None
 
 
 def _pass_types() -> dict[str, type[Pass]]:

@@ -105,3 +105,10 @@ def test_a_wrong_word_in_a_list_is_told_what_would_do() -> None:
     with pytest.raises(UsageError) as caught:
         parse_recipe({"steps": [{"pass": "fuse-blocks", "kinds": ["linear", "linears"]}]}, "r")
     assert "`$.kinds[1]`; kinds takes feed-forward, linear, conv-region, " in str(caught.value)
+
+
+def test_a_setting_that_is_not_yaml_is_told_to_quote() -> None:
+    with pytest.raises(UsageError, match=r"^--set heal.train=\[\*norm\*\]: the value is not YAML; words with "):
+        load_recipe("w4-heal", ["heal.train=[*norm*]"])
+    recipe = load_recipe("w4-heal", ['heal.train=["*norm*"]'])
+    assert any(getattr(step, "train", None) == ("*norm*",) for step in recipe.steps)

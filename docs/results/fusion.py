@@ -4,22 +4,25 @@
     python docs/results/fusion.py DATA_FOLDER WORK_FOLDER [NAME ...]
 
 Every candidate block is cut out of the model twice, as separate nodes and as one fused node, and the two run in turns
-on one thread. Compressed models stay in WORK_FOLDER, with one JSON file of times a model. The times are those that the
-calling thread, which does all the work, has had a core for, so that other processes disturb little.
+on one thread. The blocks of runtime/bench/bench_inverted_residual.py are models of their own. Compressed models stay in
+WORK_FOLDER, with one JSON file of times a model. The times are those that the calling thread, which does all the work,
+has had a core for, so that other processes disturb little.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from rows import keep, machine_line
 
@@ -31,6 +34,11 @@ from edgefold.passes.fuse_blocks import FuseBlocks
 from edgefold.passes.fusion.cost import Device, Level
 from edgefold.probing import probe
 from edgefold.session import make_session
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1] / "runtime" / "bench"))
+from bench_inverted_residual import ACTIVATIONS, SHAPES  # noqa: E402
+from residual_blocks import SAMPLES, TASK, Block, float_model  # noqa: E402
 
 READING = (
     "- The model chooses `joined` for every block. When such a table was first made, on AVX2, it was wrong for blocks",
@@ -44,6 +52,9 @@ READING = (
     "  it works on about 32 pixels at a time instead of 128, so that weights are read and decoded more often.",
     "  What makes up for it is traffic between the caches and two nodes less, 1.3 microseconds each in a chain of",
     "  40 of the smallest ShiftMatMul, where the model counts 0.3.",
+    "- PP-OCR's last four blocks it left apart until 2026-11-23, where joined is 1.04 to 1.08 times as fast. What does",
+    "  not fit into a level was counted as if none of it did, rings of 48 and 67 KB as all in L2; now a level holds as",
+    "  much of it as it can.",
     "- Counting the kernel's ring, its blocks of pixels and a microsecond a node was tried on paper and not",
     "  taken: the choices are the same but for 56x56 with stride 2, which it would leave apart by 0.1",
     "  microseconds.",
@@ -52,15 +63,42 @@ READING = (
     "  of ways that are alike: joined gained up to 1.046x in MobileNetV2, 1.05 to 1.11 in MiniLM and 1.18 to 1.26 in",
     "  the ViT. Where products take longer, what lies between them weighs less.",
 )
-HERE = Path(__file__).resolve().parent
-TOKENS = ("input_ids", "attention_mask", "token_type_ids")
-MODELS: dict[str, dict[str, tuple[int, ...]]] = {
-    "imagenet_mobilenetv2": {},
-    "minilm, 128 tokens": dict.fromkeys(TOKENS, (1, 128)),
-    "minilm, 16 tokens": dict.fromkeys(TOKENS, (1, 16)),
-    "vit_mnist": {"image": (1, 1, 28, 28)},
-}
-WITHOUT_TASK = ("minilm", "vit_mnist")  # their layers quantize rows as they come: nothing to calibrate
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A model whose blocks are timed.
+
+    Attributes:
+        name: as the page shows it.
+        folder: in the folder of data, with the model and its task; the same name in the folder of work.
+        shapes: of one sample's inputs.
+        calibrated: whether its task's data are read; layers that quantize rows as they come need none.
+        block: of which the model is made; None where it lies in the folder of data.
+    """
+
+    name: str
+    folder: str
+    shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    calibrated: bool = False
+    block: Block | None = None
+
+
+def tokens(count: int) -> Mapping[str, tuple[int, ...]]:
+    return dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), (1, count))
+
+
+BLOCKS = [Block(*shape, activation) for activation in ACTIVATIONS for shape in SHAPES]
+SUBJECTS = [
+    Subject("mobilenetv2", "imagenet_mobilenetv2", calibrated=True),
+    Subject("ppocr", "ppocr_det_v2", {"x": (1, 3, 640, 640)}, calibrated=True),
+    *(Subject(f"one block, {block.activation}", str(block).replace(" ", "_"), block=block) for block in BLOCKS),
+    Subject("minilm, 128 tokens", "minilm", tokens(128)),
+    Subject("minilm, 16 tokens", "minilm", tokens(16)),
+    Subject("vit_mnist", "vit_mnist", {"image": (1, 1, 28, 28)}),
+    Subject("gpt_charlm", "gpt_charlm", {"input_ids": (1, 128)}),
+]
+KINDS = ("feed-forward", "linear", "inverted-residual")
 RECIPE = """steps:
   - {pass: simplify}
   - {pass: fold-batchnorm}
@@ -73,30 +111,54 @@ ALIKE = 0.01  # where the operands happen to lie in memory makes as much of a di
 
 def main(data: Path, work: Path, names: Sequence[str]) -> None:
     work.mkdir(parents=True, exist_ok=True)
-    for name in names or MODELS:
-        keep(work, name, lambda name=name: {"name": name, "rows": list(measure(data, work, name))})
-    found = [json.loads(path.read_text()) for path in sorted(work.glob("*.json"))]
-    (HERE / "fusion.md").write_text(page(found), encoding="utf-8")
+    for subject in SUBJECTS:
+        if not names or subject.name in names:
+            keep(work, _key(subject), functools.partial(measured, data, work, subject))
+    made = {subject.name: [] for subject in SUBJECTS}
+    for subject in SUBJECTS:
+        path = work / f"{_key(subject)}.json"
+        made[subject.name] += json.loads(path.read_text())["rows"] if path.exists() else []
+    (HERE / "fusion.md").write_text(page(made), encoding="utf-8")
 
 
-def compressed(data: Path, work: Path, name: str) -> Path:
-    recipe, out = work / "recipe.yaml", work / name
+def measured(data: Path, work: Path, subject: Subject) -> dict[str, Any]:
+    return {"name": subject.name, "rows": list(measure(data, work, subject))}
+
+
+def _key(subject: Subject) -> str:
+    return f"{subject.name}_{subject.folder}".replace(" ", "_")
+
+
+def compressed(data: Path, work: Path, subject: Subject) -> Path:
+    recipe, out = work / "recipe.yaml", work / subject.folder
     recipe.write_text(RECIPE)
     if not out.exists():
-        task = None if name in WITHOUT_TASK else data / name / "task.yaml"
-        compress(data / name / "model.onnx", out, str(recipe), task, seed=0)
+        source = data / subject.folder if subject.block is None else written(subject.block, work / "blocks")
+        task = source / "task.yaml" if subject.calibrated or subject.block else None
+        compress(source / "model.onnx", out, str(recipe), task, seed=0)
     return out / "model.onnx"
 
 
-def measure(data: Path, work: Path, name: str) -> Iterator[dict[str, Any]]:
+def written(block: Block, folder: Path) -> Path:
+    """The folder of a block's model with a task of random images."""
+    folder = folder / str(block).replace(" ", "_")
+    folder.mkdir(parents=True, exist_ok=True)
+    onnx.save(float_model(block), folder / "model.onnx")
+    size = (SAMPLES, block.channels, block.size, block.size)
+    np.savez(folder / "samples.npz", x=np.random.default_rng(0).normal(size=size).astype(np.float32))
+    (folder / "task.yaml").write_text(TASK, encoding="utf-8")
+    return folder
+
+
+def measure(data: Path, work: Path, subject: Subject) -> Iterator[dict[str, Any]]:
     """A row for every candidate block of a model."""
-    context = Context(probe=functools.partial(probe, shapes=MODELS[name]))
-    apart = load_model(compressed(data, work, name.split(",", maxsplit=1)[0])).model
+    context = Context(probe=functools.partial(probe, shapes=subject.shapes))
+    apart = load_model(compressed(data, work, subject)).model
     fuse(apart, context, device(LOCAL), "conv-region")
     joined, chosen = apart.clone(), apart.clone()
-    fuse(joined, context, FREE, "feed-forward", "inverted-residual")
-    decisions = fuse(chosen, context, device(LOCAL), "feed-forward", "inverted-residual").table
-    shapes = probe(apart, shapes=MODELS[name]).shapes
+    fuse(joined, context, FREE, *KINDS)
+    decisions = fuse(chosen, context, device(LOCAL), *KINDS).table
+    shapes = probe(apart, shapes=subject.shapes).shapes
     nodes = {node.name: node for node in joined.graph if node.op_type.startswith("Fused")}
     for decision in decisions:
         node = nodes[decision["block"]]
@@ -143,15 +205,15 @@ def values(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> np.nd
     return rng.integers(codes[0], codes[1], shape).astype(codes[2])
 
 
-def page(models: Sequence[dict[str, Any]]) -> str:
-    rows = [(m["name"], number, row, verdict(row)) for m in models for number, row in enumerate(m["rows"], 1)]
+def page(made: Mapping[str, Sequence[dict[str, Any]]]) -> str:
+    rows = [(name, number, row, verdict(row)) for name, its in made.items() for number, row in enumerate(its, 1)]
     counts = {kind: sum(its == kind for *_, its in rows) for kind in ("right", "alike", "wrong")}
     lines = [
         "# What fuse-blocks chooses, and what is faster",
         "",
-        "Every block that the kinds `inverted-residual` and `feed-forward` could fuse, cut out of its model as",
-        "separate nodes (`apart`) and as one (`joined`), in turns on one thread through `session.run`; 4-bit weights,",
-        "`shift`. Microseconds for which the calling thread had a core; a twentieth of the runs was faster.",
+        "Every block that the kinds `inverted-residual`, `feed-forward` and `linear` could fuse, cut out of its model",
+        "as separate nodes (`apart`) and as one (`joined`), in turns on one thread through `session.run`; 4-bit",
+        "weights, `shift`. Microseconds for which the calling thread had a core; a twentieth of the runs was faster.",
         "`predicted` is what the cost model (passes/fusion/cost.py) counts, without what both share. Differences",
         f"of {ALIKE:.0%} are called alike: copies of one block at other addresses differ by as much.",
         "",
@@ -160,8 +222,8 @@ def page(models: Sequence[dict[str, Any]]) -> str:
         f"**Of {len(rows)} choices {counts['right']} are of the faster way, {counts['alike']} of ways that are alike, "
         f"{counts['wrong']} wrong.**",
         "",
-        "| model | block | input | predicted: apart / joined | chosen | apart / joined | joined gains | choice |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | kind | block | input | predicted: apart / joined | chosen | apart / joined | gain | choice |",
+        "|---|---|---|---|---|---|---|---|---|",
         *(table_row(*row) for row in rows),
         "",
         *READING,
@@ -179,7 +241,8 @@ def verdict(row: dict[str, Any]) -> str:
 
 def table_row(name: str, number: int, row: dict[str, Any], kind: str) -> str:
     cells = (
-        name.removeprefix("imagenet_"),
+        name,
+        row["kind"] + (f", {row['activation']}" if "activation" in row else ""),
         str(number),
         "x".join(map(str, row["shape"])),
         f"{row['unfused_us']:.1f} / {row['fused_us']:.1f}",

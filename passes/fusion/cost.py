@@ -2,8 +2,9 @@
 """What moving a block's intermediate tensors costs, fused and unfused, on a device with these caches.
 
 Fusing changes no arithmetic, only where intermediate values lie between two steps. So the model counts nothing but
-their bytes: each is read or written at the speed of the smallest level that holds all that passes between two uses of
-it (the waterline analysis of Lavin, arXiv 2404.03617, with the levels of a cache hierarchy).
+their bytes: each is read or written at the speed of the levels that hold what passes between two uses of it (the
+waterline analysis of Lavin, arXiv 2404.03617, with the levels of a cache hierarchy). Of what a level is too small for,
+it holds as much as it can, as caches that replace lines nearly at random do; the next level holds the rest.
 """
 
 from __future__ import annotations
@@ -47,6 +48,15 @@ class Device:
         """The smallest level that holds so many bytes."""
         return next(level for level in self.levels if working_set <= level.bytes)
 
+    def seconds_per_byte(self, working_set: float) -> float:
+        """Of bytes that are used again after so many others, wherever in the levels they lie by then."""
+        nearer, seconds = 0.0, 0.0
+        for level in self.levels:
+            held = min(1.0, level.bytes / working_set) if working_set else 1.0
+            seconds += (held - nearer) / level.gigabytes_per_second * 1e-9
+            nearer = held
+        return seconds
+
 
 # Read by one core of an AMD EPYC (Zen 4), GB/s; the decision needs no more than their order.
 TYPICAL_SPEEDS = {"L1": 215.0, "L2": 117.0, "L3": 71.0, "memory": 18.0}
@@ -84,8 +94,8 @@ class Plan:
 
     def seconds(self, device: Device) -> float:
         """What it costs beside its arithmetic."""
-        moved = (move.bytes / device.level(move.working_set).gigabytes_per_second for move in self.moves)
-        return self.nodes * NODE_SECONDS + sum(moved) * 1e-9
+        moved = (move.bytes * device.seconds_per_byte(move.working_set) for move in self.moves)
+        return self.nodes * NODE_SECONDS + sum(moved)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -88,8 +88,8 @@ SUBJECTS: Mapping[str, Subject] = {
             *("third fused", "elastic, no refit*"),
         ),
     ),
-    "gpt_charlm": Subject(
-        "gpt_charlm/model",
+    "gpt_charlm_longer": Subject(  # of charlm_training.py
+        "gpt_charlm_longer/model",
         ["input_ids=1x128"],
         {"blocks": 2},
         {"blocks": 3},

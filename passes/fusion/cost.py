@@ -44,18 +44,16 @@ class Device:
     name: str
     levels: tuple[Level, ...]
 
-    def level(self, working_set: float) -> Level:
-        """The smallest level that holds so many bytes."""
-        return next(level for level in self.levels if working_set <= level.bytes)
-
-    def seconds_per_byte(self, working_set: float) -> float:
-        """Of bytes that are used again after so many others, wherever in the levels they lie by then."""
-        nearer, seconds = 0.0, 0.0
+    def shares(self, working_set: float) -> list[tuple[Level, float]]:
+        """Where bytes lie that are used again after so many others, and which share of them."""
+        found: list[tuple[Level, float]] = []
+        nearer = 0.0
         for level in self.levels:
             held = min(1.0, level.bytes / working_set) if working_set else 1.0
-            seconds += (held - nearer) / level.gigabytes_per_second * 1e-9
+            if held > nearer:
+                found.append((level, held - nearer))
             nearer = held
-        return seconds
+        return found
 
 
 # Read by one core of an AMD EPYC (Zen 4), GB/s; the decision needs no more than their order.
@@ -94,8 +92,12 @@ class Plan:
 
     def seconds(self, device: Device) -> float:
         """What it costs beside its arithmetic."""
-        moved = (move.bytes * device.seconds_per_byte(move.working_set) for move in self.moves)
-        return self.nodes * NODE_SECONDS + sum(moved)
+        moved = (
+            share * move.bytes / level.gigabytes_per_second
+            for move in self.moves
+            for level, share in device.shares(move.working_set)
+        )
+        return self.nodes * NODE_SECONDS + sum(moved) * 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,5 +118,10 @@ def decide(unfused: Plan, fused: Plan, device: Device) -> Decision:
 
 
 def _levels(moves: Sequence[Move], device: Device) -> str:
-    levels = (f"{move.what} {move.bytes / 1024:.0f} KB in {device.level(move.working_set).name}" for move in moves)
-    return ", ".join(levels) or "nothing"
+    return ", ".join(f"{move.what} {move.bytes / 1024:.0f} KB in {_place(move, device)}" for move in moves) or "nothing"
+
+
+def _place(move: Move, device: Device) -> str:
+    """L1, or L1 (62%) and L2."""
+    *nearer, (last, _) = device.shares(move.working_set)
+    return " and ".join([*(f"{level.name} ({share:.0%})" for level, share in nearer), last.name])

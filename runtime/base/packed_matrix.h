@@ -25,6 +25,7 @@ inline constexpr int kGroupUnits = 8;
 inline constexpr int kMaxTableBytes = 256;
 inline constexpr int kMaxTables = 16;  // a selector is a nibble
 inline constexpr int kMaxShapeLevel = 32;
+inline constexpr int64_t kMaxIntegerDepth = 65536;  // 255 * 127 * k fits int32
 
 // Tables that share what a fast product needs: table[t][c] == factor[t] * shape[shape_of[t]][c].
 struct Factors {

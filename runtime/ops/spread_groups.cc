@@ -7,14 +7,13 @@ namespace edgefold {
 namespace {
 
 constexpr int kZero = 128;  // the code of weight 0
-constexpr int64_t kMaxDepth = 65536;
 
 }  // namespace
 
 bool SpreadGroups::Applies(const ConvAttributes& a) {
   const int64_t outputs = a.GroupOutputs();
   if (a.group == 1 || outputs % kPanelColumns == 0) return false;
-  if (2 * a.Taps() * a.GroupInputs() > kMaxDepth) return false;
+  if (2 * a.Taps() * a.GroupInputs() > kMaxIntegerDepth) return false;
   for (int64_t first = 0; first < a.out_channels; first += kPanelColumns) {
     const int64_t last = std::min(first + kPanelColumns, a.out_channels) - 1;
     if (last / outputs - first / outputs > 1) return false;

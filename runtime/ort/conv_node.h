@@ -7,9 +7,6 @@
 
 namespace edgefold::ort {
 
-// 255 * 127 * K must fit int32.
-inline constexpr int64_t kMaxIntegerDepth = 65536;
-
 // The attributes kernel_shape, strides, pads, dilations and group, for these weights; `rank` is the
 // number of spatial dimensions, 1 to 3.
 ConvAttributes ReadConvAttributes(const Node& node, const PackedMatrix& matrix, int* rank);

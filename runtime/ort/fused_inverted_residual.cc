@@ -139,8 +139,10 @@ class FusedInvertedResidual {
     if (s.expand.y.is_float() || s.depthwise.y.is_float() || s.expand.x.is_float()) {
       error->Set("%s: codes of x, and between the convolutions, need a positive high", kName);
     }
-    if (s.expand.matrix.k > kMaxIntegerDepth || s.project.matrix.k > kMaxIntegerDepth) {
-      error->Set("%s: more than %lld channels", kName, static_cast<long long>(kMaxIntegerDepth));
+    for (const int64_t k : {s.expand.matrix.k, s.depthwise.matrix.k, s.project.matrix.k}) {
+      if (k <= kMaxIntegerDepth) continue;
+      error->Set("%s: %lld products a sum overflow int32; at most %lld", kName,
+                 static_cast<long long>(k), static_cast<long long>(kMaxIntegerDepth));
     }
   }
 

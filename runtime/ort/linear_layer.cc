@@ -6,9 +6,6 @@
 namespace edgefold::ort {
 namespace {
 
-// 255 * 127 * K must fit int32.
-constexpr int64_t kMaxIntegerDepth = 65536;
-
 enum Input { kCodes, kSelectors, kTable, kScales, kBias, kXScale, kXShifts };
 
 ActivationRange Range(const Node& node, size_t shifts, int64_t k) {

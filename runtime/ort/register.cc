@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The library's one exported function.
+#include <atomic>
+
 #include "ort/operator.h"
 
 namespace edgefold::ort {
@@ -12,7 +14,8 @@ namespace edgefold::ort {
 
 namespace {
 
-const void* g_table = nullptr;
+// Of ONNX Runtime's functions; sessions may be opened by several threads at once.
+std::atomic<const void*> g_table = nullptr;
 
 // Domain and operators live as long as the process: ONNX Runtime keeps pointers to them, and the
 // library is linked to stay.
@@ -67,7 +70,7 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(
     return Api(base->GetApi(1))
         .CreateStatus(kFail, "EdgeFold needs ONNX Runtime 1.17 or newer; update onnxruntime");
   }
-  if (g_table == nullptr) g_table = table;
+  g_table = table;  // the same at every call
   const Api& api = RegisteredApi();
   static const Domains made = [&api] {
     Domains d;

@@ -9,9 +9,6 @@
 namespace edgefold::ort {
 namespace {
 
-// 127 * 127 * K must fit int32.
-constexpr int64_t kMaxDepth = 65536;
-
 class ShiftMoE {
  public:
   static constexpr const char* kName = "ShiftMoE";
@@ -24,8 +21,8 @@ class ShiftMoE {
 
   static ShiftMoE* Create(const Node& node) {
     const bool gated = node.Int("gated", 0, 1) == 1;
-    node.Int("k", 1, kMaxDepth);
-    node.Int("hidden", 1, kMaxDepth);
+    node.Int("k", 1, kMaxIntegerDepth);
+    node.Int("hidden", 1, kMaxIntegerDepth);
     ExpertProducts gate = ReadProducts(node, kGate, "k");
     ExpertProducts up = gated ? ReadProducts(node, kUp, "k") : ExpertProducts{};
     ExpertProducts down = ReadProducts(node, kDown, "hidden");

@@ -231,6 +231,6 @@ def test_costs() -> None:
     assert outside.seconds(device) == pytest.approx(3e-7 + 250 / 2.0 * 1e-9 + 750 / 0.5 * 1e-9)  # 10 of 40 stay in L1
     assert decide(outside, inside, device).fuse
     assert not decide(inside, outside, device).fuse
-    assert "a 1 KB in memory" in decide(inside, outside, device).why
-    assert TYPICAL.level(33 << 10).name == "L2"
-    assert TYPICAL.seconds_per_byte(0) == pytest.approx(1 / 215e9)
+    assert decide(inside, outside, device).why == "unfused a 1 KB in L1; fused a 1 KB in L1 (25%) and memory"
+    assert [level.name for level, _ in TYPICAL.shares(0)] == ["L1"]
+    assert [level.name for level, _ in TYPICAL.shares(33 << 10)] == ["L1", "L2"]

@@ -111,6 +111,12 @@ def test_malformed_attribute_is_refused(wrong: dict[str, object], message: str) 
         run(proto, feeds, library=True)
 
 
+def test_window_whose_sums_overflow_is_refused() -> None:
+    proto, feeds = inverted_residual("s8", "s8", kernel=257)
+    with pytest.raises(Exception, match="66049 products a sum overflow int32; at most 65536"):
+        run(proto, feeds, library=True)
+
+
 def test_sum_with_another_size_is_refused() -> None:
     proto, feeds = inverted_residual("s8", "s8", residual=True, strides=[2, 2])
     with pytest.raises(Exception, match="another size"):

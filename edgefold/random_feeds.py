@@ -42,16 +42,41 @@ def complete_shapes(model: ModelInterface, shapes: Mapping[str, tuple[int, ...]]
         UsageError: a shape for an unknown input, one that contradicts the model, or a dynamic dimension left open;
             the last lists all of them and the ``--shape`` that would do.
     """
-    names = [port.name for port in model.inputs]
-    for name in shapes:
-        if name not in names:
-            raise UsageError(f"--shape {name}=...: the model has no such input; its inputs are {', '.join(names)}")
+    check_shapes({port.name: port.shape for port in model.inputs}, shapes)
     unset = [port for port in model.inputs if port.name not in shapes and not _is_static(port)]
     if unset:
-        listed = "; ".join(f"{port.name} [{_dimensions(port)}]" for port in unset)
+        listed = "; ".join(f"{port.name} [{_dimensions(port.shape)}]" for port in unset)
         example = " ".join(f"--shape {port.name}={'x'.join(_example(port))}" for port in unset)
         raise UsageError(f"the model has dynamic dimensions without a size: {listed}; set them, for example: {example}")
-    return {port.name: _checked(port, shapes.get(port.name)) for port in model.inputs}
+    fixed = {port.name: tuple(size for size in port.shape if isinstance(size, int)) for port in model.inputs}
+    return {name: tuple(shapes.get(name, shape)) for name, shape in fixed.items()}
+
+
+def check_shapes(declared: Mapping[str, Iterable[object] | None], given: Mapping[str, tuple[int, ...]]) -> None:
+    """Nothing, where a model can take inputs of these shapes.
+
+    Args:
+        declared: for each input what the model says of its dimensions, numbers where they are fixed; None where even
+            their count is open.
+        given: shapes of some inputs.
+
+    Raises:
+        UsageError: a shape for an unknown input, or one that contradicts the model.
+    """
+    for name, sizes in given.items():
+        if name not in declared:
+            raise UsageError(f"--shape {name}=...: the model has no such input; its inputs are {', '.join(declared)}")
+        dimensions = declared[name]
+        if dimensions is None:
+            continue
+        wanted = list(dimensions)
+        # Some exporters write an open dimension as 0 or -1.
+        pairs = zip(wanted, sizes, strict=False)
+        fixed = ((want, size) for want, size in pairs if isinstance(want, int) and want > 0)
+        if len(wanted) != len(sizes) or any(want != size for want, size in fixed):
+            shape = "x".join(map(str, sizes))
+            why = f"the model declares [{_dimensions(wanted)}], where numbers are fixed"
+            raise UsageError(f"--shape {name}={shape}: {why}")
 
 
 def random_feeds(
@@ -88,21 +113,10 @@ def _is_static(port: Port) -> bool:
     return all(isinstance(size, int) for size in port.shape)
 
 
-def _dimensions(port: Port) -> str:
-    return ", ".join("?" if size is None else str(size) for size in port.shape)
+def _dimensions(shape: Iterable[object]) -> str:
+    # An open dimension without a name is None, or prints as such.
+    return ", ".join("?" if str(size) == "None" else str(size) for size in shape)
 
 
 def _example(port: Port) -> list[str]:
     return [str(size) if isinstance(size, int) else "1" if axis == 0 else "128" for axis, size in enumerate(port.shape)]
-
-
-def _checked(port: Port, given: tuple[int, ...] | None) -> tuple[int, ...]:
-    if given is None:
-        return tuple(size for size in port.shape if isinstance(size, int))
-    fits = len(given) == len(port.shape) and all(
-        not isinstance(size, int) or size == wanted for size, wanted in zip(port.shape, given, strict=True)
-    )
-    if not fits:
-        shape = "x".join(map(str, given))
-        raise UsageError(f"--shape {port.name}={shape}: the model declares [{_dimensions(port)}]")
-    return given

@@ -67,3 +67,11 @@ def test_a_wrong_picture_is_one_line(path: Path, edgefold: Callable[..., Any], f
     outcome = edgefold("inspect", "-m", path, *flags)
     assert outcome.code == 2
     assert words in outcome.error_line
+
+
+def test_a_shape_that_the_model_cannot_take_is_refused(path: Path, edgefold: Callable[..., Any]) -> None:
+    assert edgefold("inspect", "-m", path, "--groups", "--shape", "x=2x3x6x6").code == 0
+    for shape in ("x=2x4x6x6", "x=3x6x6", "image=2x3x6x6"):
+        outcome = edgefold("inspect", "-m", path, "--groups", "--shape", shape)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert shape.split("=")[0] in outcome.error_line

@@ -12,6 +12,7 @@ import numpy as np
 
 from edgefold.measuring.svg import check_name, write
 from edgefold.measuring.text_table import text_table
+from edgefold.random_feeds import check_shapes
 
 if TYPE_CHECKING:
     from edgefold.files.loading import LoadedModel
@@ -107,7 +108,8 @@ def list_groups(
 
     Raises:
         ModelError: the model does not run.
-        UsageError: `picture` has another ending than .svg.
+        UsageError: a shape for an input that does not exist, or one that contradicts the model; `picture` has another
+            ending than .svg.
     """
     from edgefold.measuring.groups_picture import draw
     from edgefold.passes.pruning.analysis import Analysis
@@ -116,6 +118,7 @@ def list_groups(
     from edgefold.probing import probe
 
     check_name(picture)
+    check_shapes({value.name or "": value.shape for value in loaded.model.graph.inputs}, shapes or {})
     known = Analysis.of(loaded.model.clone(), functools.partial(probe, shapes=shapes))
     dependencies = known.dependencies
     cost = macs(dependencies, known.trace)

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgefold.errors import ModelError, UsageError
+from edgefold.errors import ModelError
 from edgefold.measuring.blocks import StackRow, blocks_text, list_blocks
 from edgefold.measuring.experts import ExpertsRow, experts_text, list_experts
 from edgefold.measuring.macs import NodeMacs, node_macs, total_macs
 from edgefold.measuring.measure import bits_per_weight, model_weights, stored_matrices
 from edgefold.measuring.packed_weights import EDGEFOLD
 from edgefold.measuring.text_table import count_text, text_table
+from edgefold.random_feeds import check_shapes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -125,7 +126,7 @@ def inspect(
         skips: tells what quantize would leave alone; None: `quantize_skips`.
 
     Raises:
-        UsageError: a shape for an input that does not exist, or of another rank.
+        UsageError: a shape for an input that does not exist, or one that contradicts the model.
     """
     model = loaded.model
     complete, notes = completed_shapes(model, shapes or {})
@@ -172,19 +173,14 @@ def completed_shapes(model: ir.Model, given: Mapping[str, Shape]) -> tuple[dict[
     """The input shapes that are known, a first dynamic dimension taken as 1 where nothing is given; and what to say.
 
     Raises:
-        UsageError: a shape for an input that does not exist, or of another rank.
+        UsageError: a shape for an input that does not exist, or one that contradicts the model.
     """
-    names = [value.name or "" for value in model.graph.inputs]
-    for name in given:
-        if name not in names:
-            raise UsageError(f"--shape {name}=...: the model has no such input; its inputs are {', '.join(names)}")
+    check_shapes({value.name or "": value.shape for value in model.graph.inputs}, given)
     complete: dict[str, Shape] = {}
     guessed = []
     for value in model.graph.inputs:
         name, shape = value.name or "", value.shape
         if name in given:
-            if shape is not None and len(shape) != len(given[name]):
-                raise UsageError(f"--shape {name}: {len(given[name])} sizes; the model declares {_port(value)}")
             complete[name] = given[name]
         elif shape is not None and len(shape):
             sizes = [size if isinstance(size, int) else None for size in shape]

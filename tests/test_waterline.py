@@ -65,6 +65,26 @@ def test_operations_are_twice_the_multiply_accumulates(model: Path, shapes: tupl
 
 
 @pytest.mark.usefixtures("machine")
+def test_transposed_convolutions_and_recurrent_layers_count(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 21]>
+    g (float[1, 16, 12, 12] image, float[6, 2, 16] steps) => (float y, float h, float r) {
+        [up] y = ConvTranspose <group = 2, strides = [2, 2]> (image, w)
+        [lstm] h = LSTM <hidden_size = 8> (steps, lstm_w, lstm_r)
+        [gru] r = GRU <hidden_size = 8> (steps, gru_w, gru_r)
+    }"""
+    model = onnx.parser.parse_model(text)
+    sizes = {"w": (16, 4, 3, 3), "lstm_w": (1, 32, 16), "lstm_r": (1, 32, 8), "gru_w": (1, 24, 16), "gru_r": (1, 24, 8)}
+    for name, shape in sizes.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(shape, np.float32), name))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    found = {row.node: row.operations for row in api.inspect_waterline(path).nodes}
+    up, lstm, gru = 16 * 12 * 12 * 4 * 9, 6 * 2 * 32 * (16 + 8), 6 * 2 * 24 * (16 + 8)
+    assert found == {"up": 2 * up, "lstm": 2 * lstm, "gru": 2 * gru}
+    assert api.inspect(path).macs == up + lstm + gru
+
+
+@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize(("length", "bound"), [(1, "memory"), (64, "compute")])
 def test_floors_follow_from_the_ceilings(length: int, bound: str) -> None:
     found = api.inspect_waterline(CHAR_LM, shapes=(f"input_ids=1x{length}",))

@@ -17,9 +17,10 @@ Shape = tuple[int, ...]
 
 MATMUL = {"MatMul": (0, 1), "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3), "FusedMatMul": (0, 1), "Gemm": (0, 1),
            "DynamicQuantizeMatMul": (0, 1), "MatMulIntegerToFloat": (0, 1), "QGemm": (0, 3)}  # fmt: skip
-CONV = {"Conv": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3), "FusedConv": (0, 1)}
+CONV = {"Conv": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3), "FusedConv": (0, 1), "ConvTranspose": (0, 1)}
 """Operator -> positions of the two factors among its inputs; `CONV` likewise, data and weight."""
-_RECURRENT = ("LSTM", "GRU", "RNN")
+RECURRENT = frozenset(("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"))
+"""Operators that read data, weights and recurrent weights, in this order."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def _graph_macs(graph: onnx.GraphProto, around: Mapping[str, Shape]) -> list[Nod
     found: list[NodeMacs] = []
     inner: list[NodeMacs] = []
     for node in graph.node:
-        if node.op_type in MATMUL or node.op_type in CONV or node.op_type in (*_RECURRENT, "ConvTranspose"):
+        if node.op_type in MATMUL or node.op_type in CONV or node.op_type in RECURRENT:
             name, output = node.name or node.output[0], known.get(node.output[0])
             found.append(NodeMacs(name, node.op_type, _count(node, known), output))
         bodies = [_graph_macs(body, known) for body in node_graphs(node)]
@@ -90,18 +91,27 @@ def macs_by_name(model: ir.Model, shapes: Mapping[str, Shape]) -> dict[str, int]
         return {}
 
 
+def convolution_macs(operator: str, data: Shape, weight: Shape, output: Shape) -> int:
+    """Every output is a sum over one filter; of a transposed convolution every input goes into all sums of one."""
+    return math.prod(data if operator == "ConvTranspose" else output) * math.prod(weight[1:])
+
+
+def recurrent_macs(data: Shape, weight: Shape, recurrence: Shape) -> int:
+    """Every step and sequence multiplies by all input and all recurrent weights."""
+    return data[0] * data[1] * (math.prod(weight) + math.prod(recurrence))
+
+
 def _count(node: onnx.NodeProto, known: Mapping[str, Shape]) -> int | None:
-    if node.op_type in _RECURRENT:
-        return _recurrent(*(known.get(name) for name in node.input[:3]))
-    data, weight = (known.get(node.input[i]) for i in (MATMUL | CONV).get(node.op_type, (0, 1)))
-    if data is None or weight is None:
+    operator = node.op_type
+    recurrent = operator in RECURRENT
+    positions = (0, 1, 2) if recurrent else (MATMUL | CONV)[operator]
+    names = [*(node.input[position] for position in positions), *([node.output[0]] if operator in CONV else [])]
+    shapes = [known[name] for name in names if name in known]
+    if len(shapes) < len(names):
         return None
-    if node.op_type == "ConvTranspose":
-        return math.prod(data) * math.prod(weight[1:])
-    if node.op_type in CONV:
-        output = known.get(node.output[0])
-        return None if output is None else math.prod(output) * math.prod(weight[1:])
-    return _matmul(node, data, weight)
+    if recurrent:
+        return recurrent_macs(*shapes)
+    return convolution_macs(operator, *shapes) if operator in CONV else _matmul(node, *shapes)
 
 
 def _matmul(node: onnx.NodeProto, left: Shape, right: Shape) -> int | None:
@@ -116,10 +126,3 @@ def _matmul(node: onnx.NodeProto, left: Shape, right: Shape) -> int | None:
     depth = max(len(stack) for stack in stacks)
     first, second = ((1,) * (depth - len(stack)) + stack for stack in stacks)
     return math.prod(max(a, b) for a, b in zip(first, second, strict=True)) * rows * left[-1] * columns
-
-
-def _recurrent(data: Shape | None, weight: Shape | None, recurrence: Shape | None) -> int | None:
-    """Every step and sequence multiplies by all input and all recurrent weights."""
-    if data is None or weight is None or recurrence is None:
-        return None
-    return data[0] * data[1] * (math.prod(weight) + math.prod(recurrence))

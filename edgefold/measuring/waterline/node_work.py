@@ -7,14 +7,14 @@ import math
 
 import onnx
 
-from edgefold.measuring.macs import CONV, MATMUL
+from edgefold.measuring.macs import CONV, MATMUL, RECURRENT, convolution_macs, recurrent_macs
 from edgefold.measuring.unfused import ATTENTION
 from edgefold.measuring.waterline.ceilings import Number
 from edgefold.measuring.waterline.node_times import RunNode, Shape
 
 _INTEGER = frozenset((
     *("ConvInteger", "QLinearConv", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QLinearMatMul"),
-    "DynamicQuantizeMatMul",
+    "DynamicQuantizeMatMul", "DynamicQuantizeLSTM",
 ))  # fmt: skip
 _PRODUCTS = frozenset((*MATMUL, "FusedGemm", "MatMulNBits"))
 _PROJECT_SCALES = 14  # input of FusedInvertedResidual
@@ -22,7 +22,7 @@ _PACKED = frozenset(("ShiftMatMul", "FusedLinear", "ShiftConv", "FusedConvBlock"
 
 
 def operations(one: RunNode) -> int:
-    """Two for each multiply-accumulate of matrix products and convolutions; 0 for all other nodes.
+    """Two for each multiply-accumulate of matrix products, convolutions, recurrent layers; 0 for all other nodes.
 
     And 0 for mixtures of experts: how many of these a token meets is in no shape.
     """
@@ -39,7 +39,10 @@ def operations(one: RunNode) -> int:
         return _inverted_residual(one)
     if kind in CONV:
         weight = _weight(one, CONV[kind][1])
-        return 2 * math.prod(one.outputs[0]) * math.prod(weight[1:]) if weight else 0
+        return 2 * convolution_macs(kind, one.inputs[0], weight, one.outputs[0]) if weight else 0
+    if kind in RECURRENT:
+        weights = [_weight(one, position) for position in (1, 2)]
+        return 2 * recurrent_macs(one.inputs[0], *weights) if all(weights) else 0
     if kind in _PRODUCTS:
         return 2 * math.prod(one.outputs[0]) * _depth(one)
     return 0

@@ -52,6 +52,12 @@ def complete_shapes(model: ModelInterface, shapes: Mapping[str, tuple[int, ...]]
     return {name: tuple(shapes.get(name, shape)) for name, shape in fixed.items()}
 
 
+def check_one_source(task: object | None, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises UsageError where both a task and shapes say what is fed."""
+    if task is not None and shapes:
+        raise UsageError("--shape and -d both say what is fed; give one (a task's key batch says how many samples)")
+
+
 def check_shapes(declared: Mapping[str, Iterable[object] | None], given: Mapping[str, tuple[int, ...]]) -> None:
     """Nothing, where a model can take inputs of these shapes.
 

@@ -6,7 +6,9 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,6 +22,7 @@ from edgefold.measuring.latency import _Sample, _timing, interleave, pinned
 from edgefold.scoring.evaluate import evaluate
 from edgefold.scoring.task import Task, load_task
 
+DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits_cnn" / "model.onnx"
 CONV = """
 <ir_version: 8, opset_import: ["" : 17]>
 g (float[N, 8, 12, 12] x, float[8, 8, 3, 3] w, float[128, 64] m) => (float[N, 64] y) {
@@ -32,9 +35,9 @@ g (float[N, 8, 12, 12] x, float[8, 8, 3, 3] w, float[128, 64] m) => (float[N, 64
 """
 
 
-def save(path: Path, seed: int = 0) -> Path:
+def save(path: Path, seed: int = 0, batch: str = "N") -> Path:
     generator = np.random.default_rng(seed)
-    model = ir.from_onnx_text(CONV)
+    model = ir.from_onnx_text(CONV.replace("[N,", f"[{batch},"))
     for value in list(model.graph.inputs)[1:]:
         shape = tuple(value.shape.numpy())
         value.const_value = ir.tensor(generator.standard_normal(shape).astype(np.float32), name=value.name)
@@ -112,7 +115,9 @@ def test_rows_and_ratios(model: Path, task: Task) -> None:
     document = result.to_json()
     assert set(document["rows"][0]) >= {"model", "backend", "median_ms", "p10_ms", "p90_ms", "ratio"}
     assert {"machine", "isa", "onnxruntime", "threads"} <= set(document)
+    assert result.base == f"{model.parent.name}/model.onnx (ort-fp32)"
     text = result.to_text()
+    assert f"ratio: median of {result.base} / median of the row" in text
     assert "1 thread(s) on processor(s)" in text
     assert "ONNX Runtime" in text
 
@@ -122,6 +127,31 @@ def test_two_models_without_forms_compare_with_the_first(model: Path, tmp_path: 
     result = bench([model, other], shapes={"x": (1, 8, 12, 12)}, seconds=0.1)
     assert [row.backend for row in result.rows] == ["ort", "ort"]
     assert result.rows[0].ratio == 1
+    assert result.base == f"{tmp_path.name}/model.onnx (ort)"  # nothing says that it is in float32
+
+
+def test_without_a_stock_model_there_is_no_ratio(tmp_path: Path, edgefold: Callable[..., Any]) -> None:
+    folder = tmp_path / "out"
+    assert edgefold("compress", "-m", DIGITS, "-o", folder, "-c", "w8").code == 0
+    outcome = edgefold("bench", "-m", folder, "--shape", "image=1x1x8x8")
+    assert "No ratio: none of the models runs in stock ONNX Runtime; add -m ORIGINAL" in outcome.out
+    assert "ratio: median" not in outcome.out
+
+
+def test_models_of_different_batches_do_not_compare(model: Path, task: Task, tmp_path: Path) -> None:
+    eight = save(tmp_path / "eight.onnx", batch="8")
+    assert bench([model, eight], shapes={"x": (8, 8, 12, 12)}, seconds=0.1).rows[1].ratio is not None
+    two = save(tmp_path / "two.onnx", batch="2")
+    for options in ({"task": task}, {}):
+        with pytest.raises(UsageError, match=r"eight.onnx runs 8 samples at a time, .*two.onnx 2: .*export one batch"):
+            bench([eight, two], **options)  # type: ignore[arg-type]
+
+
+def test_a_task_and_a_shape_are_one_too_many(model: Path, task: Task, edgefold: Callable[..., Any]) -> None:
+    for verb in (("bench", "-m", model), ("diff", "-m", model, "-m", model)):
+        outcome = edgefold(*verb, "-d", task.path, "--shape", "x=1x8x12x12")
+        assert outcome.code == 2
+        assert "--shape and -d both say what is fed; give one" in outcome.error_line
 
 
 def test_an_open_dimension_is_listed(model: Path) -> None:

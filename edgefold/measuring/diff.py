@@ -15,7 +15,7 @@ from edgefold.errors import UsageError
 from edgefold.files.loading import LoadedModel
 from edgefold.interface import ModelInterface
 from edgefold.measuring.text_table import text_table
-from edgefold.random_feeds import random_feeds
+from edgefold.random_feeds import check_one_source, random_feeds
 from edgefold.scoring.metrics import row_cosine
 from edgefold.session import make_session, run
 
@@ -110,9 +110,11 @@ def diff(
         shapes: without a task, sizes of dynamic dimensions for seeded random inputs.
 
     Raises:
-        UsageError: the models take different inputs, share no output, or a dynamic dimension has no size.
+        UsageError: a task and shapes; the models take different inputs, share no output, or a dynamic dimension has
+            no size.
         ModelError: ONNX Runtime cannot run one of them.
     """
+    check_one_source(task, shapes or {})
     faces = tuple(ModelInterface.of(make_session(one.path)).require_tensors() for one in (a, b))
     feeds_a, feeds_b = _feeds(a.path, b.path, faces, task, shapes or {})
     layers_a, layers_b = _layers(a.model), _layers(b.model)

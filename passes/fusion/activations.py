@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 
@@ -201,8 +202,8 @@ _OPERATIONS: Mapping[str, Callable[..., Samples]] = {
     "Mul": lambda _n, a, b: a * b,
     "Div": lambda _n, a, b: a / b,
     "Pow": lambda _n, a, b: np.power(a, b),
-    "Min": lambda _n, a, b: np.minimum(a, b),
-    "Max": lambda _n, a, b: np.maximum(a, b),
+    "Min": lambda _n, *several: functools.reduce(np.minimum, several),
+    "Max": lambda _n, *several: functools.reduce(np.maximum, several),
     "Neg": lambda _n, a: -a,
     "Exp": lambda _n, a: np.exp(a),
     "Erf": lambda _n, a: _ERF(a),

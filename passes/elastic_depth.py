@@ -12,10 +12,11 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
+from edgefold.errors import UsageError
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
 from edgefold.passes.depth.blocks import find_stacks
 from edgefold.passes.depth.budget import ByCount
-from edgefold.passes.depth.candidates import candidates, moves
+from edgefold.passes.depth.candidates import candidates, check_numbers, moves
 from edgefold.passes.depth.elastic import ElasticGraph, Region
 from edgefold.passes.depth.selection import Criterion, Selection, Selector
 from edgefold.passes.depth.truncation import Truncated, blocks_of
@@ -71,6 +72,10 @@ class ElasticDepth(Pass, frozen=True, kw_only=True):
         full = sum(len(stack.blocks) for stack in stacks)
         if not full:
             return Notes(skips=(Skip("model", SkipReason.NO_BLOCKS),))
+        check_numbers("elastic-depth: keep", self.keep, stacks)
+        for depth in self.depths:
+            if depth > full:
+                raise UsageError(f"elastic-depth: depths: {depth} is more than the {full} blocks that the model has")
         found, skips = candidates(stacks, "blocks", {}, keep=self.keep, excludes=context.excludes)
         asked = self.depths or (round(full / 2), round(full * 2 / 3))
         smaller = sorted(depth for depth in set(asked) if depth < full)

@@ -13,7 +13,7 @@ from edgefold.passes.adapters import attach, fold
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
 from edgefold.passes.depth.blocks import find_stacks
 from edgefold.passes.depth.budget import THIRD, ByCount
-from edgefold.passes.depth.candidates import Candidate, candidates, moves
+from edgefold.passes.depth.candidates import Candidate, candidates, check_numbers, moves
 from edgefold.passes.depth.fusion import Fusion, numbered, plan_fusion
 from edgefold.passes.depth.repair import repair_depth
 from edgefold.passes.depth.selection import Selector
@@ -79,16 +79,18 @@ class FuseLayers(Pass, frozen=True, kw_only=True):
             raise ValueError("blocks and ratio both say how much goes; give one of them")
 
     def rewrite(self, model: ir.Model, context: Context) -> Notes:
-        found = numbered(find_stacks(model))
+        stacks = find_stacks(model)
+        found = numbered(stacks)
         count = (
             round((THIRD if self.ratio is None else self.ratio) * len(found)) if self.blocks is None else self.blocks
         )
         if not found or not count:
             reason = SkipReason.BELOW_THRESHOLD if found else SkipReason.NO_BLOCKS
             return Notes(skips=(Skip("model", reason),))
+        check_numbers("fuse-layers: keep", self.keep, stacks)
         if context.heal is None or context.calibration is None or context.perturb is None:
             return Notes(skips=(Skip("model", SkipReason.NO_CALIBRATION, "the neighbours are trained on it"),))
-        run = _Run(self, model.clone(), context, {str(found[number][1].end.name) for number in self._kept(len(found))})
+        run = _Run(self, model.clone(), context, {str(found[number][1].end.name) for number in self.keep})
         try:
             for _ in range(count):
                 if not run.fuse_one():
@@ -99,9 +101,6 @@ class FuseLayers(Pass, frozen=True, kw_only=True):
             model.graph = run.model.graph
         stats = {"blocks": len(found), "blocks_fused": len(run.edits)}
         return Notes(tuple(run.edits), tuple(dict.fromkeys(run.skips)), stats, tuple(run.rows))
-
-    def _kept(self, blocks: int) -> tuple[int, ...]:
-        return tuple(number for number in self.keep if number < blocks)
 
     def training(self, fusion: Fusion, target: str, factors: tuple[str, ...]) -> Heal:
         """How the neighbours learn: only the factors and vectors, towards one tensor."""

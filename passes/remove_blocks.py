@@ -16,7 +16,7 @@ from edgefold.goals import parse_drop
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
 from edgefold.passes.depth.blocks import Part, Stack, find_stacks
 from edgefold.passes.depth.budget import THIRD, Budget, ByCount, ByError, ByWork
-from edgefold.passes.depth.candidates import Candidate, Move, Parts, candidates, moves
+from edgefold.passes.depth.candidates import Candidate, Move, Parts, candidates, check_numbers, moves
 from edgefold.passes.depth.judges import Judge
 from edgefold.passes.depth.metric_budget import ByMetric
 from edgefold.passes.depth.repair import repair_depth
@@ -101,6 +101,7 @@ class RemoveBlocks(Pass, frozen=True, kw_only=True):
         stacks = find_stacks(model)
         if not stacks:
             return Notes(skips=(Skip("model", SkipReason.NO_BLOCKS),))
+        check_numbers("remove-blocks: keep", self.keep, stacks)
         macs = context.macs(model) if context.macs else {}
         found, skips = candidates(stacks, self.parts, macs, keep=self.keep, excludes=context.excludes)
         selector = Selector.of(model, found, moves(found, self.parts), context)

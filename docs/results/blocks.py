@@ -71,7 +71,7 @@ def measure(path: Path) -> list[str]:
     stacks = find_stacks(model)
     seconds = time.process_time() - begin
     blocks = [block for stack in stacks for block in stack.blocks]
-    free = f"{sum(block.separable for block in blocks)} of {len(blocks)}" if blocks else "-"
+    free = f"{sum(block.obstacle is None for block in blocks)} of {len(blocks)}" if blocks else "-"
     found = "+".join(str(len(stack.blocks)) for stack in stacks) or "none"
     kinds = "; ".join(dict.fromkeys(made_of(stack) for stack in stacks))
     return [path.parent.name, path.stem, str(len(model.graph)), expected(path), found, kinds, free, f"{seconds:.2f}"]

@@ -11,11 +11,11 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from edgefold.errors import UsageError
 from edgefold.passes._subgraphs import bodies
 from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Skip, SkipReason
 from edgefold.passes.depth.blocks import Block, Part, Stack
-from edgefold.passes.depth.surgery import obstacle
 
 Parts = Literal["blocks", "halves", "any"]
 Move = frozenset[int]
@@ -75,6 +75,23 @@ def candidates(
     return found, skips
 
 
+def check_numbers(place: str, numbers: Iterable[int], stacks: Sequence[Stack]) -> None:
+    """Nothing, where the model has blocks of these numbers.
+
+    Args:
+        place: the pass and the option that name them, for the message.
+        numbers: as the user counts blocks.
+        stacks: of the model.
+
+    Raises:
+        UsageError: there is no block of some number.
+    """
+    blocks = sum(len(stack.blocks) for stack in stacks)
+    for number in numbers:
+        if number >= blocks:
+            raise UsageError(f"{place}: there is no block {number}; the model's blocks are 0 to {blocks - 1}")
+
+
 def moves(found: Sequence[Candidate], parts: Parts) -> list[Move]:
     """The steps that a search may take: each candidate alone and, for `any`, the halves of one block together."""
     single = [frozenset((position,)) for position in range(len(found))]
@@ -87,7 +104,7 @@ def moves(found: Sequence[Candidate], parts: Parts) -> list[Move]:
 
 def _divided(block: Block) -> bool:
     """Whether its halves follow one another from its start to its end, and can be cut out one by one."""
-    if not block.halves or any(obstacle(half) for half in block.halves):
+    if not block.halves or any(half.obstacle for half in block.halves):
         return False
     ends = [block.start, *(half.end for half in block.halves)]
     return ends[-1] is block.end and all(half.start is end for half, end in zip(block.halves, ends, strict=False))
@@ -106,9 +123,8 @@ def _names_of(number: int, pieces: Sequence[Part]) -> list[str]:
 
 
 def _why_it_stays(one: Candidate, keep: Collection[int], excludes: Callable[[str], bool]) -> Skip | None:
-    why_not = obstacle(one.part)
-    if why_not:
-        return Skip(one.name, SkipReason.INSEPARABLE, why_not)
+    if one.part.obstacle is not None:
+        return Skip(one.name, SkipReason.INSEPARABLE, one.part.obstacle)
     if one.block in keep:
         return Skip(one.name, SkipReason.EXCLUDED, "keep names it")
     excluded = next((name for name in _nodes(one.part) if excludes(name)), None)

@@ -26,7 +26,7 @@ class Part:
             stack corresponds to the k-th of any other. The same value may occur twice. Sizes correspond; where an
             exporter stored one of two weights turned (Gemm's transB), their shapes are each other's reverse.
         kind: "block", "attention", "feed-forward", "convolution" or "other".
-        obstacle: why it cannot be cut out; None where it can.
+        obstacle: why it cannot be cut out; None where readers of `end` may read `start` instead.
     """
 
     start: ir.Value
@@ -35,11 +35,6 @@ class Part:
     parameters: tuple[ir.Value, ...]
     kind: str
     obstacle: str | None
-
-    @property
-    def separable(self) -> bool:
-        """Whether readers of `end` may read `start` instead, with nothing else lost."""
-        return self.obstacle is None
 
 
 class Cutter:
@@ -80,17 +75,22 @@ class Cutter:
             for value in node.outputs:
                 if value is not end and read_outside(self._flow, value, nodes):
                     return self._escape(value, nodes)
-        if start.dtype is not None and end.dtype is not None and start.dtype != end.dtype:
-            return f"'{start.name}' is {start.dtype} but '{end.name}' is {end.dtype}"
-        if _differ(start.shape, end.shape):
-            return f"'{start.name}' has shape {_text(start)} but '{end.name}' has {_text(end)}"
-        return None
+        return unlike(start, end)
 
     def _escape(self, value: ir.Value, nodes: set[ir.Node]) -> str:
         if value.is_graph_output():
             return f"'{value.name}', made inside it, is an output of the model"
         reader = next(one for one in self._flow.readers[value] if one not in nodes)
         return f"'{value.name}', made inside it, is read outside by '{reader.name or reader.outputs[0].name}'"
+
+
+def unlike(start: ir.Value, end: ir.Value) -> str | None:
+    """In what two values differ, so that one cannot be read in place of the other; None where they do not."""
+    if start.dtype is not None and end.dtype is not None and start.dtype != end.dtype:
+        return f"'{start.name}' is {start.dtype} but '{end.name}' is {end.dtype}"
+    if _differ(start.shape, end.shape):
+        return f"'{start.name}' has shape {_text(start)} but '{end.name}' has {_text(end)}"
+    return None
 
 
 def _differ(one: ir.Shape | None, other: ir.Shape | None) -> bool:

@@ -25,13 +25,12 @@ def cut_out(model: ir.Model, *parts: Part) -> list[ir.Node]:
         The nodes that went.
 
     Raises:
-        PreconditionError: a part has an obstacle, or its two ends differ in type or shape.
+        PreconditionError: a part has an obstacle.
     """
     graph = model.graph
     for part in parts:
-        why_not = obstacle(part)
-        if why_not:
-            raise PreconditionError(str(part.end.name), why_not)
+        if part.obstacle is not None:
+            raise PreconditionError(str(part.end.name), part.obstacle)
     start_of = {part.end: part.start for part in parts}
     dead = [part.end.producer() for part in parts]
     for part in parts:
@@ -55,22 +54,6 @@ def removed_runs(parts: Iterable[Part]) -> dict[str, str]:
         if start not in ends:
             runs[str(start.name)] = str(followed(end, end_of).name)
     return runs
-
-
-def obstacle(part: Part) -> str | None:
-    """Why a part cannot be cut out, or None where it can."""
-    if part.obstacle is not None:
-        return part.obstacle
-    start, end = part.start, part.end
-    if None not in (start.dtype, end.dtype) and start.dtype != end.dtype:
-        return f"{start.name} is {start.dtype} and {end.name} is {end.dtype}"
-    if start.shape is None or end.shape is None:
-        return None
-    sizes = zip(start.shape, end.shape, strict=False)
-    differ = any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in sizes)
-    if differ or len(start.shape) != len(end.shape):
-        return f"{start.name} is {start.shape} and {end.name} is {end.shape}"
-    return None
 
 
 def _redirect(graph: ir.Graph, end: ir.Value, start: ir.Value) -> None:

@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("torch")
 
 from edgefold.calibration import Calibration
+from edgefold.errors import UsageError
 from edgefold.heal.step import healer
 from edgefold.passes import Context, FuseLayers, Notes, PreconditionError, SkipReason
 from edgefold.passes.depth.blocks import find_stacks
@@ -142,6 +143,11 @@ def test_kept_blocks_stay_by_the_numbers_that_they_had(tmp_path: Path) -> None:
     model = chain(0.1, 1.0, 0.2, 0.3)
     notes = fused(model, tmp_path, blocks=2, keep=(0, 3), steps=2)
     assert sorted(row["block"] for row in notes.table) == ["s2", "s3"]
+
+
+def test_a_kept_block_that_there_is_not_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="fuse-layers: keep: there is no block 3; the model's blocks are 0 to 2"):
+        fused(chain(1.0, 0.4, 0.9), tmp_path, blocks=1, keep=[3])
 
 
 def test_weights_of_the_same_place_are_donors_and_the_group_lies_around_the_block() -> None:

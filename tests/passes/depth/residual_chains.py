@@ -53,5 +53,5 @@ def feeds(rows: int = 5) -> dict[str, np.ndarray]:
     return {"x": weights(rows, WIDTH, seed=7)}
 
 
-def part(start: ir.Value, end: ir.Value, obstacle: str | None = None) -> Part:
-    return Part(start, end, (), (), "other", obstacle)
+def part(start: ir.Value, end: ir.Value) -> Part:
+    return Part(start, end, (), (), "other", None)

@@ -39,7 +39,7 @@ def test_pre_norm_from_a_float_input() -> None:
     stack = only(net.model(net.linear(net.norm(x))))
     assert (len(stack.blocks), halves(stack), stack.name) == (3, TRANSFORMER, "3 transformer blocks")
     assert (stack.blocks[0].start.name, stack.blocks[-1].end.name) == ("x", x)
-    assert all(block.separable for block in stack.blocks)
+    assert all(block.obstacle is None for block in stack.blocks)
 
 
 def test_post_norm_ends_behind_its_written_out_norm() -> None:
@@ -152,7 +152,7 @@ def test_fused_embeddings_hand_their_mask_to_every_attention() -> None:
             x = net.add("com.microsoft.SkipLayerNormalization", y, x, net.weight(WIDTH), net.weight(WIDTH))
     stack = only(net.model(x))
     assert (len(stack.blocks), halves(stack)) == (3, TRANSFORMER)
-    assert all(block.separable for block in stack.blocks)
+    assert all(block.obstacle is None for block in stack.blocks)
 
 
 def test_a_fused_pre_norm_stream_of_two_values_cannot_be_cut() -> None:

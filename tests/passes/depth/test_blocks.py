@@ -43,7 +43,7 @@ def test_real_models(data_folder: Path, name: str) -> None:
     assert [len(stack.blocks) for stack in stacks] == counts
     for block in (block for stack in stacks for block in stack.blocks):
         assert tuple(half.kind for half in block.halves) == halves
-        assert block.separable, block.obstacle
+        assert block.obstacle is None
 
 
 def test_blocks_of_a_stack_follow_each_other_and_correspond() -> None:

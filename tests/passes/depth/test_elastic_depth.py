@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from residual_chains import WIDTH, chain
 
 from edgefold.calibration import Calibration
-from edgefold.errors import VerificationError
+from edgefold.errors import UsageError, VerificationError
 from edgefold.files.loading import load_model
 from edgefold.files.saving import save_model
 from edgefold.measuring.measure import model_macs, model_size
@@ -137,10 +137,17 @@ def _cached() -> ir.Model:
 def test_nothing_smaller_than_the_full_depth_changes_nothing() -> None:
     model = chain(3)
     before = ir.to_proto(model).SerializeToString()
-    notes = ElasticDepth(depths=(3, 7)).rewrite(model, context(model))
+    notes = ElasticDepth(depths=(3,)).rewrite(model, context(model))
     assert not notes.edits
     assert [str(skip) for skip in notes.skips] == ["model: nothing to gain (all 3 blocks always run)"]
     assert ir.to_proto(model).SerializeToString() == before
+
+
+def test_blocks_that_there_are_not_are_named() -> None:
+    with pytest.raises(UsageError, match="elastic-depth: depths: 7 is more than the 3 blocks that the model has"):
+        elastic(chain(3), depths=(2, 7))
+    with pytest.raises(UsageError, match="elastic-depth: keep: there is no block 3; the model's blocks are 0 to 2"):
+        elastic(chain(3), depths=(2,), keep=(3,))
 
 
 def test_blocks_that_have_to_stay_limit_the_depths() -> None:

@@ -65,6 +65,12 @@ def test_the_blocks_that_add_nothing_go_and_nothing_changes() -> None:
     np.testing.assert_array_equal(run(model, feeds())[0], before)
 
 
+def test_blocks_that_there_are_not_are_named() -> None:
+    assert removed(chain(4), blocks=1, keep=[0, 3]).edits
+    with pytest.raises(UsageError, match="remove-blocks: keep: there is no block 4; the model's blocks are 0 to 3"):
+        removed(chain(4), blocks=1, keep=[0, 4])
+
+
 def test_what_is_refitted_makes_up_for_what_is_gone() -> None:
     model = chain(4, last="y")
     wanted = run(model, feeds(300))[0]

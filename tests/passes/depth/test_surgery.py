@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from graphs import graph, nodes, run, weights
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from residual_chains import blocks, chain, feeds, part
 
 from edgefold.passes import PreconditionError
+from edgefold.passes.depth.parts import unlike
 from edgefold.passes.depth.surgery import cut_out
 
 
@@ -105,16 +108,20 @@ def test_weights_that_are_listed_as_inputs_go_from_both_lists() -> None:
     assert "w0" not in model.graph.initializers
 
 
-def test_other_shapes_types_and_obstacles_are_refused() -> None:
-    body = "{ h = MatMul(x, w) y = Relu(h) z = Cast<to = 10>(x) }"
-    text = f"g (float[n, 32] x) => (float[n, 16] y, float16[n, 32] z) {body}"
-    model = graph(text, {"w": weights(32, 16)})
-    x, (y, z) = model.graph.inputs[0], model.graph.outputs
+def test_obstacles_are_refused() -> None:
+    model = chain(2, last="y")
     before = nodes(model)
-    with pytest.raises(PreconditionError, match=r"y: x is \[n,32\] and y is \[n,16\]"):
-        cut_out(model, part(x, y))
-    with pytest.raises(PreconditionError, match="z: x is FLOAT and z is FLOAT16"):
-        cut_out(model, part(x, z))
-    with pytest.raises(PreconditionError, match="y: k is read outside"):
-        cut_out(model, part(x, y, "k is read outside"))
+    first = dataclasses.replace(blocks(model)[0], obstacle="k is read outside")
+    with pytest.raises(PreconditionError, match="h1: k is read outside"):
+        cut_out(model, first)
     assert nodes(model) == before
+
+
+def test_values_of_other_shapes_or_types_are_unlike() -> None:
+    body = "{ h = MatMul(x, w) y = Relu(h) z = Cast<to = 10>(x) same = Relu(x) }"
+    outputs = "float[n, 16] y, float16[n, 32] z, float[m, 32] same"
+    model = graph(f"g (float[n, 32] x) => ({outputs}) {body}", {"w": weights(32, 16)})
+    x, (y, z, same) = model.graph.inputs[0], model.graph.outputs
+    assert unlike(x, y) == "'x' has shape [n, 32] but 'y' has [n, 16]"
+    assert unlike(x, z) == "'x' is FLOAT but 'z' is FLOAT16"
+    assert unlike(x, same) is None  # the names of open sizes say nothing

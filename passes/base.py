@@ -241,6 +241,11 @@ class Pass(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def name(self) -> str:
         return str(self.__struct_config__.tag)
 
+    def given(self, name: str) -> bool:
+        """Whether an option has another value than its default."""
+        default = next(field.default for field in msgspec.structs.fields(self) if field.name == name)
+        return bool(getattr(self, name) != default)
+
     def requires(self, model: ir.Model) -> None:
         """Raise PreconditionError if the model cannot take the pass."""
 

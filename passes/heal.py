@@ -127,6 +127,10 @@ class Heal(Pass, frozen=True, kw_only=True):
             raise ValueError("loss names nothing to make small; take output")
         if "pairs" in self.loss and not self.pairs:
             raise ValueError("loss pairs compares the tensors of the option pairs, which names none")
+        hidden = self.warm_up or {"tail", "blockwise", "pairs"} & set(self.loss)
+        for name in ("pairs", "distance"):
+            if self.given(name) and not hidden:
+                raise ValueError(f"{name} is of hidden tensors, which loss does not read; add pairs, tail or blockwise")
         if not self.train:
             raise ValueError("train names nothing to train; take all")
         if self.teacher_views and "output" not in self.loss:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from edgefold.errors import ModelError
 from edgefold.passes.base import Context, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
 from edgefold.passes.depth.blocks import find_stacks
+from edgefold.passes.depth.candidates import check_numbers
 from edgefold.passes.depth.sharing.choice import Choice, Chosen, choose, parts
 from edgefold.passes.depth.sharing.corrections import correct, correction_bytes
 from edgefold.passes.depth.sharing.factoring import Bases, factor
@@ -21,6 +22,8 @@ from edgefold.passes.depth.sharing.places import Modules, SharingStack, sharing_
 from edgefold.passes.depth.sharing.refit import MAX_ROWS, Evidence, refit_levels, shared_levels
 from edgefold.passes.depth.sharing.tying import tie
 
+# Options that only one form reads.
+_ONLY_OF = {"source": "matrices", "scales": "matrices", "delta_rank": "matrices", "bases": "factors"}
 _AS_SHARED = "the shared matrices stay those of one block"
 
 Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -94,6 +97,16 @@ class ShareWeights(Pass, frozen=True, kw_only=True):
         for group in self.groups:
             if len(group) < 2 or list(group) != list(range(group[0], group[0] + len(group))):
                 raise ValueError(f"groups holds {list(group)}; a group is two or more consecutive blocks, ascending")
+        self._refuse_what_has_no_effect()
+
+    def _refuse_what_has_no_effect(self) -> None:
+        for name, form in _ONLY_OF.items():
+            if self.given(name) and self.form != form:
+                raise ValueError(f"form {self.form} has no use for {name}; leave it out, or take form {form}")
+        if self.groups and self.given("private"):
+            raise ValueError("groups and private both say which blocks share; give one of them")
+        if self.groups and self.given("keep") and self.form == "matrices":
+            raise ValueError("groups and keep both say how much is shared; give one of them")
 
     def requires(self, model: ir.Model) -> None:
         if not find_stacks(model):
@@ -102,7 +115,9 @@ class ShareWeights(Pass, frozen=True, kw_only=True):
     def rewrite(self, model: ir.Model, context: Context) -> Notes:
         if self.keep == 1 and not self.groups:
             return Notes(skips=(Skip("model", SkipReason.NOTHING_TO_GAIN, "keep is 1: nothing is to be shared"),))
-        stacks, skips = sharing_stacks(find_stacks(model), self.modules, self.weights, context)
+        found = find_stacks(model)
+        check_numbers("share-weights: private", self.private, found)
+        stacks, skips = sharing_stacks(found, self.modules, self.weights, context)
         if not stacks:
             return Notes(skips=tuple(skips))
         share = self._tie if self.form == "matrices" else self._factor

@@ -161,5 +161,10 @@ def test_distances_of_hidden_tensors_by_hand() -> None:
 def test_options_that_contradict_one_another_are_refused() -> None:
     with pytest.raises(ValueError, match="names none"):
         Heal(loss=("pairs",))
+    for options in ({"pairs": (("a", "b"),)}, {"distance": "batch-kl"}):
+        with pytest.raises(ValueError, match=f"{next(iter(options))} is of hidden tensors, which loss does not read"):
+            Heal(**options)  # type: ignore[arg-type]
+        Heal(**options, loss=("output", "tail"))  # type: ignore[arg-type]
+        Heal(**options, warm_up=0.1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="names nothing to train"):
         Heal(train=())

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -133,6 +134,13 @@ def test_a_refit_that_does_not_help_is_taken_back(monkeypatch: pytest.MonkeyPatc
     np.testing.assert_allclose(run(changed, feeds)[0], run(plain, feeds)[0], atol=1e-6)
 
 
+def test_where_no_matrix_can_be_refitted_nothing_is_said_of_a_refit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refit, "MAX_MOMENT_BYTES", 1)
+    _, notes = shared(stack(4), groups=((1, 2, 3),), source="first")
+    assert {skip.reason for skip in notes.skips} == {SkipReason.RANK}
+    assert "refitted" not in notes.stats
+
+
 def test_refits_leave_what_comes_before_the_first_group() -> None:
     model = stack(5)
     changed, notes = shared(model, groups=((2, 3),), source="first", refits=1)
@@ -207,3 +215,31 @@ def test_quantize_packs_a_shared_matrix_once() -> None:
     ups = [value for name, value in packed.items() if str(name).endswith("_up")]
     assert len(packed) == 12
     assert len(set(ups)) == 3
+
+
+def test_private_blocks_that_there_are_not_are_named() -> None:
+    with pytest.raises(UsageError, match="share-weights: private: there is no block 4; the model's blocks are 0 to 3"):
+        shared(stack(4), private=(0, 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"form": "factors", "delta_rank": 2}, "form factors has no use for delta_rank"),
+        ({"form": "atoms", "scales": True}, "form atoms has no use for scales"),
+        ({"form": "factors", "source": "mean"}, "form factors has no use for source"),
+        ({"bases": "own"}, "form matrices has no use for bases"),
+        ({"form": "atoms", "bases": "shared"}, "form atoms has no use for bases"),
+        ({"groups": ((1, 2),), "keep": 0.7}, "groups and keep both say how much is shared"),
+        ({"groups": ((1, 2),), "private": (3,)}, "groups and private both say which blocks share"),
+        ({"form": "factors", "groups": ((1, 2),), "private": ()}, "groups and private both say which blocks share"),
+    ],
+)
+def test_options_without_effect_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ShareWeights(**options)
+
+
+def test_options_at_their_defaults_are_not_given() -> None:
+    ShareWeights(form="factors", delta_rank=0, scales=False, source="best", bases="own", groups=((1, 2),), keep=0.7)
+    ShareWeights(form="matrices", bases="best", groups=((1, 2),), keep=0.5, private=(0,), delta_rank=2, source="mean")

@@ -65,8 +65,8 @@ class LowRank(Pass, frozen=True, kw_only=True):
 
     def rewrite(self, model: ir.Model, context: Context) -> Notes:
         sites, skips = _sites(model, context)
-        if self.weighting == "whitened" and context.calibration is None:
-            skips.append(Skip("model", SkipReason.NO_CALIBRATION, "all inputs count alike, and no layer is refitted"))
+        if context.calibration is None:
+            skips += self._without_calibration()
         share = (0.5 if self.keep is None else self.keep) if self.flops is None else self.flops
         original = model.clone()
         weighed_by = context.calibration if self.weighting == "whitened" else None
@@ -78,6 +78,12 @@ class LowRank(Pass, frozen=True, kw_only=True):
         notes = repair_depth(model, original, context.calibration, {}, scope="all", exclude=context.excludes)
         edits, stats = (*factored.edits, *notes.edits), {**factored.stats, **notes.stats}
         return Notes(edits, (*skips, *notes.skips), stats)
+
+    def _without_calibration(self) -> list[Skip]:
+        """What was asked for and needs calibration data."""
+        lost = ["all inputs count alike"] if self.weighting == "whitened" else []
+        lost += ["no layer is refitted"] if self.repair else []
+        return [Skip("model", SkipReason.NO_CALIBRATION, ", and ".join(lost))] if lost else []
 
     def _work(self, model: ir.Model, sites: Sequence[WeightedNode], context: Context) -> list[float]:
         """What one weight of each matrix counts towards the budget."""

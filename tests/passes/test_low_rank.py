@@ -140,7 +140,12 @@ def test_without_data_all_inputs_count_alike_and_the_notes_say_so() -> None:
     changed = mlp()
     notes = LowRank().rewrite(changed, Context())
     assert notes.edits
-    assert notes.skips[0].reason == SkipReason.NO_CALIBRATION
+    assert [str(skip) for skip in notes.skips] == [
+        "model: needs calibration data (all inputs count alike, and no layer is refitted)"
+    ]
+    unfitted = LowRank(weighting="plain").rewrite(mlp(), Context())
+    assert [str(skip) for skip in unfitted.skips] == ["model: needs calibration data (no layer is refitted)"]
+    assert LowRank(weighting="plain", repair=False).rewrite(mlp(), Context()).skips == ()
 
 
 def test_multiply_accumulates_are_a_budget_of_their_own() -> None:

@@ -82,8 +82,10 @@ def refit_levels(model: ir.Model, levels: Sequence[Level], evidence: Evidence, s
         sweeps: at least 1.
 
     Returns:
-        An edit for each refitted matrix with its error over its uses.
+        An edit for each refitted matrix with its error over its uses; nothing without levels.
     """
+    if not levels:
+        return Notes()
     outputs = [str(value.name) for value in model.graph.outputs]
     _give_biases(levels, evidence.shapes)
     best = _Weights.of(model.graph, evidence.error(outputs))

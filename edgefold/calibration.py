@@ -9,7 +9,6 @@ samples up are left out: nothing reads what a layer gives there.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +17,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from edgefold.calibration_batches import Batches, Feeds
 from edgefold.errors import ModelError
 from edgefold.exposed_tensors import Exposed
-from edgefold.padding import real_positions
 from edgefold.passes._halves import Halves
 from edgefold.passes._layer_inputs import Inputs, Rows, Targets
 from edgefold.passes._moments import Moments
@@ -30,16 +29,12 @@ from edgefold.segments import Segments
 from edgefold.session import make_session, run
 
 Array = np.ndarray[Any, Any]
-Feeds = Mapping[str, Array]
 
 MAX_ROWS = 8192
 """Rows of one layer that enter its moments; more are sampled. Enough for a few thousand inputs with damping."""
 
 MAX_BYTES = 256 << 20
 """Activations of one batch held at once; requests beyond it take another pass over the data."""
-
-MAX_KEPT = 64 << 20
-"""Batches of feeds that together are smaller than this are made once and kept."""
 
 
 class Calibration:
@@ -63,14 +58,11 @@ class Calibration:
         max_rows: int = MAX_ROWS,
     ) -> None:
         self._model = _as_model(model)
-        self._feeds = feeds
-        self._seed = seed
+        self._batches = Batches(feeds, seed)
         self._threads = threads
         self._max_rows = max_rows
-        self._kept: list[Feeds] | None = None
         self._sizes: dict[str, int] = {}
-        self._real: list[Array | None] = []
-        self._segments = Segments(self._model, self._stream, threads=threads)
+        self._segments = Segments(self._model, self._batches.read, threads=threads)
 
     def through(self, model: ir.Model, *, max_rows: int | None = None, half: int | None = None) -> Calibration:
         """The same batches through another model, whose weights may be exchanged between calls.
@@ -81,8 +73,8 @@ class Calibration:
             half: 0 for the even batches only, 1 for the odd ones.
         """
         rows = self._max_rows if max_rows is None else max_rows
-        feeds = self._stream if half is None else functools.partial(_every_second, self._stream, half)
-        return Calibration(model, feeds, seed=self._seed, threads=self._threads, max_rows=rows)
+        feeds = self._batches.read if half is None else functools.partial(self._batches.every_second, half)
+        return Calibration(model, feeds, seed=self._batches.seed, threads=self._threads, max_rows=rows)
 
     def moments(self, requests: Sequence[Inputs]) -> dict[Inputs, Moments]:
         """Second moments of layer inputs; equal requests are computed once.
@@ -109,14 +101,14 @@ class Calibration:
         Raises:
             ModelError: a tensor that cannot be observed, or activations that are not finite.
         """
-        share = -(-self._max_rows // self._count_batches())
+        share = self._batches.share(self._max_rows)
         terms = [target.less for targets in requests.values() for target in targets if target.less]
         names = list(dict.fromkeys([*(request.tensor for request in requests), *terms]))
         wanted = list(dict.fromkeys(target.tensor for targets in requests.values() for target in targets))
         found: dict[Inputs, Halves] = {}
         tokens = SameTokens(self._model, original._model)
         mine, others = tokens.needed(names, wanted)
-        pairs = zip(self._batches(names + mine), original._batches(wanted + others), strict=True)
+        pairs = zip(self._tensors(names + mine), original._tensors(wanted + others), strict=True)
         for number, (all_values, all_outputs) in enumerate(pairs):
             for request, targets in requests.items():
                 needed = {request.tensor, *(one.less for one in targets if one.less)}
@@ -125,7 +117,7 @@ class Calibration:
                 with _named(request.tensor):
                     values, outputs = tokens.shared(request.tensor, all_values, targets, all_outputs)
                     rows = request.count(values[request.tensor].shape)
-                    picked = self._pick(rows, share, number)
+                    picked = self._batches.pick(rows, share, number)
                     x = request.gather(values[request.tensor], picked)
                     parts = [
                         one.gather(outputs[one.tensor], picked, rows, values[one.less] if one.less else None)
@@ -164,84 +156,51 @@ class Calibration:
         Raises:
             ModelError: a tensor that cannot be observed, or activations that are not finite.
         """
-        share = -(-limit // self._count_batches())
+        share = self._batches.share(limit)
         parts: dict[Inputs, list[Array]] = {request: [] for request in requests}
         for names in self._portions(list(dict.fromkeys(request.tensor for request in parts))):
             portion = [request for request in parts if request.tensor in names]
-            for number, values in enumerate(self._batches(names)):
+            for number, values in enumerate(self._tensors(names)):
                 for request in (one for one in portion if one.tensor in values):
                     with _named(request.tensor):
                         value = values[request.tensor]
-                        x = request.gather(value, self._pick(request.count(value.shape), share, number))
+                        x = request.gather(value, self._batches.pick(request.count(value.shape), share, number))
                         parts[request].append(_finite(x.astype(np.float32)))
         return {request: np.concatenate(found, axis=1) for request, found in parts.items() if found}
 
-    def _batches(self, names: list[str]) -> Iterator[dict[str, Array]]:
+    def _tensors(self, names: list[str]) -> Iterator[dict[str, Array]]:
         """Tensors of one batch after the other, without those of bodies that do not run for it."""
         of_main_graph = ir.convenience.create_value_mapping(self._model.graph, include_subgraphs=False)
         if all(name in of_main_graph for name in names):
             yield from self._segments.values(names)
             return
         with self._observed(names) as values_of:
-            for feeds in self._stream():
+            for feeds in self._batches.read():
                 yield values_of(feeds)
 
     def _values(self, names: list[str]) -> Iterator[tuple[str, Array]]:
         """Each tensor of each batch, portion by portion of what fits in memory."""
         for portion in self._portions(names):
-            for values in self._batches(portion):
+            for values in self._tensors(portion):
                 yield from values.items()
 
     def _moments(self, requests: Sequence[Inputs], parts: int) -> Iterator[tuple[Inputs, list[Moments]]]:
         """Moments of each request over every so many-th batch, portion by portion of what fits in memory."""
-        share = -(-self._max_rows // self._count_batches())
+        share = self._batches.share(self._max_rows)
         for names in self._portions(list(dict.fromkeys(request.tensor for request in requests))):
             portion = [request for request in requests if request.tensor in names]
             found: dict[Inputs, list[Moments]] = {}
             with self._observed(names) as values_of:
-                for number, feeds in enumerate(self._stream()):
+                for number, feeds in enumerate(self._batches.read()):
                     values = values_of(feeds)
                     for request in (one for one in portion if one.tensor in values):
                         with _named(request.tensor):
                             rows = request.count(values[request.tensor].shape)
-                            x = request.gather(values[request.tensor], self._pick(rows, share, number))
+                            x = request.gather(values[request.tensor], self._batches.pick(rows, share, number))
                             if request not in found:
                                 found[request] = [Moments.zeros(len(x), x.shape[2]) for _ in range(parts)]
                             found[request][number % parts].add(x)
             yield from found.items()
-
-    def _pick(self, rows: int, share: int, batch: int) -> np.ndarray[Any, np.dtype[np.intp]]:
-        """Row numbers of one batch, in order: all that are no padding, or a seeded sample of `share` of them.
-
-        Layers of one size share it. A mask is for those that have a row for each of its positions.
-        """
-        real = self._real[batch]
-        there = np.arange(rows) if real is None or real.size != rows else np.flatnonzero(real)
-        if len(there) <= share:
-            return there
-        chosen = np.random.default_rng([self._seed, batch]).choice(len(there), share, replace=False, shuffle=False)
-        return there[np.sort(chosen)].astype(np.intp)
-
-    def _count_batches(self) -> int:
-        if not self._real:
-            self._real = [real_positions(feeds) for feeds in self._stream()]
-        return max(1, len(self._real))
-
-    def _stream(self) -> Iterator[Feeds]:
-        """The batches; small ones are kept after the first full reading, because making them may mean decoding."""
-        if self._kept is not None:
-            yield from self._kept
-            return
-        kept: list[Feeds] | None = []
-        held = 0
-        for feeds in self._feeds():
-            held += sum(value.nbytes for value in feeds.values())
-            if kept is not None and held <= MAX_KEPT:
-                kept.append(feeds)
-            else:
-                kept = None
-            yield feeds
-        self._kept = kept
 
     def _portions(self, names: list[str]) -> Iterator[list[str]]:
         """Splits tensors so that those of one portion stay below `MAX_BYTES` for the first batch."""
@@ -259,7 +218,7 @@ class Calibration:
     def _measure(self, names: list[str]) -> dict[str, int]:
         """Bytes of each tensor in the first batch, of which ONNX Runtime reports the shapes; nothing without data."""
         unknown = [name for name in names if name not in self._sizes]
-        first = next(iter(self._stream()), None)
+        first = next(iter(self._batches.read()), None)
         if first is None:
             return {}
         if unknown:
@@ -286,10 +245,6 @@ class Calibration:
             return exposed.read(run(session, exposed.outputs, used))
 
         yield values_of
-
-
-def _every_second(feeds: Callable[[], Iterable[Feeds]], first: int) -> Iterator[Feeds]:
-    return itertools.islice(feeds(), first, None, 2)
 
 
 def _finite(values: Array) -> Array:

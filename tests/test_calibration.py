@@ -11,6 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from edgefold import calibration as module
+from edgefold import calibration_batches
 from edgefold.calibration import Calibration
 from edgefold.errors import ModelError
 from edgefold.passes._layer_inputs import Patches, Rows, Targets
@@ -74,7 +75,7 @@ def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     requests = [Rows("x"), Rows("hidden"), Rows("active"), Rows("y")]
     together = Calibration(two_layers(), Feeds()).moments(requests)
     monkeypatch.setattr(module, "MAX_BYTES", 1)
-    monkeypatch.setattr(module, "MAX_KEPT", 0)
+    monkeypatch.setattr(calibration_batches, "MAX_KEPT", 0)
     feeds = Feeds()
     apart = Calibration(two_layers(), feeds).moments(requests)
     assert feeds.reads > len(requests)

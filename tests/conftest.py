@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all tests share: the --slow switch, the folder of real models, seeded random numbers."""
+"""What all tests share: the --slow switch, the folder of real models, seeded random numbers, modules beside them."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from edgefold.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(Path(__file__).parent))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -13,27 +13,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from linear_model import K, linear, unshaped
 from onnx import TensorProto, helper, numpy_helper
 
 Command = Callable[..., Any]  # the fixture `edgefold`
-K, N = 64, 48
-
-
-def weights(seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((K, N)).astype(np.float32)
-
-
-def linear(weight: np.ndarray | None = None, opset: int = 21) -> onnx.ModelProto:
-    """y = x . w, on which everything works; the tests break it in one place."""
-    weight = weights() if weight is None else weight
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"], name="linear")],
-        "linear",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", K])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", N])],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
 
 
 @pytest.fixture
@@ -228,46 +211,6 @@ def test_wrong_options(flags: list[str], words: str, model: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-def test_a_graph_without_anything_to_compress_is_copied(tmp_path: Path, edgefold: Command) -> None:
-    graph = helper.make_graph(
-        [helper.make_node("Add", ["x", "x"], ["y"], name="twice")],
-        "integers",
-        [helper.make_tensor_value_info("x", TensorProto.INT64, [3])],
-        [helper.make_tensor_value_info("y", TensorProto.INT64, [3])],
-    )
-    path = tmp_path / "integers.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
-    outcome = edgefold("compress", "-m", path, "-o", tmp_path / "out", "--set", "quantize.rounding=nearest")
-    assert outcome.code == 0, outcome.err
-    assert (tmp_path / "out" / "model.onnx").is_file()
-
-
-def test_contrib_operators_that_the_runtime_knows_are_left_alone(tmp_path: Path, edgefold: Command) -> None:
-    plain = linear()
-    plain.graph.node.append(helper.make_node("Gelu", ["y"], ["z"], domain="com.microsoft", name="gelu"))
-    plain.graph.output[0].name = "z"
-    plain.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    path = tmp_path / "contrib.onnx"
-    path.write_bytes(plain.SerializeToString())
-    outcome = edgefold("compress", "-m", path, "-o", tmp_path / "out", "--format", "json")
-    assert outcome.code == 0, outcome.err
-    assert json.loads(outcome.out)["status"] == "done"
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_weight_that_is_not_finite_stays_float_and_is_named(bad: float, tmp_path: Path, edgefold: Command) -> None:
-    broken = weights()
-    broken[3, 5] = bad
-    path = tmp_path / "nan.onnx"
-    onnx.save(linear(broken), path)
-    outcome = edgefold("compress", "-m", path, "-o", tmp_path / "out")
-    assert outcome.code == 0, outcome.err
-    assert "NaN or infinity" in outcome.out
-    assert "linear" in outcome.out
-    kept = onnx.load(tmp_path / "out" / "model.onnx")
-    assert [node.op_type for node in kept.graph.node] == ["MatMul"]
-
-
 def test_values_that_are_not_numbers_are_named(tmp_path: Path, edgefold: Command) -> None:
     broken = linear()
     broken.graph.node.insert(0, helper.make_node("Mul", ["x", "nan"], ["h"], name="first"))
@@ -293,57 +236,9 @@ def test_a_model_of_constants_is_one_line(tmp_path: Path, edgefold: Command) -> 
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_that_is_a_constant_stays_one(tmp_path: Path, edgefold: Command) -> None:
-    """Detectors give their anchors out; folding makes an initializer of them."""
-    detector = linear()
-    detector.graph.node.append(helper.make_node("Add", ["c", "c"], ["anchors"], name="grid"))
-    detector.graph.output.append(helper.make_tensor_value_info("anchors", TensorProto.FLOAT, [4]))
-    detector.graph.initializer.append(numpy_helper.from_array(np.ones(4, np.float32), "c"))
-    path = tmp_path / "detector.onnx"
-    onnx.save(detector, path)
-    outcome = edgefold("compress", "-m", path, "-o", tmp_path / "out")
-    assert outcome.code == 0, outcome.err
-    assert [one.name for one in onnx.load(tmp_path / "out" / "model.onnx").graph.output] == ["y", "anchors"]
-
-
-def test_a_product_with_nothing_can_be_inspected(tmp_path: Path, edgefold: Command) -> None:
-    nothing = linear(np.zeros((0, N), np.float32))
-    nothing.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 0
-    path = tmp_path / "nothing.onnx"
-    onnx.save(nothing, path)
-    outcome = edgefold("inspect", "-m", path)
-    assert outcome.code == 0, outcome.err
-
-
 def test_debug_in_a_name_asks_for_no_traceback(tmp_path: Path, edgefold: Command) -> None:
     assert "Traceback" not in edgefold("inspect", "-m", tmp_path / "debug.onnx").err
     assert "Traceback" in edgefold("inspect", "-m", tmp_path / "debug.onnx", "--log-level", "debug").err
-
-
-ONLY_AT = """<ir_version: 8, opset_import: ["" : 21]>
-g (float[n, t, 64] x) => (float[n, m] y) {
-    flat = Constant <value = int64[2] {-1, SIZE}> ()
-    h = MatMul (x, w)
-    y = Reshape (h, flat)
-}"""
-
-
-@pytest.mark.parametrize(("size", "runs"), [(128 * 64, True), (37 * 64, False)])
-def test_sizes_that_a_model_runs_at_are_guessed(size: int, runs: bool, tmp_path: Path, edgefold: Command) -> None:
-    """Tracing exporters write a length down; where none of the usual ones is it, the report says what that means."""
-    text = ONLY_AT.replace("SIZE", str(size))
-    traced = onnx.parser.parse_model(text)
-    weight = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
-    traced.graph.initializer.append(numpy_helper.from_array(weight, "w"))
-    path = tmp_path / "traced.onnx"
-    path.write_bytes(traced.SerializeToString())
-    outcome = edgefold("compress", "-m", path, "-o", tmp_path / "out")
-    assert outcome.code == 0, outcome.err
-    assert ("latency" in outcome.out) == runs
-    assert ("nothing was verified or timed" in outcome.out) != runs
-    listed = edgefold("inspect", "-m", path, "--groups")
-    assert listed.code == (0 if runs else 2)
-    assert runs or "--shape" in listed.error_line
 
 
 def test_a_sequence_as_an_output_is_one_line(tmp_path: Path, edgefold: Command) -> None:
@@ -364,31 +259,6 @@ def test_an_element_type_without_kernels_is_said_to_be_it(tmp_path: Path, edgefo
     outcome = edgefold("compress", "-m", path, "-o", tmp_path / "out")
     assert outcome.code == 2
     assert "do not take this element type" in outcome.error_line
-
-
-UNSHAPED = """<ir_version: 8, opset_import: ["" : OPSET]>
-g (float[n, 64] x, int64[r] shape) => (float y) { h = MatMul (x, w) y = Reshape (h, shape) }"""
-
-
-def unshaped(opset: int, port: str) -> onnx.ModelProto:
-    """A model in which an input or output is of unknown rank."""
-    plain = onnx.parser.parse_model(UNSHAPED.replace("OPSET", str(opset)))
-    plain.graph.initializer.append(numpy_helper.from_array(weights()[:, :32].repeat(1, 0), "w"))
-    for value in (*plain.graph.input, *plain.graph.output):
-        if value.name == port:
-            value.type.tensor_type.ClearField("shape")
-    return plain
-
-
-@pytest.mark.parametrize("opset", [17, 21])
-def test_an_output_of_unknown_rank_is_no_obstacle(opset: int, tmp_path: Path, edgefold: Command) -> None:
-    path = tmp_path / "unshaped.onnx"
-    onnx.save(unshaped(opset, "y"), path)
-    outcome = edgefold("compress", "-m", path, "-o", tmp_path / "out")
-    assert outcome.code == 0, outcome.err
-    assert edgefold("verify", tmp_path / "out").code == 0
-    (output,) = onnx.load(tmp_path / "out" / "model.onnx").graph.output
-    assert not output.type.tensor_type.HasField("shape")
 
 
 def test_an_input_of_unknown_rank_is_named(tmp_path: Path, edgefold: Command) -> None:

@@ -26,7 +26,7 @@ class Checkpoints:
 
     Attributes:
         folder: where the model and ``state.json`` lie.
-        fingerprint: of input model, recipe, task and version; steps of another run are never taken up.
+        fingerprint: of input model, recipe, task, data and version; steps of another run are never taken up.
     """
 
     folder: Path

@@ -29,6 +29,7 @@ from edgefold.recipe import Recipe, load_recipe, recipe_as_yaml
 from edgefold.scoring.calibration_metric import calibration_metric
 from edgefold.scoring.task import Split, Task, load_task
 from edgefold.session import LITTLE_MEMORY, make_session, run
+from edgefold.scoring.task_files import all_files, content_sha256
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -63,10 +64,10 @@ class Plan:
         return self.max_drop is not None or self.max_bytes is not None
 
     def fingerprint(self, loaded: LoadedModel) -> str:
-        """Identity of the call, for ``--resume``: model, recipe, task and version."""
-        task = self.task.path.read_bytes() if self.task else b""
-        parts = (loaded.sha256.encode(), recipe_as_yaml(self.recipe).encode(), task, __version__.encode())
-        return hashlib.sha256(b"\0".join(parts)).hexdigest()
+        """Identity of the call, for ``--resume``: model, recipe, task with its data, and version."""
+        task = content_sha256(all_files(self.task)) if self.task else ""
+        parts = (loaded.sha256, recipe_as_yaml(self.recipe), task, __version__)
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def inputs(self, loaded: LoadedModel) -> Inputs:
         """Open the model in ONNX Runtime, check names against it, and make what it will be run on.

@@ -18,6 +18,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from edgefold import __version__
 from edgefold.errors import ModelError, UsageError
+from edgefold.files.digest import model_sha256
 from edgefold.heal.augmentation import check_inputs
 from edgefold.heal.device_teacher import best_teacher
 from edgefold.heal.graph_module import GraphModule, supports
@@ -32,6 +33,7 @@ from edgefold.interface import ModelInterface
 from edgefold.passes.adapters import attach, fold
 from edgefold.passes.heal import Heal
 from edgefold.scoring.task import Task
+from edgefold.scoring.task_files import content_sha256, data_files
 from edgefold.session import DOMAIN, LITTLE_MEMORY, make_session
 
 log = logging.getLogger("edgefold")
@@ -217,10 +219,7 @@ def _threads(count: int) -> Iterator[None]:
 def _fingerprint(student: ir.Model, teacher: ir.Model, task: Task, options: Heal, seed: int) -> str:
     """Identity of a training, so that only its own state is taken up."""
     digest = hashlib.sha256(f"{__version__} {seed} {options}".encode())
-    digest.update(task.path.read_bytes())
+    digest.update(content_sha256((task.path, *data_files(task, "calibration"))).encode())
     for model in (student, teacher):
-        for name, value in model.graph.initializers.items():
-            digest.update(name.encode())
-            if value.const_value is not None:
-                digest.update(value.const_value.tobytes())
+        digest.update(model_sha256(model).encode())
     return digest.hexdigest()

@@ -57,7 +57,7 @@ def _show(result: Any, form: str) -> None:
 @click.option("--max-drop", metavar="1%|1pt", help="Largest loss of the metric: of the original's value, or points.")
 @click.option("--max-size", metavar="4MB", help="Largest size of the artefact.")
 @click.option("--bits", type=click.FloatRange(2, 8), help="Bits a weight on average, each layer a width of its own.")
-@click.option("--seed", type=int, default=None, help="Of every random choice (default 0).")
+@click.option("--seed", type=click.IntRange(min=0), default=None, help="Of every random choice (default 0).")
 @click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE", help="Change an option of the recipe.")
 @click.option("--exclude", multiple=True, metavar="NODE-OR-GLOB", help="Nodes that no lossy pass may touch.")
 @click.option("--external-data/--no-external-data", default=None, help="Weights beside the model, or inside it.")
@@ -111,7 +111,7 @@ def compress(form: str, log_level: str, **options: Any) -> None:
 @click.option("--temperature", type=float, help="Of the KL divergence between classes.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Default auto: CUDA where there is one.")
 @click.option("--threads", type=click.IntRange(min=1), default=None, help="Default: as many as the machine has.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of split, order and augmentation.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every random choice.")
 @click.option("--external-data/--no-external-data", default=None, help="Weights beside the model, or inside it.")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run of the same call was.")
 @click.option("--force", is_flag=True, help="Replace an existing output folder.")
@@ -260,6 +260,8 @@ def recipes(form: str, log_level: str, action: str, name: str | None) -> None:
     from edgefold.catalogue import list_recipes, show_recipe
     from edgefold.console import progress
 
+    if action == "list" and name is not None:
+        raise UsageError(f"recipes list: takes no name; `edgefold recipes show {name}` shows one")
     if action == "show" and name is None:
         raise UsageError("recipes show: expected the NAME of a recipe or pass; `edgefold recipes list` has them")
     with progress(log_level):

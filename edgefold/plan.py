@@ -20,16 +20,17 @@ from edgefold.files.loading import LoadedModel
 from edgefold.goals import Drop, parse_drop, parse_size
 from edgefold.heal import require_torch
 from edgefold.interface import ModelInterface
-from edgefold.passes import FuseLayers, Heal
+from edgefold.measuring.devices import device
+from edgefold.passes import FuseBlocks, FuseLayers, Heal, Pass
 from edgefold.passes._names import matches
 from edgefold.passes.remove_blocks import RemoveBlocks
 from edgefold.pipeline import Inputs
 from edgefold.probing_feeds import guessed_sizes, make_feeds
-from edgefold.recipe import Recipe, load_recipe, recipe_as_yaml
+from edgefold.recipe import Recipe, check_seed, load_recipe, recipe_as_yaml
 from edgefold.scoring.calibration_metric import calibration_metric
 from edgefold.scoring.task import Split, Task, load_task
-from edgefold.session import LITTLE_MEMORY, make_session, run
 from edgefold.scoring.task_files import all_files, content_sha256
+from edgefold.session import LITTLE_MEMORY, make_session, run
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -136,6 +137,8 @@ def make_plan(
         max_size=max_size or read.max_size,
         seed=read.seed if seed is None else seed,
     )
+    check_seed(read.seed)
+    _check_devices(read.steps)
     parsed = load_task(task) if task is not None else None
     if any(isinstance(step, Heal | FuseLayers) for step in read.steps):
         require_torch()
@@ -155,6 +158,25 @@ def make_plan(
         max_drop=parse_drop(read.max_drop) if read.max_drop else None,
         max_bytes=parse_size(read.max_size) if read.max_size else None,
     )
+
+
+def _check_devices(steps: Sequence[Pass]) -> None:
+    """Checks that the devices that steps name are known, and those that they run on here.
+
+    Raises:
+        UsageError: one is not, or torch is missing.
+    """
+    for step in steps:
+        if isinstance(step, FuseBlocks):
+            try:
+                device(step.device)
+            except UsageError as error:
+                raise UsageError(f"{step.name}: {error}") from None
+        if isinstance(step, Heal):
+            require_torch()
+            from edgefold.heal.processes import chosen_device
+
+            chosen_device(step.device)
 
 
 def _require_calibration_metric(task: Task | None, *, halves: bool) -> None:

@@ -10,17 +10,18 @@ import re
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import yaml
 
 from edgefold.errors import UsageError
 from edgefold.passes import PASSES, Pass
-from edgefold.scoring.strict_yaml import parse_yaml
+from edgefold.scoring.strict_yaml import DoubledKeyError, parse_yaml, yaml_value
 
 _FUSING = ("fuse-blocks", "fuse-experts")
 HEALED = "-heal"  # appended to the name of a built-in recipe
+LARGEST_SEED = 2**63 - 1
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,7 +41,17 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     exclude: tuple[str, ...] = ()
     max_drop: str | None = None
     max_size: str | None = None
-    seed: int = 0
+    seed: Annotated[int, msgspec.Meta(ge=0, le=LARGEST_SEED)] = 0
+
+
+def check_seed(seed: int) -> None:
+    """Check a seed given outside a recipe.
+
+    Raises:
+        UsageError: it is negative, or torch's generators would not take it.
+    """
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UsageError(f"seed {seed}: expected a whole number from 0 to {LARGEST_SEED}")
 
 
 def built_in_recipes() -> dict[str, Path]:
@@ -89,11 +100,7 @@ def parse_recipe(raw: object, place: str, settings: Sequence[str] = ()) -> Recip
     raw = {str(key).replace("-", "_"): value for key, value in raw.items()}
     raw["steps"] = [_normalized_step(step, index, place) for index, step in enumerate(raw["steps"])]
     _apply_settings(raw["steps"], settings)
-    common = raw.get("overrides") or []
-    for step in raw["steps"]:
-        if common and "overrides" in _pass_type(step["pass"]).__struct_fields__:
-            step["overrides"] = [*step.get("overrides", []), *common]
-    raw["overrides"] = []
+    _share_overrides(raw["steps"], raw.pop("overrides", None), place)
     steps = tuple(_parse_step(step, index, place) for index, step in enumerate(raw.pop("steps")))
     try:
         shell = msgspec.convert({**raw, "steps": []}, Recipe)
@@ -119,6 +126,22 @@ def _normalized_step(step: object, index: int, place: str) -> dict[str, Any]:
     return {str(key).replace("-", "_"): value for key, value in step.items()}
 
 
+def _share_overrides(steps: list[dict[str, Any]], common: object, place: str) -> None:
+    """Add the recipe's own overrides behind those of every step that takes any."""
+    if common in (None, []):
+        return
+    if not isinstance(common, list) or not all(isinstance(one, dict) for one in common):
+        raise UsageError(f"{place}: overrides: expected a list of mappings, as in [{{match: 'head*', weights: 8}}]")
+    takers = [step for step in steps if "overrides" in _pass_type(step["pass"]).__struct_fields__]
+    if not takers:
+        takes = [name for name, kind in _pass_types().items() if "overrides" in kind.__struct_fields__]
+        raise UsageError(f"{place}: overrides: no step takes them; add a step {' or '.join(takes)}, or leave them out")
+    for step in takers:
+        own = step.get("overrides", [])
+        if isinstance(own, list):  # anything else is refused where the step is read
+            step["overrides"] = [*own, *common]
+
+
 def _apply_settings(steps: list[dict[str, Any]], settings: Sequence[str]) -> None:
     seen: dict[tuple[str, str], str] = {}
     for setting in settings:
@@ -141,8 +164,10 @@ def _apply_settings(steps: list[dict[str, Any]], settings: Sequence[str]) -> Non
 
 def _value(setting: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return yaml_value(text)
+    except DoubledKeyError as error:
+        raise UsageError(f"--set {setting}: {error.problem}; give it once") from None
+    except (yaml.YAMLError, RecursionError):
         raise UsageError(
             f'--set {setting}: the value is not YAML; words with *, &, %, @ or : stand in quotes, as in ["*q_proj*"]'
         ) from None

@@ -55,6 +55,21 @@ def test_recipes_show_prints_a_file_that_is_a_recipe(edgefold: Command) -> None:
     assert "there are the recipes" in edgefold("recipes", "show", "w99").error_line
 
 
+def test_recipes_list_takes_no_name(edgefold: Command) -> None:
+    outcome = edgefold("recipes", "list", "w4")
+    assert outcome.code == 2
+    assert "recipes list: takes no name; `edgefold recipes show w4` shows one" in outcome.error_line
+    assert edgefold("recipes", "list").code == 0
+
+
+@pytest.mark.parametrize("call", [("compress",), ("heal", "--teacher", "b.onnx", "-d", "task.yaml")])
+def test_a_negative_seed_is_one_line(call: tuple[str, ...], edgefold: Command) -> None:
+    outcome = edgefold(*call, "-m", "a.onnx", "-o", "out", "--seed", "-1")
+    assert outcome.code == 2
+    assert "-1 is not in the range x>=0" in outcome.error_line
+    assert "a.onnx" in edgefold("compress", "-m", "a.onnx", "-o", "out", "--seed", "0").error_line
+
+
 def test_underscores_in_options_are_dashes(edgefold: Command) -> None:
     outcome = edgefold("compress", "-m", "gone.onnx", "-o", "out", "--max_size", "tiny")
     assert "--max-size tiny" in outcome.error_line

@@ -39,6 +39,27 @@ def test_overrides_at_the_top_reach_the_steps_that_take_them() -> None:
     assert len(recipe.steps[1].overrides) == 1  # type: ignore[attr-defined]
 
 
+def test_overrides_of_a_step_come_before_those_at_the_top() -> None:
+    own, common = {"match": "a", "weights": 8}, {"match": "b", "weights": 4}
+    recipe = parse_recipe({"steps": [{"pass": "quantize", "overrides": [own]}], "overrides": [common]}, "here")
+    assert [one.match for one in recipe.steps[0].overrides] == ["a", "b"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("nothing", [None, []])
+def test_no_overrides_at_the_top_need_no_step_that_takes_them(nothing: object) -> None:
+    assert parse_recipe({"steps": ["simplify"], "overrides": nothing}, "here") == parse_recipe(
+        {"steps": ["simplify"]}, "here"
+    )
+
+
+def test_a_setting_is_read_as_a_recipe_file_is(tmp_path: Path) -> None:
+    """YAML 1.1 takes 1e-3 for a text; the file's loader and the setting's do not."""
+    (tmp_path / "recipe.yaml").write_text("steps: [{pass: remove-blocks, max-error: 1e-3}]\n")
+    (tmp_path / "bare.yaml").write_text("steps: [remove-blocks]\n")
+    set_so = load_recipe(str(tmp_path / "bare.yaml"), ["remove-blocks.max_error=1e-3"])
+    assert set_so == load_recipe(str(tmp_path / "recipe.yaml"))
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -48,6 +69,8 @@ def test_overrides_at_the_top_reach_the_steps_that_take_them() -> None:
         (["quantise.weights=4"], "no step"),
         (["weights=4"], "PASS.OPTION=VALUE"),
         (["quantize.weights=4", "quantize.weights=8"], "contradicts"),
+        (["quantize.overrides=[{match: a, weights: 4, weights: 8}]"], "the key 'weights' stands twice; give it once"),
+        (["quantize.bits=" + "[" * 5000], "is not YAML"),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_it(settings: list[str], words: str) -> None:
@@ -65,6 +88,18 @@ def test_a_wrong_setting_is_one_line_that_names_it(settings: list[str], words: s
         ({"steps": [{"weights": 4}]}, "key `pass`"),
         ({"steps": [{"pass": "quantize", "sparcity": 1}]}, "sparcity"),
         ({"steps": [], "step": []}, "step"),
+        ({"steps": ["quantize"], "overrides": 5}, "overrides: expected a list of mappings"),
+        ({"steps": ["simplify"], "overrides": "hello"}, "overrides: expected a list of mappings"),
+        ({"steps": ["quantize"], "overrides": ["hello"]}, "overrides: expected a list of mappings"),
+        (
+            {"steps": ["simplify"], "overrides": [{"match": "a"}]},
+            "overrides: no step takes them; add a step prune-channels or quantize",
+        ),
+        (
+            {"steps": [{"pass": "quantize", "overrides": None}], "overrides": [{"match": "a"}]},
+            r"steps\[0\] \(quantize\)",
+        ),
+        ({"steps": ["quantize"], "seed": -1}, "`int` >= 0"),
     ],
 )
 def test_a_malformed_recipe_names_its_place(raw: object, words: str) -> None:

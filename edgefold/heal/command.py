@@ -23,6 +23,7 @@ from edgefold.heal import require_torch
 from edgefold.passes.base import PreconditionError
 from edgefold.passes.heal import Heal
 from edgefold.provenance import stamp, write_manifest
+from edgefold.recipe import check_seed
 from edgefold.scoring.evaluate import evaluate
 from edgefold.scoring.task import Task, load_task
 from edgefold.targets import find_target
@@ -70,6 +71,7 @@ def heal(
         ModelError: a model that cannot be read, or a student that cannot be trained.
     """
     require_torch()
+    check_seed(seed)
     from edgefold.heal.processes import joined_processes
 
     job = _job(student, teacher, task, output, options, seed)

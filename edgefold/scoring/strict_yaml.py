@@ -20,6 +20,10 @@ T = TypeVar("T")
 MAX_BYTES = 1 << 20
 
 
+class DoubledKeyError(yaml.constructor.ConstructorError):
+    """A mapping has two equal keys."""
+
+
 class _UniqueKeys(yaml.SafeLoader):
     """PyYAML keeps the last of two equal keys without a word; a user should hear of it."""
 
@@ -29,7 +33,7 @@ class _UniqueKeys(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
                 problem = f"the key '{key}' stands twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+                raise DoubledKeyError(None, None, problem, key_node.start_mark)
             if isinstance(key, str):
                 seen.add(key)
         return super().construct_mapping(node, deep=deep)
@@ -71,13 +75,22 @@ def parse_yaml(path: Path, what: str) -> object:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not text, so not a {what}; give the YAML file") from error
     try:
-        return yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a subclass of SafeLoader
+        return yaml_value(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
         raise UsageError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', None) or 'unreadable'}") from error
     except RecursionError as error:
         raise UsageError(f"{path}: not valid YAML: nested too deeply") from error
+
+
+def yaml_value(text: str) -> object:
+    """YAML text as plain data, its keys unique; ``1e-3`` is a number.
+
+    Raises:
+        yaml.YAMLError, RecursionError: it is none.
+    """
+    return yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a subclass of SafeLoader
 
 
 def _explain(message: str, kind: type, tree: object) -> str:

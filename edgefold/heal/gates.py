@@ -22,9 +22,10 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from edgefold.errors import UsageError
 from edgefold.heal.graph_module import GraphModule
 from edgefold.heal.objective import make_objective
-from edgefold.heal.samples import read_samples
+from edgefold.heal.samples import Samples, read_samples
 from edgefold.heal.teacher import Teacher
 from edgefold.interface import ModelInterface
 from edgefold.passes.heal import Heal
@@ -57,7 +58,7 @@ def learn_gates(model: ir.Model, costs: Mapping[str, float], keep: float, task: 
 
     Raises:
         ModelError: the model has operators without a gradient.
-        UsageError: no output is a float.
+        UsageError: no output is a float, or there are too few samples for the draws of a step.
     """
     if not costs or not 0 < keep < 1:
         return dict.fromkeys(costs, float(keep >= 1))
@@ -130,7 +131,9 @@ class _Losses:
         options = Heal(batch=DRAWS * SAMPLES, temperature=1.0)
         interface = ModelInterface.of(make_session(model, config=LITTLE_MEMORY))
         self._samples = read_samples(task, interface, options, seed)
-        self._size = DRAWS * (self._samples.chunk or min(SAMPLES, len(self._samples.training) // DRAWS))
+        self._size = DRAWS * (self._samples.chunk or SAMPLES)
+        if len(self._samples.training) < self._size:
+            raise UsageError(_too_few(self._samples, task))
         probe = self._samples.take(self._samples.training[: self._samples.chunk or 1])
         self._objective = make_objective(options, task, interface, model, model, probe)
         self._teacher = Teacher(model, self._objective.of_teacher)
@@ -143,7 +146,7 @@ class _Losses:
 
     def _over(self, rows: np.ndarray[Any, Any], draws: Sequence[Tensor]) -> Tensor:
         feeds = self._samples.take(rows)
-        wanted = {name: torch.from_numpy(value) for name, value in self._teacher(feeds).items()}
+        wanted = self._wanted(feeds)
         fed = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in feeds.items()}
         size = self._size // DRAWS
         parts: list[dict[str, Tensor]] = []
@@ -153,6 +156,16 @@ class _Losses:
         given = {name: torch.cat([part[name] for part in parts]) for name in wanted}
         loss: Tensor = self._objective(given, wanted, None, fed)
         return loss
+
+    def _wanted(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Tensor]:
+        """The original's outputs, computed by so many samples at once as its batch is where that is fixed."""
+        rows = len(next(iter(feeds.values())))
+        chunk = self._samples.chunk or rows
+        parts = [
+            self._teacher({name: value[start : start + chunk] for name, value in feeds.items()})
+            for start in range(0, rows, chunk)
+        ]
+        return {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
 
     def on_judged(self, gates: Tensor) -> float:
         """The loss over some samples that are always the same, with the same gates for all."""
@@ -168,6 +181,15 @@ class _Losses:
         epoch, position = divmod(step, count)
         rows: np.ndarray[Any, Any] = self._samples.batches(self._size, self._seed, epoch)[position]
         return rows
+
+
+def _too_few(samples: Samples, task: Task) -> str:
+    unit = samples.chunk or SAMPLES
+    fixed = f" for a model whose batch is {samples.chunk}" if samples.chunk else ""
+    return (
+        f"{task.path}: criterion gates needs {(DRAWS + 1) * unit} calibration samples{fixed}, and there are "
+        f"{len(samples)}; give more, or take criterion greedy"
+    )
 
 
 def _without_defaults(model: ir.Model, gates: Sequence[str]) -> ir.Model:

@@ -15,6 +15,7 @@ pytest.importorskip("torch")
 
 import torch
 
+from edgefold.errors import UsageError
 from edgefold.heal.gates import _drawn, _within_budget, learn_gates
 from edgefold.passes.depth.blocks import find_stacks
 from edgefold.passes.depth.gates import gated
@@ -44,8 +45,8 @@ def residual(*strengths: float) -> ir.Model:
     return ir.from_onnx_text(text, initializers=[ir.tensor(array, name=name) for name, array in tensors.items()])
 
 
-def task(folder: Path) -> Task:
-    x = np.random.default_rng(1).standard_normal((64, 8)).astype(np.float32)
+def task(folder: Path, samples: int = 64) -> Task:
+    x = np.random.default_rng(1).standard_normal((samples, 8)).astype(np.float32)
     np.savez(folder / "data.npz", x=x)
     (folder / "task.yaml").write_text(
         "data: gone.npz\ninputs: {x: {array: x}}\nmetric: {name: mse, labels: y}\n"
@@ -107,6 +108,24 @@ def test_the_same_seed_gives_the_same_gates_and_the_model_is_untouched(
     assert ir.to_proto(copy).SerializeToString(deterministic=True) == before
     assert learn_gates(copy, dict.fromkeys(names, 1.0), 1.0, parsed, 3) == dict.fromkeys(names, 1.0)
     assert learn_gates(copy, dict.fromkeys(names, 1.0), 0.0, parsed, 3) == dict.fromkeys(names, 0.0)
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+def test_too_few_samples_for_the_draws_of_a_step_are_refused(
+    batch: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step shows 8 draws to as many samples, or batches where the model's is fixed, and one more is held out."""
+    monkeypatch.setattr("edgefold.heal.gates.STEPS", 2)
+    model, least = residual(1.0, 0.5), 9 * (batch or 1)
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        assert value.shape is not None
+        value.shape = ir.Shape([batch or "n", *list(value.shape)[1:]])
+    copy, names = gated(model, find_stacks(model)[0].blocks)
+    costs = dict.fromkeys(names, 1.0)
+    fixed = f" for a model whose batch is {batch}" if batch else ""
+    with pytest.raises(UsageError, match=rf"gates needs {least} calibration samples{fixed}, and there are {least - 1}"):
+        learn_gates(copy, costs, 0.5, task(tmp_path, least - 1), 0)
+    assert set(learn_gates(copy, costs, 0.5, task(tmp_path, least), 0)) == set(names)
 
 
 def test_what_is_open_costs_the_budget_and_the_shift_has_its_derivative() -> None:

@@ -61,7 +61,7 @@ def _show(result: Any, form: str) -> None:
 @click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE", help="Change an option of the recipe.")
 @click.option("--exclude", multiple=True, metavar="NODE-OR-GLOB", help="Nodes that no lossy pass may touch.")
 @click.option("--external-data/--no-external-data", default=None, help="Weights beside the model, or inside it.")
-@click.option("--dry-run", is_flag=True, help="Check everything, write nothing.")
+@click.option("--dry-run", is_flag=True, help="Check the call, try no step, write no output (but --save-config).")
 @click.option("--resume", is_flag=True, help="Go on after the steps that an interrupted run finished.")
 @click.option("--force", is_flag=True, help="Replace an existing output folder.")
 @click.option("--save-config", metavar="FILE", help="Write the recipe that reproduces these flags.")

@@ -3,26 +3,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import onnx_ir as ir
 
 from edgefold.checkpoints import Checkpoints
 from edgefold.compression_run import Run
 from edgefold.console import log_file
-from edgefold.errors import ContractError, ModelError, UsageError
+from edgefold.errors import ContractError, ModelError
 from edgefold.files.loading import LoadedModel, load_model
-from edgefold.files.saving import output_folder
+from edgefold.files.saving import check_vacant, output_folder, refuse_to_replace
 from edgefold.measuring.measure import model_weights
+from edgefold.passes import Pass, PreconditionError, Skip, SkipReason
 from edgefold.pipeline import StepFailedError
 from edgefold.plan import Plan, make_plan
 from edgefold.provenance import stamp, write_manifest
 from edgefold.recipe import Recipe, recipe_as_yaml
 from edgefold.report import Figures, Report
 from edgefold.reproducer import write_reproducer
+from edgefold.scoring.task_files import all_files
 from edgefold.targets import Target, find_target
 
 
@@ -68,32 +73,29 @@ def compress(
         settings: ``PASS.OPTION=VALUE`` changes of the recipe.
         exclude: node names or globs that no lossy pass may touch.
         external_data: weights beside the model, inside it, or (None) beside it above 64 MB.
-        dry_run: check everything, write nothing.
+        dry_run: check recipe, task, goals, devices and output, and run the model once; try no step, write no output.
         resume: go on after the steps that an interrupted run of the same call finished.
-        force: replace an existing ``output``.
-        save_config: where to write the recipe that reproduces this call.
+        force: replace an existing ``output``; a folder that holds anything that is read is never replaced.
+        save_config: where to write the recipe that reproduces this call, in a dry run too.
 
     Raises:
         UsageError, ModelError: wrong arguments or an unusable model; nothing was written.
         GoalMissedError: the best artefact was written all the same.
         VerificationError: a step failed its checks; the last good model and a reproducer were written.
     """
-    if resume and force:
-        raise UsageError("--resume goes on with a run, --force starts it over; give one of them")
     settings = settings if bits is None else (*settings, f"quantize.bits={bits:g}")
     plan = make_plan(
         model, recipe, task, settings=settings, exclude=exclude, max_drop=max_drop, max_size=max_size, seed=seed
     )
     emitter = find_target(target)
     folder = Path(output)
-    if folder.exists() and not (force or dry_run):
-        raise UsageError(f"{folder}: exists already; choose another -o, or --force to replace it")
+    loaded = load_model(model)
+    for replaced in (folder, _failed(folder)):
+        refuse_to_replace(replaced, _used(loaded, plan, recipe, save_config))
+    check_vacant(folder, force)
+    inputs = plan.inputs(loaded)
     if save_config is not None:
         Path(save_config).write_text(recipe_as_yaml(plan.recipe), encoding="utf-8")
-    loaded = load_model(model)
-    if loaded.path.resolve().is_relative_to(folder.resolve()):
-        raise UsageError(f"{folder}: holds the model to compress; choose another -o")
-    inputs = plan.inputs(loaded)
     if dry_run:
         return _dry_report(loaded, plan, folder)
     with output_folder(folder, force) as partial, log_file(partial / "run.log"):
@@ -118,9 +120,27 @@ def compress(
     return report
 
 
+def _used(
+    loaded: LoadedModel, plan: Plan, recipe: str | os.PathLike[str], save_config: str | os.PathLike[str] | None
+) -> Iterator[Path]:
+    """The files that a call reads, and the one that it writes beside the output."""
+    yield from (loaded.path, *loaded.data_files)
+    if Path(recipe).is_file():  # not the name of a built-in one
+        yield Path(recipe)
+    if save_config is not None:
+        yield Path(save_config)
+    if plan.task:
+        yield from all_files(plan.task)
+
+
+def _failed(folder: Path) -> Path:
+    """Where the last good model goes when a step fails."""
+    return folder.with_name(folder.name + ".failed")
+
+
 def _keep_last_good(run: Run, folder: Path, emitter: Target, external: bool | None, failure: StepFailedError) -> None:
     """Write ``<output>.failed``: the last good model, the log so far, and a reproducer of the failed step."""
-    kept = folder.with_name(folder.name + ".failed")
+    kept = _failed(folder)
     with output_folder(kept, True) as partial:
         emitter.emit(run.last_good, partial, external)
         write_reproducer(partial / "repro", failure, run.inputs)
@@ -133,7 +153,18 @@ def _write_records(folder: Path, report: Report, recipe: Recipe) -> None:
 
 
 def _dry_report(loaded: LoadedModel, plan: Plan, folder: Path) -> Report:
-    """What would be done: the steps with all their options, and no figures."""
+    """What would be done: the steps with all their options, which of them refuse the model as it is, no figures."""
     figures = Figures(bytes=loaded.bytes, weights=model_weights(loaded.model))
-    steps = [{"pass": step.name, "options": msgspec.to_builtins(step), "skips": []} for step in plan.recipe.steps]
+    steps = [
+        {"pass": step.name, "options": msgspec.to_builtins(step), "skips": _refusals(step, loaded.model)}
+        for step in plan.recipe.steps
+    ]
     return Report("dry run", plan.model, str(folder), figures, figures, steps)
+
+
+def _refusals(step: Pass, model: ir.Model) -> list[dict[str, Any]]:
+    try:
+        step.requires(model)
+    except PreconditionError as error:
+        return [dataclasses.asdict(Skip("model", SkipReason.NOT_APPLICABLE, str(error)))]
+    return []

@@ -85,12 +85,16 @@ class Report:
         return "\n".join(lines)
 
     def _dry_text(self) -> str:
-        lines = [f"Dry run: {self.model} -> {self.output}: everything checks, nothing was written. The steps would be:"]
+        lines = [
+            f"Dry run: {self.model} -> {self.output}: model, recipe, task and output fit each other; no step was tried "
+            "and no output written. The steps would be:"
+        ]
         for step in self.steps:
             options = ", ".join(
                 f"{key.replace('_', '-')} {value}" for key, value in step["options"].items() if key != "pass"
             )
             lines.append(f"  {step['pass']}" + (f": {options}" if options else ""))
+            lines += [f"    skipped, if the model comes to it as it is: {skip['detail']}" for skip in step["skips"]]
         return "\n".join(lines)
 
 

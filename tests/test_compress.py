@@ -18,7 +18,7 @@ import pytest
 from edgefold import checkpoints, compression_run
 from edgefold.compression import compress as run_compress
 from edgefold.end_to_end import prove_end_to_end
-from edgefold.errors import VerificationError
+from edgefold.errors import UsageError, VerificationError
 from edgefold.passes import PASSES, Context, Edit, Effect, Notes, Pass
 from edgefold.passes.quantize import Quantize
 from edgefold.recipe import load_recipe
@@ -139,9 +139,32 @@ def test_an_override_reaches_its_nodes_only(tmp_path: Path) -> None:
 def test_dry_run_and_save_config_write_no_output(tmp_path: Path, edgefold: Command) -> None:
     saved = tmp_path / "saved.yaml"
     flags = ["--dry-run", "--save-config", saved, "--set", "quantize.weights=3"]
-    assert edgefold("compress", "-m", MODEL, "-o", tmp_path / "out", "-d", TASK, *flags).code == 0
-    assert not (tmp_path / "out").exists()
+    outcome = edgefold("compress", "-m", MODEL, "-o", tmp_path / "out", "-d", TASK, *flags)
+    assert outcome.code == 0
+    assert "no step was tried and no output written" in outcome.out
+    assert [path.name for path in tmp_path.iterdir()] == ["saved.yaml"]
     assert load_recipe(str(saved)).steps[-1].weights == 3  # type: ignore[attr-defined]
+
+
+def test_a_dry_run_finds_what_the_run_would(tmp_path: Path, edgefold: Command) -> None:
+    def dry(steps: str, folder: str = "out") -> Any:
+        (tmp_path / "recipe.yaml").write_text(f"steps: [{steps}]\n")
+        return edgefold("compress", "-m", MODEL, "-o", tmp_path / folder, "-c", tmp_path / "recipe.yaml", "--dry-run")
+
+    assert "fuse-blocks: device 'nosuch' is not known" in dry("{pass: fuse-blocks, device: nosuch}").error_line
+    assert dry("{pass: fuse-blocks, device: cortex-a53}").code == 0
+    refused = dry("simplify, share-weights").out
+    assert "skipped, if the model comes to it as it is: model: it has no repeated residual blocks" in refused
+    assert "skipped" not in dry("simplify, prune-channels").out
+    (tmp_path / "there").mkdir()
+    assert "exists already" in dry("simplify", "there").error_line
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_generators_refuse_is_refused_first(seed: int, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=rf"seed {seed}: expected a whole number from 0 to "):
+        run_compress(MODEL, tmp_path / "out", "w8", seed=seed)
+    run_compress(MODEL, tmp_path / "out", "w8", seed=2**63 - 1, dry_run=True)
 
 
 def test_a_size_that_needs_fewer_bits_is_searched_and_met(tmp_path: Path, output: Path, edgefold: Command) -> None:
@@ -172,18 +195,23 @@ def test_an_impossible_goal_is_exit_code_1_and_the_best_is_kept(tmp_path: Path, 
     assert json.loads((tmp_path / "out" / "report.json").read_text())["status"] == "goal missed"
 
 
-def test_resume_goes_on_after_the_finished_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interrupted in the last step, a second call does not repeat the first ones."""
+@pytest.mark.parametrize("force", [False, True])
+def test_resume_goes_on_after_the_finished_steps(
+    force: bool, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted in the last step, a second call does not repeat the first ones; what it replaces stays till then."""
 
     def interrupted(*_: object, **__: object) -> Notes:
         raise KeyboardInterrupt
 
     folder = tmp_path / "out"
+    if force:
+        shutil.copytree(output, folder)
     with monkeypatch.context() as patch:
         patch.setattr(Quantize, "rewrite", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run_compress(MODEL, folder, "w8")
-    assert not folder.exists()
+            run_compress(MODEL, folder, "w8", force=force)
+    assert folder.exists() == force
     started: list[int] = []
     original = compression_run.run_recipe
 
@@ -192,8 +220,9 @@ def test_resume_goes_on_after_the_finished_steps(tmp_path: Path, monkeypatch: py
         return original(*args, **kwargs)
 
     monkeypatch.setattr(compression_run, "run_recipe", watched)
-    report = run_compress(MODEL, folder, "w8", resume=True)
+    report = run_compress(MODEL, folder, "w8", resume=True, force=force)
     assert started == [2]
+    assert "weights: 8" in (folder / "recipe.yaml").read_text()
     assert [step["pass"] for step in report.steps][-3:] == ["simplify", "fold-batchnorm", "quantize"]
     assert not checkpoints.Checkpoints.beside(folder, "", resume=True).folder.exists()
 

@@ -12,7 +12,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -79,7 +79,7 @@ def output_folder(path: Path, force: bool) -> Iterator[Path]:
         UsageError: ``path`` exists (and ``force`` does not apply), or cannot be written.
     """
     path = Path(path)
-    _check_vacant(path, force)
+    check_vacant(path, force)
     partial = _beside(path)
     try:
         with _disk_errors(path):
@@ -90,7 +90,7 @@ def output_folder(path: Path, force: bool) -> Iterator[Path]:
         with _disk_errors(path):
             for file in partial.rglob("*"):
                 _flush(file)
-            _check_vacant(path, force)
+            check_vacant(path, force)
             if path.exists():
                 _exchange(partial, path)
             else:
@@ -101,7 +101,30 @@ def output_folder(path: Path, force: bool) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _check_vacant(path: Path, force: bool) -> None:
+def refuse_to_replace(folder: Path, used: Iterable[Path]) -> None:
+    """Check that a folder that may be replaced, and removed then, holds no file that is needed.
+
+    Args:
+        folder: that would be replaced.
+        used: files that are read, or are to stay; listed only where the folder exists.
+
+    Raises:
+        UsageError: one of them lies inside.
+    """
+    if not folder.exists():
+        return
+    place = folder.resolve()
+    for path in used:
+        if path.resolve().is_relative_to(place):
+            raise UsageError(f"{folder}: holds {path}, which would be lost; choose another -o, or move the file")
+
+
+def check_vacant(path: Path, force: bool) -> None:
+    """Check that a folder can be made in this place.
+
+    Raises:
+        UsageError: something stands there that ``output_folder`` would not replace.
+    """
     if not os.path.lexists(path):
         return
     if not force:

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import onnx_ir as ir
 from edgefold.console import log_file
 from edgefold.errors import UsageError
 from edgefold.files.loading import LoadedModel, load_model
-from edgefold.files.saving import output_folder
+from edgefold.files.saving import check_vacant, output_folder, refuse_to_replace
 from edgefold.heal import require_torch
 from edgefold.passes.base import PreconditionError
 from edgefold.passes.heal import Heal
@@ -26,6 +26,7 @@ from edgefold.provenance import stamp, write_manifest
 from edgefold.recipe import check_seed
 from edgefold.scoring.evaluate import evaluate
 from edgefold.scoring.task import Task, load_task
+from edgefold.scoring.task_files import all_files
 from edgefold.targets import find_target
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def heal(
         seed: of split, order and augmentation.
         external_data: weights beside the model, inside it, or (None) beside it above 64 MB.
         resume: go on where an interrupted run of the same call was.
-        force: replace an existing ``output``.
+        force: replace an existing ``output``; a folder that holds anything that is read is never replaced.
         options: of the pass ``heal``: see `edgefold.passes.heal.Heal`.
 
     Returns:
@@ -70,16 +71,14 @@ def heal(
         UsageError: wrong arguments, or torch is not installed; nothing was written.
         ModelError: a model that cannot be read, or a student that cannot be trained.
     """
-    require_torch()
     check_seed(seed)
+    require_torch()
     from edgefold.heal.processes import joined_processes
 
     job = _job(student, teacher, task, output, options, seed)
     folder = job.folder
-    if folder.exists() and not force:
-        raise UsageError(f"{folder}: exists already; choose another -o, or --force to replace it")
-    if job.student.path.resolve().is_relative_to(folder.resolve()):
-        raise UsageError(f"{folder}: holds the model to heal; choose another -o")
+    refuse_to_replace(folder, job.used())
+    check_vacant(folder, force)
     with joined_processes(job.options.device) as processes:
         if processes.rank:
             log.setLevel(logging.WARNING)  # one process is enough to tell how it goes
@@ -100,6 +99,12 @@ class _Job:
     folder: Path
     options: Heal
     seed: int
+
+    def used(self) -> Iterator[Path]:
+        """The files that the call reads."""
+        for model in (self.student, self.teacher):
+            yield from (model.path, *model.data_files)
+        yield from all_files(self.task)
 
     def train(self, processes: Processes, resume: bool) -> tuple[ir.Model, Healing]:
         """The healed model; process 0 keeps the state of the training beside the output until it is complete."""

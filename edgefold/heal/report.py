@@ -101,6 +101,7 @@ class HealReport:
 def make_report(
     student: LoadedModel,
     teacher: LoadedModel,
+    written: LoadedModel,
     folder: Path,
     scores: tuple[Evaluation, Evaluation, Evaluation],
     healing: Healing,
@@ -108,15 +109,14 @@ def make_report(
 ) -> HealReport:
     """Put together what was measured; ``scores`` are the teacher's, and the student's before and after."""
     original, before, after = scores
-    weights = model_weights(student.model)
     return HealReport(
         status="done",
         model=str(student.path),
         teacher=str(teacher.path),
         output=str(folder),
         teacher_score=original,
-        before=Figures(bytes=student.bytes, weights=weights, metric=before.to_json()),
-        after=Figures(bytes=student.bytes, weights=weights, metric=after.to_json()),
+        before=_figures(student, before),
+        after=_figures(written, after),
         change=Difference.of(after, before),
         to_teacher=Difference.of(after, original),
         healing=healing,
@@ -124,6 +124,10 @@ def make_report(
         findings=findings_of(healing),
         environment=versions(),
     )
+
+
+def _figures(model: LoadedModel, score: Evaluation) -> Figures:
+    return Figures(bytes=model.bytes, weights=model_weights(model.model), metric=score.to_json())
 
 
 def findings_of(healing: Healing) -> tuple[str, ...]:

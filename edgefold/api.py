@@ -74,6 +74,9 @@ def evaluate(
 def verify(folder: Path) -> FolderVerdict:
     """Check an output folder: hashes, ONNX checker, stock ONNX Runtime against the library.
 
+    Args:
+        folder: that ``compress`` or ``heal`` wrote.
+
     Raises:
         UsageError: not an output folder.
         VerificationError: a check failed; names the file or node.
@@ -84,7 +87,18 @@ def verify(folder: Path) -> FolderVerdict:
 
 
 def repro(folder: Path) -> Reproduction:
-    """Rerun a reproducer folder; raises VerificationError when the step fails here too."""
+    """Rerun the step of a reproducer folder, on the model and the inputs that it failed on.
+
+    Args:
+        folder: ``repro`` in the folder ``<output>.failed`` that a failed ``compress`` leaves.
+
+    Returns:
+        The step and how many edits it makes, where it passes its checks here.
+
+    Raises:
+        UsageError: not a reproducer folder.
+        VerificationError: the step fails here too.
+    """
     from edgefold.reproducer import reproduce
 
     return reproduce(folder)
@@ -136,7 +150,16 @@ def bench(
 
 
 def inspect(model: Path, *, shapes: Sequence[str] = ()) -> Inspection:
-    """Show operators, shapes, MACs, weights and bits of a model, and what quantize would skip."""
+    """Show operators, shapes, MACs, weights and bits of a model, and what quantize would skip.
+
+    Args:
+        model: an ONNX file or output folder.
+        shapes: ``INPUT=1x128`` for dynamic inputs; without it what depends on their sizes is left open, and says so.
+
+    Raises:
+        UsageError: a shape of another form, for an input that there is not, or that the model cannot take.
+        ModelError: the model cannot be read.
+    """
     from edgefold.measuring.inspect import inspect as run
     from edgefold.random_feeds import parse_shapes
 
@@ -144,7 +167,17 @@ def inspect(model: Path, *, shapes: Sequence[str] = ()) -> Inspection:
 
 
 def inspect_waterline(model: Path, *, shapes: Sequence[str] = (), picture: str | None = None) -> Waterline:
-    """Run a model and set each node's time beside what this machine could do at best; `picture` is an SVG to write."""
+    """Run a model on random inputs, one thread, and set each node's time beside what this machine could do at best.
+
+    Args:
+        model: an ONNX file or output folder.
+        shapes: ``INPUT=1x128`` for dynamic inputs.
+        picture: an .svg file to write.
+
+    Raises:
+        UsageError: a dynamic dimension without a size, a shape that does not fit, or another ending than .svg.
+        ModelError: the model cannot be read or run.
+    """
     from edgefold.measuring.waterline.measure import waterline
     from edgefold.random_feeds import parse_shapes
 
@@ -152,7 +185,17 @@ def inspect_waterline(model: Path, *, shapes: Sequence[str] = (), picture: str |
 
 
 def inspect_gaps(models: Sequence[Path], *, shapes: Sequence[str] = (), picture: str | None = None) -> EfficiencyGap:
-    """Run several models and show how far each stands from what this machine could do; `picture` is an SVG to write."""
+    """Run several models as `inspect_waterline` does, and show how far each stands from what this machine could do.
+
+    Args:
+        models: ONNX files or output folders.
+        shapes: ``INPUT=1x128`` for dynamic inputs, of the models that have the input.
+        picture: an .svg file to write.
+
+    Raises:
+        UsageError: as `inspect_waterline`, or a shape for an input that none of the models has.
+        ModelError: one of them cannot be read or run.
+    """
     from edgefold.measuring.waterline.measure import efficiency_gap
     from edgefold.random_feeds import parse_shapes
 
@@ -160,7 +203,17 @@ def inspect_gaps(models: Sequence[Path], *, shapes: Sequence[str] = (), picture:
 
 
 def inspect_groups(model: Path, *, shapes: Sequence[str] = (), picture: str | None = None) -> GroupListing:
-    """List what prune-channels could remove from a model and what holds the rest; `picture` is an SVG file to write."""
+    """List what prune-channels could remove from a model and what holds the rest.
+
+    Args:
+        model: an ONNX file or output folder; it runs twice, on small random inputs.
+        shapes: ``INPUT=1x128`` for dynamic inputs.
+        picture: an .svg file to write.
+
+    Raises:
+        UsageError: a shape that does not fit, or another ending than .svg.
+        ModelError: the model cannot be read or run.
+    """
     from edgefold.measuring.groups import list_groups
     from edgefold.random_feeds import parse_shapes
 
@@ -168,7 +221,18 @@ def inspect_groups(model: Path, *, shapes: Sequence[str] = (), picture: str | No
 
 
 def diff(a: Path, b: Path, *, task: Path | None = None, shapes: Sequence[str] = ()) -> Diff:
-    """Compare two models on the same inputs: every output, and every layer that both have."""
+    """Compare two models on the same inputs: every output, and every layer that both have.
+
+    Args:
+        a: an ONNX file or output folder; differences are those from it.
+        b: likewise.
+        task: gives the inputs, its first batch; random ones without it.
+        shapes: ``INPUT=1x128`` for dynamic inputs where there is no task.
+
+    Raises:
+        UsageError: the models take different inputs or share no output, or task or shapes do not fit them.
+        ModelError: one of them cannot be read or run.
+    """
     from edgefold.measuring.diff import diff as run
     from edgefold.random_feeds import parse_shapes
     from edgefold.scoring.task import load_task
@@ -177,7 +241,11 @@ def diff(a: Path, b: Path, *, task: Path | None = None, shapes: Sequence[str] = 
 
 
 def doctor() -> Diagnosis:
-    """Tell which kernels run here, which versions are in use, and what is missing."""
+    """Tell which kernels run here, which versions are in use, and what is missing.
+
+    Returns:
+        The findings; a check that failed is one of them, with its way out, and not an exception.
+    """
     from edgefold.measuring.doctor import doctor as run
 
     return run()

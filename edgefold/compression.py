@@ -14,14 +14,14 @@ import msgspec
 import onnx_ir as ir
 
 from edgefold.checkpoints import Checkpoints
-from edgefold.compression_run import Run
+from edgefold.compression_run import Run, unrun
 from edgefold.console import log_file
 from edgefold.errors import ContractError, ModelError
 from edgefold.files.loading import LoadedModel, load_model
 from edgefold.files.saving import check_vacant, output_folder, refuse_to_replace
 from edgefold.measuring.measure import model_weights
 from edgefold.passes import Pass, PreconditionError, Skip, SkipReason
-from edgefold.pipeline import StepFailedError
+from edgefold.pipeline import Inputs, StepFailedError
 from edgefold.plan import Plan, make_plan
 from edgefold.provenance import stamp, write_manifest
 from edgefold.recipe import Recipe, recipe_as_yaml
@@ -97,7 +97,7 @@ def compress(
     if save_config is not None:
         Path(save_config).write_text(recipe_as_yaml(plan.recipe), encoding="utf-8")
     if dry_run:
-        return _dry_report(loaded, plan, folder)
+        return _dry_report(loaded, plan, folder, inputs)
     with output_folder(folder, force) as partial, log_file(partial / "run.log"):
         run = Run(loaded, plan, inputs, Checkpoints.beside(folder, plan.fingerprint(loaded), resume))
         try:
@@ -152,14 +152,14 @@ def _write_records(folder: Path, report: Report, recipe: Recipe) -> None:
     (folder / "report.json").write_text(json.dumps(report.to_json(), indent=2, default=str) + "\n", encoding="utf-8")
 
 
-def _dry_report(loaded: LoadedModel, plan: Plan, folder: Path) -> Report:
+def _dry_report(loaded: LoadedModel, plan: Plan, folder: Path, inputs: Inputs) -> Report:
     """What would be done: the steps with all their options, which of them refuse the model as it is, no figures."""
     figures = Figures(bytes=loaded.bytes, weights=model_weights(loaded.model))
     steps = [
         {"pass": step.name, "options": msgspec.to_builtins(step), "skips": _refusals(step, loaded.model)}
         for step in plan.recipe.steps
     ]
-    return Report("dry run", plan.model, str(folder), figures, figures, steps)
+    return Report("dry run", plan.model, str(folder), figures, figures, steps, findings=unrun(inputs))
 
 
 def _refusals(step: Pass, model: ir.Model) -> list[dict[str, Any]]:

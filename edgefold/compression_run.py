@@ -120,15 +120,8 @@ class Run:
             ranking=ranking,
             findings=findings_of(old, new, self.records, change, lower_is_worse, goals, ranking)
             + proven
-            + self._unrun(),
+            + unrun(self.inputs),
             environment={**versions(), "latency": latency},
-        )
-
-    def _unrun(self) -> tuple[str, ...]:
-        if self.inputs.probe is not None:
-            return ()
-        return (
-            "The model was never run, since no made-up inputs fit: nothing was verified or timed. Give a task (-d).",
         )
 
     def _prove_end_to_end(self, written: Path) -> tuple[str, ...]:
@@ -225,6 +218,13 @@ class Run:
         if limit:
             goals["max_size"] = {"goal": limit, "measured": after.bytes, "met": after.bytes <= limit}
         return goals
+
+
+def unrun(inputs: Inputs) -> tuple[str, ...]:
+    """The finding that a model could not be run, where it could not."""
+    if inputs.probe is not None:
+        return ()
+    return ("The model was never run, since no made-up inputs fit: nothing was verified or timed. Give a task (-d).",)
 
 
 def with_bits(recipe: Recipe, index: int, bits: float, table: Sequence[Mapping[str, Any]]) -> Recipe:

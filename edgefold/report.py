@@ -95,7 +95,7 @@ class Report:
             )
             lines.append(f"  {step['pass']}" + (f": {options}" if options else ""))
             lines += [f"    skipped, if the model comes to it as it is: {skip['detail']}" for skip in step["skips"]]
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.findings])
 
 
 def _table(before: Figures, after: Figures, environment: Mapping[str, Any]) -> list[str]:

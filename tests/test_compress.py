@@ -146,18 +146,28 @@ def test_dry_run_and_save_config_write_no_output(tmp_path: Path, edgefold: Comma
     assert load_recipe(str(saved)).steps[-1].weights == 3  # type: ignore[attr-defined]
 
 
-def test_a_dry_run_finds_what_the_run_would(tmp_path: Path, edgefold: Command) -> None:
-    def dry(steps: str, folder: str = "out") -> Any:
+def test_a_dry_run_finds_what_the_run_would(output: Path, tmp_path: Path, edgefold: Command) -> None:
+    def dry(steps: str, folder: str = "out", model: Path = MODEL) -> Any:
         (tmp_path / "recipe.yaml").write_text(f"steps: [{steps}]\n")
-        return edgefold("compress", "-m", MODEL, "-o", tmp_path / folder, "-c", tmp_path / "recipe.yaml", "--dry-run")
+        return edgefold("compress", "-m", model, "-o", tmp_path / folder, "-c", tmp_path / "recipe.yaml", "--dry-run")
 
     assert "fuse-blocks: device 'nosuch' is not known" in dry("{pass: fuse-blocks, device: nosuch}").error_line
-    assert dry("{pass: fuse-blocks, device: cortex-a53}").code == 0
-    refused = dry("simplify, share-weights").out
-    assert "skipped, if the model comes to it as it is: model: it has no repeated residual blocks" in refused
+    assert dry("{pass: fuse-blocks, device: raspberry-pi-4}").code == 0
+    refused = dry("simplify, prune-channels", model=output).out
+    assert "skipped, if the model comes to it as it is: " in refused
+    assert "is quantized; prune before quantizing" in refused
     assert "skipped" not in dry("simplify, prune-channels").out
     (tmp_path / "there").mkdir()
     assert "exists already" in dry("simplify", "there").error_line
+
+
+def test_a_dry_run_says_that_a_model_did_not_run(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    g (float[n, m] x) => (float[a, b] y) { s = Constant <value = int64[2] {7919, 3}> ()  y = Reshape (x, s) }"""
+    ir.save(ir.from_onnx_text(text), tmp_path / "odd.onnx")
+    unfit, fit = (run_compress(model, tmp_path / "out", "w8", dry_run=True) for model in (tmp_path / "odd.onnx", MODEL))
+    assert "The model was never run, since no made-up inputs fit" in unfit.to_text()
+    assert "never run" not in fit.to_text()
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])

@@ -193,7 +193,7 @@ def test_an_output_below_a_file(model: Path, edgefold: Command) -> None:
         (["--set", "quantize.weigths=4"], "weigths"),
         (["--set", "quantize.weights=1"], "weights"),
         (["--set", "quantize.weights=4", "--set", "quantize.weights=8"], "contradicts"),
-        (["--resume", "--force"], "--resume"),
+        (["--seed", "-1"], "--seed"),
         (["--max-drop", "1%"], "-d TASK"),
         (["--max-drop", "lots"], "--max-drop"),
         (["--max-size", "small"], "--max-size"),

@@ -201,6 +201,16 @@ def test_attention_multiplies_integers_for_every_query_and_key(operator: str) ->
     assert number(one) == "integer"
 
 
+@pytest.mark.parametrize(("operator", "kind"), [("LSTM", "float"), ("DynamicQuantizeLSTM", "integer")])
+def test_a_recurrent_layer_of_integers_is_as_much_work(operator: str, kind: str) -> None:
+    weights = [onnx.numpy_helper.from_array(np.ones((1, rows, 32), np.int8), f"w{rows}") for rows in (16, 8)]
+    node = onnx.helper.make_node(operator, ["x", "w16", "w8"], ["y"])
+    one = RunNode(node, 1e-6, ((6, 2, 16),), ((6, 1, 2, 8),), 0, tuple(weights))
+    assert (operations(one), number(one)) == (2 * 6 * 2 * 32 * (16 + 8), kind)
+    unknown = RunNode(node, 1e-6, ((6, 2, 16),), ((6, 1, 2, 8),), 0, ())
+    assert operations(unknown) == 0  # weights that nothing tells the shape of
+
+
 def test_two_codes_a_byte_are_as_much_work_as_one() -> None:
     node = onnx.helper.make_node("FusedConvBlock", ["x"], ["y"], domain="ai.edgefold", k=9)
     as_bytes = RunNode(node, 1e-3, ((1, 5, 7, 8),), ((1, 5, 7, 6),), 0, ())

@@ -160,5 +160,8 @@ def _split(rows: int, share: float, chunk: int, seed: int, task: Task) -> tuple[
     count = max(chunk, round(rows * share) // chunk * chunk)
     training = (rows - count) // chunk * chunk
     if training < chunk:
-        raise UsageError(f"{task.path}: {rows} calibration samples are too few to train on and to stop by")
+        parts = f" in batches of {chunk}" if chunk > 1 else ""
+        raise UsageError(
+            f"{task.path}: {rows} calibration samples are too few to train on and to stop by{parts}; give more"
+        )
     return np.sort(order[count : count + training]), np.sort(order[:count])

@@ -19,6 +19,7 @@ from edgefold.heal.device_teacher import DeviceTeacher
 from edgefold.heal.processes import chosen_device
 from edgefold.heal.progress import FILE
 from edgefold.heal.samples import Samples
+from edgefold.heal.samples import _split as split
 from edgefold.heal.teacher import Teacher
 from edgefold.passes import Heal
 from edgefold.scoring.evaluate import evaluate
@@ -37,6 +38,16 @@ def test_the_loss_falls_and_the_accuracy_comes_back() -> None:
     assert (done.training, done.held_out) == (230, 26)
     assert before < 60
     assert after > 90
+
+
+def test_too_few_samples_to_train_on_and_to_stop_by_are_refused() -> None:
+    task = load_task(TASK)
+    with pytest.raises(UsageError, match=r"task\.yaml: 1 calibration samples are too few .* stop by; give more"):
+        split(1, 0.1, 1, 0, task)
+    with pytest.raises(UsageError, match=r"7 calibration samples .* in batches of 4; give more"):
+        split(7, 0.1, 4, 0, task)
+    assert [len(part) for part in split(8, 0.1, 4, 0, task)] == [4, 4]
+    assert [len(part) for part in split(2, 0.1, 1, 0, task)] == [1, 1]
 
 
 @pytest.mark.parametrize("loss", ["tail", "blockwise", "labels"])

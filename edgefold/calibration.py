@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgefold.calibration_batches import Batches, Feeds
+from edgefold.calibration_batches import Batches, Feeds, every_second
 from edgefold.errors import ModelError
 from edgefold.exposed_tensors import Exposed
 from edgefold.passes._halves import Halves
@@ -73,7 +73,7 @@ class Calibration:
             half: 0 for the even batches only, 1 for the odd ones.
         """
         rows = self._max_rows if max_rows is None else max_rows
-        feeds = self._batches.read if half is None else functools.partial(self._batches.every_second, half)
+        feeds = self._batches.read if half is None else functools.partial(every_second, self._batches.read, half)
         return Calibration(model, feeds, seed=self._batches.seed, threads=self._threads, max_rows=rows)
 
     def moments(self, requests: Sequence[Inputs]) -> dict[Inputs, Moments]:

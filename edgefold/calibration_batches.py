@@ -18,6 +18,11 @@ MAX_KEPT = 64 << 20
 """Batches of feeds that together are smaller than this are made once and kept."""
 
 
+def every_second(feeds: Callable[[], Iterable[Feeds]], first: int) -> Iterator[Feeds]:
+    """The even batches (0) or the odd ones (1)."""
+    return itertools.islice(feeds(), first, None, 2)
+
+
 class Batches:
     """Feeds in batches, always the same.
 
@@ -47,10 +52,6 @@ class Batches:
                 kept = None
             yield feeds
         self._kept = kept
-
-    def every_second(self, first: int) -> Iterator[Feeds]:
-        """The even batches from 0, the odd ones from 1."""
-        return itertools.islice(self.read(), first, None, 2)
 
     def share(self, rows: int) -> int:
         """What each batch gives to so many rows in all."""

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,27 +45,78 @@ def perturb(
         ModelError: ONNX Runtime cannot run the model.
     """
     session = make_session(model, config=LITTLE_MEMORY)
-    names = [output.name for output in session.get_outputs()]
-    batches = _first(feeds())
-    real = [real_positions(batch) for batch in batches]
-    wanted = [_outputs(session, batch, there) for batch, there in zip(batches, real, strict=True)]
-    sizes = [
-        max(sum(_rows(one) if name in classes else float(np.vdot(one, one)) for one in same), 1e-30)
-        for name, same in zip(names, zip(*wanted, strict=True), strict=True)
-    ]
+    reference = _Reference.of(session, feeds, classes)
     for change in changes:
+        yield reference.error(session, change)
+
+
+def departure(
+    model: ir.Model, changed: ir.Model, feeds: Callable[[], Iterable[Feeds]], *, classes: Collection[str] = ()
+) -> float | None:
+    """The error of the outputs of a changed model, by what the model gives, measured as ``perturb`` does.
+
+    Args:
+        model: what the error is counted from.
+        changed: with the same inputs and outputs.
+        feeds: makes an iterator over batches.
+        classes: as in ``perturb``.
+
+    Returns:
+        The error; None where there are no batches.
+
+    Raises:
+        ModelError: ONNX Runtime cannot run one of the models.
+    """
+    reference = _Reference.of(make_session(model, config=LITTLE_MEMORY), feeds, classes)
+    return reference.error(make_session(changed, config=LITTLE_MEMORY), {}) if reference.batches else None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reference:
+    """What a model gives.
+
+    Attributes:
+        batches: of its inputs, each with the positions that are not padding.
+        wanted: its outputs on each batch, by name.
+        sizes: what squared errors, or sums over rows, are divided by, by the names of the outputs.
+        classes: names of outputs that are scores of classes.
+    """
+
+    batches: Sequence[tuple[Feeds, Array | None]]
+    wanted: Sequence[Mapping[str, Array]]
+    sizes: Mapping[str, float]
+    classes: Collection[str]
+
+    @classmethod
+    def of(
+        cls, session: ort.InferenceSession, feeds: Callable[[], Iterable[Feeds]], classes: Collection[str]
+    ) -> _Reference:
+        batches = [(batch, real_positions(batch)) for batch in _first(feeds())]
+        wanted = [_outputs(session, batch, real) for batch, real in batches]
+        sizes: dict[str, float] = {}
+        for name in wanted[0] if wanted else ():
+            energy = sum(
+                _rows(one[name]) if name in classes else float(np.vdot(one[name], one[name])) for one in wanted
+            )
+            sizes[name] = max(energy, 1e-30)
+        return cls(batches, wanted, sizes, classes)
+
+    def error(self, session: ort.InferenceSession, change: Feeds) -> float:
+        """Of the outputs with a change of the inputs, added up over the outputs."""
         error = 0.0
-        for batch, there, references in zip(batches, real, wanted, strict=True):
-            outputs = _outputs(session, {**batch, **change}, there)
-            for name, output, reference, size in zip(names, outputs, references, sizes, strict=True):
-                distance = _divergence if name in classes else _squares
-                error += distance(output, reference) / size
-        yield error
+        for (batch, real), wanted in zip(self.batches, self.wanted, strict=True):
+            outputs = _outputs(session, {**batch, **change}, real)
+            for name, output in outputs.items():
+                distance = _divergence if name in self.classes else _squares
+                error += distance(output, wanted[name]) / self.sizes[name]
+        return error
 
 
-def _outputs(session: ort.InferenceSession, feeds: Feeds, real: Array | None) -> list[Array]:
-    """In float64, without the rows at padding."""
-    return [without_padding(output.astype(np.float64), real) for output in run(session, None, feeds)]
+def _outputs(session: ort.InferenceSession, feeds: Feeds, real: Array | None) -> dict[str, Array]:
+    """By name, in float64, without the rows at padding."""
+    names = [output.name for output in session.get_outputs()]
+    found = zip(names, run(session, None, feeds), strict=True)
+    return {name: without_padding(output.astype(np.float64), real) for name, output in found}
 
 
 def _squares(output: Array, reference: Array) -> float:

@@ -19,6 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgefold.calibration import Calibration
+from edgefold.calibration_batches import every_second
 from edgefold.errors import ModelError, VerificationError
 from edgefold.files.opset import raise_opset
 from edgefold.heal.differentiation import Differentiator
@@ -29,7 +30,7 @@ from edgefold.measuring.operator_times import operator_times
 from edgefold.passes import Context, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
 from edgefold.passes._names import name_apart
 from edgefold.passes.base import Heals, LearnGates, Scores
-from edgefold.perturbing import perturb
+from edgefold.perturbing import departure, perturb
 from edgefold.probing import probe
 from edgefold.session import compute, gives_outer_constants
 from edgefold.synthetic import synthetic_feeds, wide_batch
@@ -158,6 +159,7 @@ def run_recipe(
             operator_times=operator_times,
             perturb=perturbed,
             divergence=functools.partial(perturbed, classes=inputs.classes) if perturbed else None,
+            departure=functools.partial(_departure, inputs) if inputs.calibration else None,
             macs=functools.partial(macs_by_name, shapes=inputs.shapes),
             device=device,
             compute=compute,
@@ -173,6 +175,13 @@ def run_recipe(
         )
         finished(index, model, record)
     return model
+
+
+def _departure(inputs: Inputs, model: ir.Model, changed: ir.Model, half: int | None) -> float | None:
+    """How far the outputs of a changed model are from those of the model, on calibration data."""
+    assert inputs.calibration is not None
+    feeds = inputs.calibration if half is None else functools.partial(every_second, inputs.calibration, half)
+    return departure(model, changed, feeds, classes=inputs.classes)
 
 
 def _made_up(model: ir.Model, inputs: Inputs, seed: int, kind: Literal["noise", "none"]) -> Calibration:

@@ -143,6 +143,11 @@ Perturb = Callable[[ir.Model, Iterable[Mapping[str, Any]]], Iterable[float]]
 A change is taken only when the error of the one before was taken, so that it may depend on it."""
 
 
+Departure = Callable[[ir.Model, ir.Model, int | None], float | None]
+"""From a model, a changed one and a half of the batches (0: the even ones, 1: the odd ones, None: all) to the error of
+the outputs of the second by those of the first; None where there is no batch."""
+
+
 Scores = Callable[..., "Evaluation"]
 """From a model to the task's metric on calibration data; from two models to the metric of the first on the odd batches
 and of the second on the even ones, so that each may have been fitted to the half that it is not judged by."""
@@ -186,6 +191,7 @@ class Context:
         operator_times: seconds of single operators; see ``edgefold.measuring.operator_times``.
         perturb: how far outputs move with other weights, on calibration data; see ``edgefold.perturbing``.
         divergence: as ``perturb``, but scores of classes, as the task's metric takes them, by their softmax.
+        departure: the same of the outputs of another model, on all batches or half of them.
         metric: of the task on its calibration data; None without these, or where they lack the labels.
         learn_gates: learns which parts a model can do without; None without calibration data or without torch.
         macs: multiply-accumulates of the model's nodes, by their names, for one sample at the task's shapes; nodes
@@ -205,6 +211,7 @@ class Context:
     operator_times: Callable[[Sequence[Any]], Mapping[Any, float]] | None = None
     perturb: Perturb | None = None
     divergence: Perturb | None = None
+    departure: Departure | None = None
     metric: Scores | None = None
     learn_gates: LearnGates | None = None
     macs: Callable[[ir.Model], Mapping[str, int]] | None = None

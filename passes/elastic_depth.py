@@ -16,8 +16,9 @@ from edgefold.errors import UsageError
 from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipReason
 from edgefold.passes.depth.blocks import find_stacks
 from edgefold.passes.depth.budget import ByCount
-from edgefold.passes.depth.candidates import candidates, check_numbers, moves
+from edgefold.passes.depth.candidates import Candidate, Move, candidates, check_numbers, moves
 from edgefold.passes.depth.elastic import ElasticGraph, Region
+from edgefold.passes.depth.judges import Judge, RepairedError
 from edgefold.passes.depth.selection import Criterion, Selection, Selector
 from edgefold.passes.depth.truncation import Truncated, blocks_of
 
@@ -87,7 +88,8 @@ class ElasticDepth(Pass, frozen=True, kw_only=True):
         ]
         if not possible:
             return Notes(skips=(*skips, Skip("model", SkipReason.NOTHING_TO_GAIN, f"all {full} blocks always run")))
-        selector = Selector.of(model, found, moves(found, "blocks"), context)
+        repaired = self._repaired_error(model, found, context)
+        selector = Selector.of(model, found, moves(found, "blocks"), context, repaired)
         selections = [selector.select(self.criterion, ByCount(found, Fraction(full - depth))) for depth in possible]
         gone = [sorted(found[position].block for position in one.gone) for one in selections]
         truncated = [Truncated(model, numbers) for numbers in gone]
@@ -98,6 +100,19 @@ class ElasticDepth(Pass, frozen=True, kw_only=True):
         edits = tuple(Edit(name, "runs by branches") for name in elastic.exchanged)
         stats = {"blocks": full, "weights_added": sum(_elements(value) for value in elastic.private)}
         return Notes(edits, tuple(dict.fromkeys(skips)), stats, table, (self.input,))
+
+    def _repaired_error(self, model: ir.Model, found: Sequence[Candidate], context: Context) -> Judge | None:
+        """Judges choices by their refit; None where nothing is refitted."""
+        calibration = context.calibration
+        if self.repair == "none" or calibration is None or context.departure is None:
+            return None
+
+        def without(gone: Move) -> ir.Model:
+            one = Truncated(model, [found[position].block for position in gone])
+            one.repair(model, calibration.through(one.model, half=0), context.excludes)
+            return one.model
+
+        return RepairedError(model, context.departure, without)
 
     def _repair(
         self, model: ir.Model, depths: Sequence[int], truncated: Sequence[Truncated], context: Context

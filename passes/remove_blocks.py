@@ -17,7 +17,7 @@ from edgefold.passes.base import Context, Edit, Effect, Notes, Pass, Skip, SkipR
 from edgefold.passes.depth.blocks import Part, Stack, find_stacks
 from edgefold.passes.depth.budget import THIRD, Budget, ByCount, ByError, ByWork
 from edgefold.passes.depth.candidates import Candidate, Move, Parts, candidates, check_numbers, moves
-from edgefold.passes.depth.judges import Judge
+from edgefold.passes.depth.judges import Judge, RepairedError
 from edgefold.passes.depth.metric_budget import ByMetric
 from edgefold.passes.depth.repair import repair_depth
 from edgefold.passes.depth.selection import Criterion, Selection, Selector
@@ -62,12 +62,17 @@ class RemoveBlocks(Pass, frozen=True, kw_only=True):
             Each half of the batches is judged after a refit on the other. The evaluation data are not looked at: give
             more samples where the drop is small, for 512 tell top1 to about a point.
         parts: `blocks`; `halves`, attention and feed-forward apart; `any`, a search step takes a half or a whole block.
-        criterion: what is least, so that a part goes. `exhaustive`: the outputs' error, over all choices together.
-            `greedy`: the same, one part after the other (SLEB). `block-influence`: one minus the cosine between the
-            stream before and behind the part (ShortGPT). `macro-influence`: one minus the cosine between the last
-            stream value with and without it, one after the other (FuseGPT). `gates`: values of gates learnt together
-            under the budget (FoldGPT; needs torch, ``edgefold[heal]``). `last`, `random`: controls. `auto` is
-            `exhaustive` up to 300 choices, else `greedy`.
+        criterion: what is least, so that a part goes. `repaired`: the outputs' error once the rest is refitted, on
+            batches that the refit has not seen; asked of the four choices that are least without a refit, or, of more
+            than 300, of what `greedy`, both influences and `last` choose, and of two runs of parts that follow each
+            other, for which a refit makes up best. `exhaustive`: the outputs' error without a
+            refit, over all choices together. `greedy`: the same, one part after the other (SLEB). `block-influence`:
+            one minus the cosine between the stream before and behind the part (ShortGPT). `macro-influence`: one minus
+            the cosine between the last stream value with and without it, one after the other (FuseGPT). `gates`: values
+            of gates learnt together under the budget (FoldGPT; needs torch, ``edgefold[heal]``). `last`, `random`:
+            controls. `auto` is
+            `repaired`; where nothing is refitted `exhaustive` up to 300 choices, else `greedy`, and `greedy` under
+            ``max_error`` and ``max_drop``.
         keep: numbers of blocks that stay.
         repair: `least-squares`, or `none`.
     """
@@ -88,14 +93,18 @@ class RemoveBlocks(Pass, frozen=True, kw_only=True):
         budgets = [name for name in _BUDGETS if getattr(self, name) is not None]
         if len(budgets) > 1:
             raise ValueError(f"{' and '.join(budgets)} both say how much goes; give one of them")
-        for name in ("max_error", "max_drop"):
-            if name in budgets and self.criterion == "exhaustive":
-                raise ValueError(f"{name} goes block by block; take criterion greedy")
+        if not self._amount and self.criterion in ("repaired", "exhaustive"):
+            raise ValueError(f"{budgets[0]} goes block by block; take criterion greedy")
         if self.max_drop is not None:
             try:
                 parse_drop(self.max_drop, "max_drop")
             except UsageError as error:
                 raise ValueError(str(error)) from None
+
+    @property
+    def _amount(self) -> bool:
+        """Whether the budget says how much goes, not how much may be lost."""
+        return self.max_error is None and self.max_drop is None
 
     def rewrite(self, model: ir.Model, context: Context) -> Notes:
         stacks = find_stacks(model)
@@ -104,7 +113,8 @@ class RemoveBlocks(Pass, frozen=True, kw_only=True):
         check_numbers("remove-blocks: keep", self.keep, stacks)
         macs = context.macs(model) if context.macs else {}
         found, skips = candidates(stacks, self.parts, macs, keep=self.keep, excludes=context.excludes)
-        selector = Selector.of(model, found, moves(found, self.parts), context)
+        repaired = self._repaired_error(model, context) if self._amount else None
+        selector = Selector.of(model, found, moves(found, self.parts), context, repaired)
         budget: Budget | Skip
         if self.max_drop is not None:
             budget = self._by_metric(model, context)
@@ -118,7 +128,7 @@ class RemoveBlocks(Pass, frozen=True, kw_only=True):
         gone = [found[position] for position in sorted(selection.gone)]
         if not gone:
             return Notes(skips=(*skips, Skip("model", SkipReason.BELOW_THRESHOLD, "the budget lets no block go")))
-        if self.max_error is None and by_metric is None and not budget.met(selection.gone):
+        if self._amount and not budget.met(selection.gone):
             skips.append(Skip("model", SkipReason.INSEPARABLE, "less goes than was asked for: no rest is small enough"))
         edits = [Edit(one.name, f"{one.part.start.name} takes the place of {one.part.end.name}") for one in gone]
         table = _table(found, selection)
@@ -154,15 +164,24 @@ class RemoveBlocks(Pass, frozen=True, kw_only=True):
             return Skip("model", SkipReason.NO_CALIBRATION, why)
 
         def without(gone: Move) -> list[ir.Model]:
-            copies = [model.clone() for _ in range(1 if self.repair == "none" else 2)]
-            for half, copy in enumerate(copies):
-                there, _ = candidates(find_stacks(copy), self.parts, {}, keep=self.keep, excludes=context.excludes)
-                calibration = context.calibration and context.calibration.through(copy, half=half)
-                around = dataclasses.replace(context, calibration=calibration)
-                self._cut(copy, [there[position].part for position in sorted(gone)], around)
-            return copies
+            return [self._without(model, gone, context, half) for half in range(1 if self.repair == "none" else 2)]
 
         return ByMetric(parse_drop(str(self.max_drop), "max_drop"), context.metric, model, without)
+
+    def _repaired_error(self, model: ir.Model, context: Context) -> Judge | None:
+        """Judges choices by their refit; None where nothing is refitted."""
+        if self.repair == "none" or context.calibration is None or context.departure is None:
+            return None
+        return RepairedError(model, context.departure, lambda gone: self._without(model, gone, context, 0))
+
+    def _without(self, model: ir.Model, gone: Move, context: Context, half: int) -> ir.Model:
+        """A copy without some candidates, the rest refitted on the even (0) or the odd batches."""
+        copy = model.clone()
+        there, _ = candidates(find_stacks(copy), self.parts, {}, keep=self.keep, excludes=context.excludes)
+        calibration = context.calibration and context.calibration.through(copy, half=half)
+        around = dataclasses.replace(context, calibration=calibration)
+        self._cut(copy, [there[position].part for position in sorted(gone)], around)
+        return copy
 
     def _refused(self, budget: ByMetric, found: Sequence[Candidate]) -> list[Skip]:
         """What would have gone next, and why it stays."""
@@ -200,6 +219,9 @@ def _stats(gone: Sequence[Candidate], selection: Selection, stacks: Sequence[Sta
     }
     if selection.error is not None:
         stats["error_before_repair"] = selection.error
+    if selection.repaired:
+        stats["choices_repaired"] = len(selection.repaired)
+        stats["error_repaired"] = selection.repaired[selection.gone]
     return stats
 
 

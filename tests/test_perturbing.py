@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from edgefold.interface import ModelInterface
-from edgefold.perturbing import perturb
+from edgefold.perturbing import departure, perturb
 from edgefold.plan import class_scores
 from edgefold.scoring.task import load_task
 from edgefold.session import make_session
@@ -44,6 +44,17 @@ def test_scores_of_classes_differ_by_the_divergence_of_their_softmax() -> None:
     both = list(perturb(model(), [change], lambda: batches, classes=("y", "z")))
     assert both == pytest.approx([divergence], rel=1e-5)  # classes do not see a shift of all scores
     assert list(perturb(model(), [change], lambda: batches, classes=("z",))) == pytest.approx([shifted + divergence])
+
+
+def test_another_model_departs_as_far_as_the_same_change_does() -> None:
+    batches = [{"x": np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)}]
+    changed = model()
+    changed.graph.inputs[1].const_value = ir.tensor(np.full(1, 3, np.float32), name="c")
+    for classes in ((), ("y", "z")):
+        [expected] = perturb(model(), [{"c": np.full(1, 3, np.float32)}], lambda: batches, classes=classes)
+        assert departure(model(), changed, lambda: batches, classes=classes) == pytest.approx(expected)
+    assert departure(model(), model(), lambda: batches) == 0
+    assert departure(model(), changed, list) is None
 
 
 def test_the_task_says_which_output_holds_classes() -> None:

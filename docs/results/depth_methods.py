@@ -66,8 +66,8 @@ SUBJECTS: Mapping[str, Subject] = {
     "minilm": Subject(
         "minilm/model",
         [f"{name}=1x128" for name in ("input_ids", "attention_mask", "token_type_ids")],
-        {"blocks": 2},
-        {"blocks": 3},
+        {"blocks": 2, "criterion": "exhaustive"},
+        {"blocks": 3, "criterion": "exhaustive"},
         (0.667, 0.5),
         {
             "steps": 300,
@@ -85,14 +85,14 @@ SUBJECTS: Mapping[str, Subject] = {
             *("original, 4 bits", "third removed, no refit", "half removed*", "third removed, rest shared, healed*"),
             *("*no shifts", "half in shared factors, healed, 4 bits", "low rank, two thirds*", "low rank, half*"),
             *("control: mean shared, healed", "control: last removed, head*", "control: random removed, healed"),
-            *("third fused", "elastic, no refit*"),
+            *("third fused", "elastic, no refit*", "elastic, judged*", "third removed, judged repaired, healed*"),
         ),
     ),
     "gpt_charlm_longer": Subject(  # of charlm_training.py
         "gpt_charlm_longer/model",
         ["input_ids=1x128"],
-        {"blocks": 2},
-        {"blocks": 3},
+        {"blocks": 2, "criterion": "exhaustive"},
+        {"blocks": 3, "criterion": "exhaustive"},
         (0.667, 0.5),
         {"steps": 320, "batch": 16, "loss": ["output"]},
         ["/h.1/*", "/h.2/*", "/h.3/*", "/ln_f/*", "/MatMul"],
@@ -104,8 +104,8 @@ SUBJECTS: Mapping[str, Subject] = {
     "vit_mnist": Subject(
         "vit_mnist/model",
         ["image=1x1x28x28"],
-        {"blocks": 2},
-        {"blocks": 3},
+        {"blocks": 2, "criterion": "exhaustive"},
+        {"blocks": 3, "criterion": "exhaustive"},
         (0.667, 0.5),
         {"steps": 400, "batch": 64, "loss": ["output"]},
         ["/layers.1.*", "/layers.2.*", "/layers.3.*", "/mlp_head/*"],
@@ -116,8 +116,8 @@ SUBJECTS: Mapping[str, Subject] = {
     "cifar_resnet56": Subject(
         "cifar_resnet56/model",
         ["input=1x3x32x32"],
-        {"flops": 0.7},
-        {"flops": 0.5},
+        {"flops": 0.7, "criterion": "greedy"},
+        {"flops": 0.5, "criterion": "greedy"},
         (0.7, 0.5),
         {
             "steps": 400,
@@ -132,7 +132,7 @@ SUBJECTS: Mapping[str, Subject] = {
         ["/conv1/*", "/layer2/layer2.0/*", "/layer3/layer3.0/*", "/linear/*"],
         without=(  # shared factors are of matrix products
             *("half in shared factors, healed*", "less than half*", "third removed, rest*", "*no shifts"),
-            *("low rank, two thirds, healed*", "elastic, no refit*"),
+            *("low rank, two thirds, healed*", "elastic, no refit*", "elastic, judged*", "half removed, judged*"),
         ),
     ),
 }
@@ -177,6 +177,7 @@ def rows() -> Iterator[Row]:
 def _of(name: str, subject: Subject) -> Iterator[Row]:
     heal = {"pass": "heal", "patience": 0, "threads": 1, "device": "cpu", **subject.heal}
     third, half = ({"pass": "remove-blocks", **budget} for budget in (subject.third, subject.half))
+    by_refit = {"criterion": "repaired"}
 
     def healed(method: str) -> Row:
         return Row(name, f"{method}, healed", [heal], method, SEEDS)
@@ -193,6 +194,8 @@ def _of(name: str, subject: Subject) -> Iterator[Row]:
     for method, steps in (
         ("third removed", [third]),
         ("half removed", [half]),
+        ("third removed, judged repaired", [{**third, **by_refit}]),
+        ("half removed, judged repaired", [{**half, **by_refit}]),
         ("half shared", [{"pass": "share-weights", "keep": 0.5}]),
         ("half in shared factors", [{"pass": "share-weights", "keep": 0.5, "form": "factors"}]),
         ("third removed, rest shared", [third, {"pass": "share-weights", "keep": 0.5}]),
@@ -220,8 +223,12 @@ def _of(name: str, subject: Subject) -> Iterator[Row]:
     yield Row(name, "control: last removed, head and three blocks tuned", tuned, "control: last removed", SEEDS)
     yield Row(name, "control: random removed", [{**third, "criterion": "random"}], "", SEEDS)
     yield healed("control: random removed")
-    for title, repair in (("elastic", "least-squares"), ("elastic, no refit", "none")):
-        yield Row(name, title, [{"pass": "elastic-depth", "depths": list(subject.depths), "repair": repair}])
+    for title, options in (
+        ("elastic", {"repair": "least-squares", "criterion": subject.third["criterion"]}),
+        ("elastic, no refit", {"repair": "none", "criterion": subject.third["criterion"]}),
+        ("elastic, judged repaired", {"repair": "least-squares", **by_refit}),
+    ):
+        yield Row(name, title, [{"pass": "elastic-depth", "depths": list(subject.depths), **options}])
         for depth in subject.depths:
             yield Row(name, f"{title}, depth {depth}", [], title, values={"depth": depth})
 
@@ -239,7 +246,8 @@ def _on_glosses() -> Iterator[Row]:
     yield row(less, [_LESS_THAN_HALF], "")
     yield row(f"{less}, healed", [brief], less, SEEDS)
     yield row(f"{less}, healed, 4 bits", W4, f"{less}, healed", SEEDS)
-    for method in ("third removed", "half shared", "control: mean shared", "control: random removed"):
+    removed = ("third removed", "third removed, judged repaired", "control: random removed")
+    for method in (*removed, "half shared", "control: mean shared"):
         yield row(f"{method}, healed on glosses", [brief], method, SEEDS)
         yield row(f"{method}, healed on glosses, 4 bits", W4, f"{method}, healed on glosses", SEEDS)
     tuned = {**brief, "train": list(SUBJECTS["minilm"].ends)}
@@ -275,7 +283,7 @@ def _options() -> Iterator[Row]:
     yield Row(name, atoms, [{**share, "form": "atoms"}])
     yield Row(name, f"{atoms}, healed", [heal], atoms, SEEDS)
     halves = "third removed in halves or whole"
-    yield Row(name, halves, [{"pass": "remove-blocks", "parts": "any", "flops": 0.67}])
+    yield Row(name, halves, [{"pass": "remove-blocks", "parts": "any", "flops": 0.67, "criterion": "greedy"}])
     yield Row(name, f"{halves}, healed", [heal], halves, SEEDS)
     for title, healed in (
         ("hidden tensors", {"loss": ["output", "blockwise"]}),

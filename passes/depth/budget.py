@@ -105,6 +105,17 @@ def all_choices(budget: Budget, count: int) -> list[Move] | None:
     return found if 0 < len(found) <= MOST_CHOICES else None
 
 
+def all_runs(budget: Budget, count: int) -> list[Move]:
+    """Candidates that follow each other, as few as meet the budget, from every one on."""
+    found: list[Move] = []
+    for first in range(count):
+        ends = (frozenset(range(first, end)) for end in range(first + 1, count + 1))
+        enough = next(filter(budget.met, ends), None)
+        if enough is not None and budget.allows(enough):
+            found.append(enough)
+    return found
+
+
 def _combinations(count: int) -> Iterator[Move]:
     for size in range(count + 1):
         yield from map(frozenset, combinations(range(count), size))

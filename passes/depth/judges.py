@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgefold.passes._layer_inputs import Rows
-from edgefold.passes.base import Calibrates, Perturb
+from edgefold.passes.base import Calibrates, Departure, Perturb
 from edgefold.passes.depth.blocks import Part
 from edgefold.passes.depth.candidates import Move
 from edgefold.passes.depth.gates import gated
@@ -54,6 +54,26 @@ class OutputError:
             self._asked.append({self._gates[part]: np.zeros(1, np.float32) for part in sorted(gone)})
             self._known[gone] = next(self._errors)
         return self._known[gone]
+
+
+class RepairedError:
+    """The error of the outputs on the odd batches once what is left is repaired on the even ones.
+
+    Args:
+        model: holds the parts.
+        departure: as in `Context`.
+        without: a copy of the model without some parts, repaired on the even batches.
+    """
+
+    def __init__(self, model: ir.Model, departure: Departure, without: Callable[[Move], ir.Model]) -> None:
+        self._model, self._departure, self._without = model, departure, without
+
+    def __call__(self, gone: Move) -> float:
+        repaired = self._without(gone)
+        unseen = self._departure(self._model, repaired, 1)
+        if unseen is not None:
+            return unseen
+        return self._departure(self._model, repaired, 0) or 0.0  # there is one batch, or none
 
 
 class MacroInfluence:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import os
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from residual_chains import WIDTH, chain
 
 from edgefold.calibration import Calibration
+from edgefold.calibration_batches import every_second
 from edgefold.errors import UsageError, VerificationError
 from edgefold.files.loading import load_model
 from edgefold.files.saving import save_model
@@ -29,7 +31,7 @@ from edgefold.passes.depth.truncation import Truncated, blocks_of
 from edgefold.passes.elastic_depth import ElasticDepth
 from edgefold.passes.prune_channels import PruneChannels
 from edgefold.passes.simplify import Simplify
-from edgefold.perturbing import perturb
+from edgefold.perturbing import departure, perturb
 from edgefold.pipeline import Inputs, run_recipe, run_step
 from edgefold.plan import guessed_feeds
 from edgefold.session import make_session
@@ -60,6 +62,22 @@ def at(model: ir.Model, depth: int | None = None) -> list[Array]:
     """Outputs without the runtime's optimizations, which may add in another order."""
     feeds = dict(next(batches())) | ({} if depth is None else {"depth": np.array(depth, np.int64)})
     return list(run_model(model, feeds, optimize=False).values())
+
+
+def test_the_blocks_go_that_a_refit_makes_up_for_best() -> None:
+    model = chain(4)
+    asked: dict[tuple[int, ...], float] = {}
+
+    def unseen(one: ir.Model, other: ir.Model, half: int | None) -> float | None:
+        error = departure(one, other, functools.partial(every_second, batches, half or 0))
+        asked[tuple(n for n in range(4) if f"w{n}" not in other.graph.initializers)] = float(error or 0)
+        return error
+
+    result = model.clone()
+    around = dataclasses.replace(context(model), departure=unseen)
+    notes = ElasticDepth(depths=(2,)).rewrite(result, around)
+    assert len(asked) > 1
+    assert tuple(notes.table[0]["left_out"]) == min(asked, key=lambda gone: asked[gone])
 
 
 def truncated(model: ir.Model, notes: Any, depth: int, repaired: bool = True) -> ir.Model:

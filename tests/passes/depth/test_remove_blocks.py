@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -15,11 +16,12 @@ from graphs import nodes, run, weights
 from residual_chains import HIDDEN, WIDTH, chain, feeds
 
 from edgefold.calibration import Calibration
+from edgefold.calibration_batches import every_second
 from edgefold.errors import UsageError
 from edgefold.measuring.macs import macs_by_name
 from edgefold.passes import Context, Notes, SkipReason
 from edgefold.passes.remove_blocks import RemoveBlocks
-from edgefold.perturbing import perturb
+from edgefold.perturbing import departure, perturb
 from edgefold.recipe import load_recipe, parse_recipe
 
 BATCHES = [{"x": weights(64, WIDTH, seed=seed)} for seed in (1, 2)]
@@ -39,6 +41,18 @@ def context(model: ir.Model, **more: Any) -> Context:
 def removed(model: ir.Model, around: Context | None = None, **options: Any) -> Notes:
     made = context(model) if around is None else around
     return msgspec.convert(options, RemoveBlocks).rewrite(model, made)
+
+
+def judging(model: ir.Model, batches: Sequence[Mapping[str, np.ndarray]]) -> Context:
+    """What the pipeline hands on where a repair can be judged."""
+
+    def unseen(one: ir.Model, other: ir.Model, half: int | None) -> float | None:
+        return departure(one, other, functools.partial(every_second, lambda: iter(batches), half or 0))
+
+    perturbed = functools.partial(perturb, feeds=lambda: batches)
+    return context(
+        model, calibration=Calibration(model.clone(), lambda: iter(batches)), perturb=perturbed, departure=unseen
+    )
 
 
 def gone(notes: Notes) -> list[str]:
@@ -63,6 +77,45 @@ def test_the_blocks_that_add_nothing_go_and_nothing_changes() -> None:
     assert notes.stats["error_before_repair"] < 1e-12  # type: ignore[operator]
     assert notes.skips == ()
     np.testing.assert_array_equal(run(model, feeds())[0], before)
+
+
+def with_linear_end() -> ir.Model:
+    """Three blocks; the last adds as much as the stream holds, by ``Relu(h W) - Relu(-h W)``, which the head can do."""
+    model = chain(3, last="y")
+    stored = model.graph.initializers
+    half = weights(WIDTH, HIDDEN // 2, seed=5)
+    back = np.linalg.pinv(half)
+    arrays = {"w2": np.hstack([half, -half]), "u2": np.vstack([back, -back])}
+    arrays |= {name: 0.2 * stored[name].const_value.numpy() for name in ("u0", "u1")}  # type: ignore[union-attr]
+    for name, array in arrays.items():
+        stored[name].const_value = ir.tensor(array.astype(np.float32), name=name)
+    return model
+
+
+MANY = [{"x": weights(256, WIDTH, seed=seed)} for seed in range(4)]
+
+
+def test_what_a_refit_can_make_up_for_goes_first() -> None:
+    model = with_linear_end()
+    notes = removed(model, judging(model, MANY), blocks=1)
+    assert (gone(notes), notes.stats["criterion"]) == (["block 2"], "repaired")
+    assert notes.stats["choices_repaired"] == 3
+    assert notes.stats["error_repaired"] < 0.05 < 0.2 < notes.stats["error_before_repair"]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("criterion", "said"), [("auto", 0), ("repaired", 1)])
+def test_nothing_is_judged_by_a_repair_that_is_not_made(criterion: str, said: int) -> None:
+    model = with_linear_end()
+    notes = removed(model, judging(model, MANY), blocks=1, repair="none", criterion=criterion)
+    assert (gone(notes), notes.stats["criterion"]) == (["block 0"], "exhaustive")
+    assert [skip.detail for skip in notes.skips] == ["nothing is repaired: judged without a repair"] * said
+
+
+def test_one_batch_is_both_fitted_to_and_judged_by() -> None:
+    model = with_linear_end()
+    notes = removed(model, judging(model, MANY[:1]), blocks=1)
+    assert notes.stats["criterion"] == "repaired"
+    assert notes.stats["error_repaired"] < 0.05  # type: ignore[operator]
 
 
 def test_blocks_that_there_are_not_are_named() -> None:
@@ -203,6 +256,7 @@ def test_a_block_whose_inside_is_an_output_stays() -> None:
     [
         ({"blocks": 1, "ratio": 0.5}, "blocks and ratio both say how much goes"),
         ({"max-error": 0.1, "criterion": "exhaustive"}, "take criterion greedy"),
+        ({"max-error": 0.1, "criterion": "repaired"}, "take criterion greedy"),
         ({"ratio": 1.5}, "ratio"),
         ({"blocks": -1}, "blocks"),
         ({"criterion": "best"}, "criterion"),

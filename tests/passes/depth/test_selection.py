@@ -17,11 +17,11 @@ from residual_chains import blocks, chain, feeds
 from edgefold.calibration import Calibration
 from edgefold.passes import Context, SkipReason
 from edgefold.passes.depth.blocks import Block, Part, Stack
-from edgefold.passes.depth.budget import Budget, ByCount, ByError, ByWork, all_choices
-from edgefold.passes.depth.candidates import Candidate, candidates, moves
+from edgefold.passes.depth.budget import Budget, ByCount, ByError, ByWork, all_choices, all_runs
+from edgefold.passes.depth.candidates import Candidate, Move, candidates, moves
 from edgefold.passes.depth.choice import best, greedy
 from edgefold.passes.depth.judges import Additive, MacroInfluence, OutputError, block_influence
-from edgefold.passes.depth.selection import Criterion, Selector
+from edgefold.passes.depth.selection import RUNS, SHORTLIST, Criterion, Selector
 from edgefold.perturbing import perturb
 
 BATCHES = [feeds(48), feeds(48)]
@@ -183,6 +183,64 @@ def test_what_the_metric_looks_at_decides_where_it_is_known() -> None:
     selection = selector.select("auto", ByCount(found, Fraction(1)))
     assert selection.losses == (1.0, 5.0, 1.0)
     assert selection.gone == {0}
+
+
+def test_only_the_choices_that_are_least_without_a_repair_are_repaired() -> None:
+    model = chain(9, last="y")
+    found = whole(model)
+    asked: list[Move] = []
+
+    def repaired(gone: Move) -> float:
+        asked.append(gone)
+        return float(-len(asked))  # what is asked last is least
+
+    selector = Selector.of(model, found, moves(found, "blocks"), context(model), repaired)
+    selection = selector.select("auto", ByCount(found, Fraction(1)))
+    assert len(asked) == SHORTLIST < len(found)
+    least = sorted(range(9), key=lambda position: selection.losses[position])
+    assert asked == [frozenset([position]) for position in least[:SHORTLIST]]
+    assert (selection.gone, selection.criterion) == (asked[-1], "repaired")
+
+
+def test_runs_are_as_short_as_meets_the_budget() -> None:
+    found = whole(chain(4, last="y"))
+    assert all_runs(ByCount(found, Fraction(2)), 4) == [{0, 1}, {1, 2}, {2, 3}]
+    assert all_runs(ByCount(found, Fraction(5)), 4) == []
+
+
+def test_runs_are_repaired_too() -> None:
+    model = chain(6, silent=(0, 2, 4), last="y")
+    found = whole(model)
+    asked: list[Move] = []
+
+    def repaired(gone: Move) -> float:
+        asked.append(gone)
+        return -float(gone == {3, 4})
+
+    selection = Selector.of(model, found, moves(found, "blocks"), context(model), repaired).select(
+        "repaired", ByCount(found, Fraction(2))
+    )
+    assert set(asked[:3]) == {frozenset(pair) for pair in ((0, 2), (0, 4), (2, 4))}
+    assert sum(max(gone) - min(gone) == 1 for gone in asked) >= RUNS
+    assert selection.gone in asked
+
+
+def test_of_many_choices_those_of_several_criteria_are_repaired() -> None:
+    model = chain(12, last="y")
+    found = whole(model)
+    asked: list[Move] = []
+
+    def repaired(gone: Move) -> float:
+        asked.append(gone)
+        return float(len(asked))  # what is asked first is least
+
+    selector = Selector.of(model, found, moves(found, "blocks"), context(model), repaired)
+    selection = selector.select("auto", ByCount(found, Fraction(6)))  # of 924
+    assert 1 < len(asked) <= 4 + RUNS
+    assert frozenset(range(6, 12)) in asked
+    assert (selection.gone, selection.criterion) == (asked[0], "repaired")
+    stepwise = selector.select("greedy", ByCount(found, Fraction(6)))
+    assert stepwise.gone == asked[0]
 
 
 def test_controls_look_at_nothing() -> None:

@@ -123,8 +123,8 @@ def test_yaml_that_is_none_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "advice"),
     [
-        ("remove-blocks.criterion=nonsense", "; criterion takes auto, exhaustive, greedy, "),
-        ("remove-blocks.criterion=[greedy]", "; criterion takes auto, exhaustive, greedy, "),
+        ("remove-blocks.criterion=nonsense", "; criterion takes auto, repaired, exhaustive, "),
+        ("remove-blocks.criterion=[greedy]", "; criterion takes auto, repaired, exhaustive, "),
         ("remove-blocks.keep=[x]", "; it takes blocks, ratio, "),
         ("remove-blocks.blcks=2", "; it takes blocks, ratio, flops, max-error, max-drop, parts, "),
         ("remove-blocks.ratio=2", "; it takes blocks, ratio, "),

@@ -177,7 +177,6 @@ def rows() -> Iterator[Row]:
 def _of(name: str, subject: Subject) -> Iterator[Row]:
     heal = {"pass": "heal", "patience": 0, "threads": 1, "device": "cpu", **subject.heal}
     third, half = ({"pass": "remove-blocks", **budget} for budget in (subject.third, subject.half))
-    by_refit = {"criterion": "repaired"}
 
     def healed(method: str) -> Row:
         return Row(name, f"{method}, healed", [heal], method, SEEDS)
@@ -194,8 +193,8 @@ def _of(name: str, subject: Subject) -> Iterator[Row]:
     for method, steps in (
         ("third removed", [third]),
         ("half removed", [half]),
-        ("third removed, judged repaired", [{**third, **by_refit}]),
-        ("half removed, judged repaired", [{**half, **by_refit}]),
+        ("third removed, judged repaired", [{**third, "criterion": "repaired"}]),
+        ("half removed, judged repaired", [{**half, "criterion": "repaired"}]),
         ("half shared", [{"pass": "share-weights", "keep": 0.5}]),
         ("half in shared factors", [{"pass": "share-weights", "keep": 0.5, "form": "factors"}]),
         ("third removed, rest shared", [third, {"pass": "share-weights", "keep": 0.5}]),
@@ -223,10 +222,15 @@ def _of(name: str, subject: Subject) -> Iterator[Row]:
     yield Row(name, "control: last removed, head and three blocks tuned", tuned, "control: last removed", SEEDS)
     yield Row(name, "control: random removed", [{**third, "criterion": "random"}], "", SEEDS)
     yield healed("control: random removed")
+    yield from _elastic(name, subject)
+
+
+def _elastic(name: str, subject: Subject) -> Iterator[Row]:
+    """Files of several depths."""
     for title, options in (
         ("elastic", {"repair": "least-squares", "criterion": subject.third["criterion"]}),
         ("elastic, no refit", {"repair": "none", "criterion": subject.third["criterion"]}),
-        ("elastic, judged repaired", {"repair": "least-squares", **by_refit}),
+        ("elastic, judged repaired", {"repair": "least-squares", "criterion": "repaired"}),
     ):
         yield Row(name, title, [{"pass": "elastic-depth", "depths": list(subject.depths), **options}])
         for depth in subject.depths:

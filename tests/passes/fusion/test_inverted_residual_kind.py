@@ -79,7 +79,7 @@ def test_row_says_what_decided() -> None:
     assert row["kind"] == "inverted-residual"
     assert row["fuse"]
     assert row["fused_us"] < row["unfused_us"]
-    assert "unfused expanded 16 KB in memory" in row["why"]
+    assert "unfused expanded 16 KB in L1 (87%) and memory" in row["why"]
     assert "fused expanded 16 KB in L1" in row["why"]
 
 

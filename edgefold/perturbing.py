@@ -22,6 +22,8 @@ Feeds = Mapping[str, Array]
 SAMPLES = 64
 """Samples of the calibration data, at least; whole batches. Enough to rank layers whose errors differ by factors."""
 
+_TINY = 1e-30
+
 
 def perturb(
     model: ir.Model,
@@ -53,7 +55,7 @@ def perturb(
 def departure(
     model: ir.Model, changed: ir.Model, feeds: Callable[[], Iterable[Feeds]], *, classes: Collection[str] = ()
 ) -> float | None:
-    """The error of the outputs of a changed model, by what the model gives, measured as ``perturb`` does.
+    """The error of a changed model's outputs by what the model gives, as ``perturb`` measures it, on all batches.
 
     Args:
         model: what the error is counted from.
@@ -67,8 +69,16 @@ def departure(
     Raises:
         ModelError: ONNX Runtime cannot run one of the models.
     """
-    reference = _Reference.of(make_session(model, config=LITTLE_MEMORY), feeds, classes)
-    return reference.error(make_session(changed, config=LITTLE_MEMORY), {}) if reference.batches else None
+    sessions = [make_session(one, config=LITTLE_MEMORY) for one in (model, changed)]
+    distances: dict[str, float] = {}
+    sizes: dict[str, float] = {}
+    for batch in feeds():
+        real = real_positions(batch)
+        wanted, found = (_outputs(session, batch, real) for session in sessions)
+        for name, output in wanted.items():
+            distances[name] = distances.get(name, 0.0) + _distance(name in classes)(found[name], output)
+            sizes[name] = sizes.get(name, 0.0) + _size(output, name in classes)
+    return sum(distance / max(sizes[name], _TINY) for name, distance in distances.items()) if sizes else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,10 +105,7 @@ class _Reference:
         wanted = [_outputs(session, batch, real) for batch, real in batches]
         sizes: dict[str, float] = {}
         for name in wanted[0] if wanted else ():
-            energy = sum(
-                _rows(one[name]) if name in classes else float(np.vdot(one[name], one[name])) for one in wanted
-            )
-            sizes[name] = max(energy, 1e-30)
+            sizes[name] = max(sum(_size(one[name], name in classes) for one in wanted), _TINY)
         return cls(batches, wanted, sizes, classes)
 
     def error(self, session: ort.InferenceSession, change: Feeds) -> float:
@@ -107,8 +114,7 @@ class _Reference:
         for (batch, real), wanted in zip(self.batches, self.wanted, strict=True):
             outputs = _outputs(session, {**batch, **change}, real)
             for name, output in outputs.items():
-                distance = _divergence if name in self.classes else _squares
-                error += distance(output, wanted[name]) / self.sizes[name]
+                error += _distance(name in self.classes)(output, wanted[name]) / self.sizes[name]
         return error
 
 
@@ -124,8 +130,13 @@ def _squares(output: Array, reference: Array) -> float:
     return float(np.vdot(difference, difference))
 
 
-def _rows(scores: Array) -> int:
-    return int(scores.size // max(1, scores.shape[-1]))
+def _size(output: Array, classes: bool) -> float:
+    """What its distances are divided by: rows of scores, else its energy."""
+    return float(output.size // max(1, output.shape[-1])) if classes else float(np.vdot(output, output))
+
+
+def _distance(classes: bool) -> Callable[[Array, Array], float]:
+    return _divergence if classes else _squares
 
 
 def _divergence(output: Array, reference: Array) -> float:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -70,10 +71,10 @@ class RepairedError:
 
     def __call__(self, gone: Move) -> float:
         repaired = self._without(gone)
-        unseen = self._departure(self._model, repaired, 1)
-        if unseen is not None:
-            return unseen
-        return self._departure(self._model, repaired, 0) or 0.0  # there is one batch, or none
+        error = self._departure(self._model, repaired, 1)
+        if error is None:  # there is one batch, or none
+            error = self._departure(self._model, repaired, 0) or 0.0
+        return math.inf if math.isnan(error) else error
 
 
 class MacroInfluence:

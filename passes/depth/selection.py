@@ -123,6 +123,8 @@ class Selector:
             promising = sorted(choices, key=judge)[: SHORTLIST - RUNS]
         runs = [one for one in all_runs(budget, len(self.found)) if one not in promising]
         shortlist = dict.fromkeys((*promising, *sorted(runs, key=judge)[:RUNS]))
+        if frozenset() in shortlist:
+            return {frozenset(): 0.0}  # nothing is to go
         return {gone: self.repaired_error(gone) for gone in shortlist}
 
     def _possible(self, criterion: Criterion) -> tuple[Criterion, tuple[Skip, ...]]:

@@ -20,7 +20,7 @@ from edgefold.passes.depth.blocks import Block, Part, Stack
 from edgefold.passes.depth.budget import Budget, ByCount, ByError, ByWork, all_choices, all_runs
 from edgefold.passes.depth.candidates import Candidate, Move, candidates, moves
 from edgefold.passes.depth.choice import best, greedy
-from edgefold.passes.depth.judges import Additive, MacroInfluence, OutputError, block_influence
+from edgefold.passes.depth.judges import Additive, MacroInfluence, OutputError, RepairedError, block_influence
 from edgefold.passes.depth.selection import RUNS, SHORTLIST, Criterion, Selector
 from edgefold.perturbing import perturb
 
@@ -200,6 +200,25 @@ def test_only_the_choices_that_are_least_without_a_repair_are_repaired() -> None
     least = sorted(range(9), key=lambda position: selection.losses[position])
     assert asked == [frozenset([position]) for position in least[:SHORTLIST]]
     assert (selection.gone, selection.criterion) == (asked[-1], "repaired")
+
+
+def test_nothing_is_repaired_where_nothing_goes() -> None:
+    model = chain(3, last="y")
+    found = whole(model)
+
+    def refused(gone: Move) -> float:
+        raise AssertionError(gone)
+
+    selector = Selector.of(model, found, moves(found, "blocks"), context(model), refused)
+    assert selector.select("auto", ByCount(found, Fraction(0))).gone == frozenset()
+
+
+def test_outputs_that_are_no_numbers_are_the_worst() -> None:
+    model = chain(2, last="y")
+    errors = {0: 0.5, 1: math.nan}
+    judged = RepairedError(model, lambda _, other, half: errors[other], lambda gone: min(gone))  # type: ignore[arg-type, return-value]
+    assert judged(frozenset({0})) == 0.5
+    assert judged(frozenset({1})) == math.inf
 
 
 def test_runs_are_as_short_as_meets_the_budget() -> None:

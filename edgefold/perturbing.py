@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,9 +46,15 @@ def perturb(
         ModelError: ONNX Runtime cannot run the model.
     """
     session = make_session(model, config=LITTLE_MEMORY)
-    reference = _Reference.of(session, feeds, classes)
+    batches = [(batch, real_positions(batch)) for batch in _first(feeds())]
+    wanted = [_outputs(session, batch, real) for batch, real in batches]
+    sizes = {name: sum(_size(one[name], name in classes) for one in wanted) for name in (wanted[0] if wanted else ())}
     for change in changes:
-        yield reference.error(session, change)
+        error = 0.0
+        for (batch, real), references in zip(batches, wanted, strict=True):
+            for name, output in _outputs(session, {**batch, **change}, real).items():
+                error += _distance(name in classes)(output, references[name]) / max(sizes[name], _TINY)
+        yield error
 
 
 def departure(
@@ -79,43 +84,6 @@ def departure(
             distances[name] = distances.get(name, 0.0) + _distance(name in classes)(found[name], output)
             sizes[name] = sizes.get(name, 0.0) + _size(output, name in classes)
     return sum(distance / max(sizes[name], _TINY) for name, distance in distances.items()) if sizes else None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Reference:
-    """What a model gives.
-
-    Attributes:
-        batches: of its inputs, each with the positions that are not padding.
-        wanted: its outputs on each batch, by name.
-        sizes: what squared errors, or sums over rows, are divided by, by the names of the outputs.
-        classes: names of outputs that are scores of classes.
-    """
-
-    batches: Sequence[tuple[Feeds, Array | None]]
-    wanted: Sequence[Mapping[str, Array]]
-    sizes: Mapping[str, float]
-    classes: Collection[str]
-
-    @classmethod
-    def of(
-        cls, session: ort.InferenceSession, feeds: Callable[[], Iterable[Feeds]], classes: Collection[str]
-    ) -> _Reference:
-        batches = [(batch, real_positions(batch)) for batch in _first(feeds())]
-        wanted = [_outputs(session, batch, real) for batch, real in batches]
-        sizes: dict[str, float] = {}
-        for name in wanted[0] if wanted else ():
-            sizes[name] = max(sum(_size(one[name], name in classes) for one in wanted), _TINY)
-        return cls(batches, wanted, sizes, classes)
-
-    def error(self, session: ort.InferenceSession, change: Feeds) -> float:
-        """Of the outputs with a change of the inputs, added up over the outputs."""
-        error = 0.0
-        for (batch, real), wanted in zip(self.batches, self.wanted, strict=True):
-            outputs = _outputs(session, {**batch, **change}, real)
-            for name, output in outputs.items():
-                error += _distance(name in self.classes)(output, wanted[name]) / self.sizes[name]
-        return error
 
 
 def _outputs(session: ort.InferenceSession, feeds: Feeds, real: Array | None) -> dict[str, Array]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -103,14 +103,11 @@ class ElasticDepth(Pass, frozen=True, kw_only=True):
 
     def _repaired_error(self, model: ir.Model, found: Sequence[Candidate], context: Context) -> Judge | None:
         """Judges choices by their refit; None where nothing is refitted."""
-        calibration = context.calibration
-        if self.repair == "none" or calibration is None or context.departure is None:
+        if self.repair == "none" or context.calibration is None or context.departure is None:
             return None
 
         def without(gone: Move) -> ir.Model:
-            one = Truncated(model, [found[position].block for position in gone])
-            one.repair(model, calibration.through(one.model, half=0), context.excludes)
-            return one.model
+            return _refitted_on_half(model, [found[position].block for position in gone], context)
 
         return RepairedError(model, context.departure, without)
 
@@ -124,11 +121,9 @@ class ElasticDepth(Pass, frozen=True, kw_only=True):
             return [Skip("model", SkipReason.NO_CALIBRATION, "no depth is refitted")]
         skips: list[Skip] = []
         for depth, one in zip(depths, truncated, strict=True):
-            errors = one.held_out_errors(model, context.calibration, context.excludes)
-            if errors is not None and errors[1] >= errors[0]:
-                why = (
-                    f"error of the outputs on data that a refit has not seen: {errors[0]:.3g}, refitted {errors[1]:.3g}"
-                )
+            before, after = _unseen_errors(model, one, context)
+            if before is not None and after is not None and not after < before:
+                why = f"error of the outputs on data that a refit has not seen: {before:.3g}, refitted {after:.3g}"
                 skips.append(Skip(f"depth {depth}", SkipReason.FALLBACK, f"{why}; it keeps the weights as they are"))
             else:
                 skips += one.repair(model, context.calibration, context.excludes).skips
@@ -139,6 +134,24 @@ class ElasticDepth(Pass, frozen=True, kw_only=True):
         if context.perturb is None:
             return [None] * len(depths)
         return list(context.perturb(model, [{self.input: np.array(depth, np.int64)} for depth in depths]))
+
+
+def _refitted_on_half(model: ir.Model, removed: Collection[int], context: Context) -> ir.Model:
+    """The model without some blocks, refitted on the even batches of the calibration data."""
+    assert context.calibration is not None
+    one = Truncated(model, removed)
+    one.repair(model, context.calibration.through(one.model, half=0), context.excludes)
+    return one.model
+
+
+def _unseen_errors(model: ir.Model, truncated: Truncated, context: Context) -> tuple[float | None, float | None]:
+    """The error of the outputs on the odd batches as cut out, and refitted on the even ones; None with one batch."""
+    if context.departure is None:
+        return None, None
+    before = context.departure(model, truncated.model, 1)
+    if before is None:
+        return None, None
+    return before, context.departure(model, _refitted_on_half(model, truncated.removed, context), 1)
 
 
 def _assembled(model: ir.Model, truncated: Sequence[Truncated], depths: Sequence[int], name: str) -> ElasticGraph:

@@ -182,10 +182,10 @@ def _of(name: str, subject: Subject) -> Iterator[Row]:
         return Row(name, f"{method}, healed", [heal], method, SEEDS)
 
     def in_4_bits(method: str) -> Row:
-        return Row(name, f"{method}, 4 bits", W4, method)
+        return Row(name, f"{method}, 4 bits", W4, method, SEEDS if method.endswith("healed") else (0,))
 
     def in_4_bits_without_shifts(method: str) -> Row:
-        return Row(name, f"{method}, 4 bits, no shifts", PLAIN_W4, method)
+        return Row(name, f"{method}, 4 bits, no shifts", PLAIN_W4, method, SEEDS)
 
     yield Row(name, "original", [])
     yield in_4_bits("original")
@@ -213,9 +213,8 @@ def _of(name: str, subject: Subject) -> Iterator[Row]:
     yield healed(method)
     yield in_4_bits(f"{method}, healed")
     short = {**heal, "steps": 120}
-    yield Row(
-        name, "third removed, rest in shared factors, healed, 4 bits", [_LESS_THAN_HALF, short, *W4], "third removed"
-    )
+    both = "third removed, rest in shared factors, healed, 4 bits"
+    yield Row(name, both, [_LESS_THAN_HALF, short, *W4], "third removed", SEEDS)
     yield Row(name, "third fused", [_fusion(subject)], "", SEEDS)
     yield Row(name, "control: last removed", [{**third, "criterion": "last", "repair": "none"}])
     tuned = [{**heal, "train": list(subject.ends)}]

@@ -5,21 +5,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from edgefold.passes._layer_inputs import Rows
 from edgefold.passes.base import Calibrates, Notes
 from edgefold.passes.depth.blocks import Block, find_stacks
 from edgefold.passes.depth.elastic import Form
 from edgefold.passes.depth.repair import repair_depth
 from edgefold.passes.depth.surgery import cut_out, followed, removed_runs
-
-_JUDGED_ROWS = 4096  # of the outputs, which may be as wide as a vocabulary
-_TINY = 1e-30
 
 
 class Truncated:
@@ -31,11 +24,12 @@ class Truncated:
 
     Attributes:
         model: the copy.
+        removed: as given.
     """
 
     def __init__(self, original: ir.Model, removed: Collection[int]) -> None:
         self.model = original.clone()
-        self._removed = frozenset(removed)
+        self.removed = frozenset(removed)
         self._blocks = blocks_of(self.model)
         gone = [self._blocks[number] for number in sorted(removed)]
         before = {block.end: block.start for block in gone}
@@ -47,26 +41,9 @@ class Truncated:
         """Refits what writes to the stream; the block before a removed run aims at the stream behind the run."""
         return repair_depth(self.model, original, calibration, self._targets, exclude=exclude)
 
-    def held_out_errors(
-        self, original: ir.Model, calibration: Calibrates, exclude: Callable[[str], bool]
-    ) -> tuple[float, float] | None:
-        """The error of the outputs on odd batches as it is, and after a refit on the even ones, which it does not keep.
-
-        None where there is one batch only.
-        """
-        fitted = self.model.clone()
-        repair_depth(fitted, original, calibration.through(fitted, half=0), self._targets, exclude=exclude)
-        unseen = [calibration.through(model, half=1) for model in (original, self.model, fitted)]
-        requests = [Rows(str(value.name)) for value in original.graph.outputs]
-        wanted, *found = (one.rows(requests, _JUDGED_ROWS) for one in unseen)
-        if not wanted:
-            return None
-        before, after = (sum(_relative(one[request], wanted[request]) for request in requests) for one in found)
-        return before, after
-
     def form(self, number: int) -> Form | None:
         """How a block of the original runs here; None where it does not."""
-        if number in self._removed:
+        if number in self.removed:
             return None
         return Form(self.model, self._starts[number], self._blocks[number].end)
 
@@ -78,11 +55,6 @@ class Truncated:
     @functools.cached_property
     def _values(self) -> Mapping[str, ir.Value]:
         return ir.convenience.create_value_mapping(self.model.graph, include_subgraphs=False)
-
-
-def _relative(got: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> float:
-    """Squared error over energy."""
-    return float(np.square(got - wanted).sum() / max(float(np.square(wanted).sum()), _TINY))
 
 
 def blocks_of(model: ir.Model) -> Sequence[Block]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -68,13 +68,13 @@ def test_the_blocks_go_that_a_refit_makes_up_for_best() -> None:
     model = chain(4)
     asked: dict[tuple[int, ...], float] = {}
 
-    def unseen(one: ir.Model, other: ir.Model, half: int | None) -> float | None:
-        error = departure(one, other, functools.partial(every_second, batches, half or 0))
+    def remembered(one: ir.Model, other: ir.Model, half: int | None) -> float | None:
+        error = unseen(one, other, half)
         asked[tuple(n for n in range(4) if f"w{n}" not in other.graph.initializers)] = float(error or 0)
         return error
 
     result = model.clone()
-    around = dataclasses.replace(context(model), departure=unseen)
+    around = dataclasses.replace(context(model), departure=remembered)
     notes = ElasticDepth(depths=(2,)).rewrite(result, around)
     assert len(asked) > 1
     assert tuple(notes.table[0]["left_out"]) == min(asked, key=lambda gone: asked[gone])
@@ -114,29 +114,32 @@ def test_repair_is_worth_its_weights() -> None:
     assert 0 < 4 * after.stats["weights_added"] <= grown < 4 * after.stats["weights_added"] + 4000
 
 
-@pytest.mark.parametrize(("errors", "refitted"), [((0.2, 0.1), True), ((0.1, 0.1), False), (None, True)])
-def test_a_refit_is_kept_where_it_serves_data_that_it_has_not_seen(
-    monkeypatch: pytest.MonkeyPatch, errors: tuple[float, float] | None, refitted: bool
-) -> None:
-    monkeypatch.setattr(Truncated, "held_out_errors", lambda *_: errors)
-    _, notes = elastic(chain(4), depths=(2,))
+def unseen(one: ir.Model, other: ir.Model, half: int | None) -> float | None:
+    return departure(one, other, functools.partial(every_second, batches, half or 0))
+
+
+@pytest.mark.parametrize("share", [0.9, 1.0, math.nan, None])
+def test_a_refit_is_kept_where_it_serves_data_that_it_has_not_seen(share: float | None) -> None:
+    """The departure of a refitted copy is a share of that of the copy whose weights are the model's."""
+    model = chain(4)
+    asked: list[int | None] = []
+
+    def measured(one: ir.Model, other: ir.Model, half: int | None) -> float | None:
+        asked.append(half)
+        plain = all(
+            np.array_equal(value.const_value.numpy(), one.graph.initializers[name].const_value.numpy())
+            for name, value in other.graph.initializers.items()
+        )
+        return None if share is None else 0.1 if plain else 0.1 * share
+
+    result = model.clone()
+    around = dataclasses.replace(context(model), departure=measured)
+    notes = ElasticDepth(depths=(2,), criterion="last").rewrite(result, around)
+    assert set(asked) == {1}
+    refitted = share is None or share < 1
     assert bool(notes.stats["weights_added"]) == refitted
-    assert (
-        any("on data that a refit has not seen: 0.1, refitted 0.1" in skip.detail for skip in notes.skips) != refitted
-    )
-
-
-def test_held_out_errors_are_of_the_other_half_of_the_batches() -> None:
-    model = chain(5)
-    shallow = Truncated(model, (1, 3))
-    found = shallow.held_out_errors(model, Calibration(model, batches), lambda _: False)
-    assert found is not None
-    assert found[1] < found[0]
-    odd = list(batches())[1]
-    wanted, got = (run_model(one, odd)["h5"] for one in (model, shallow.model))
-    assert found[0] == pytest.approx(np.square(got - wanted).sum() / np.square(wanted).sum(), rel=1e-4)
-    one = Calibration(model, lambda: itertools.islice(batches(), 1))
-    assert shallow.held_out_errors(model, one, lambda _: False) is None
+    told = [skip.detail for skip in notes.skips if "on data that a refit has not seen: 0.1, refitted" in skip.detail]
+    assert bool(told) != refitted
 
 
 @settings(max_examples=10, deadline=None)

@@ -85,6 +85,38 @@ def test_a_reference_is_the_target(tmp_path: Path, task: Task) -> None:
         assert (result.value, result.target, result.samples) == (0, "reference", 10)
 
 
+@pytest.mark.parametrize("rewritten", ["ref.onnx", "data.npz"])
+def test_a_reference_is_what_its_files_hold_now(tmp_path: Path, task: Task, rewritten: str) -> None:
+    """Of equal size and with the old time: a clock's tick is long enough to write a small file twice."""
+    text = task.path.read_text().replace("labels: y", "reference: ref.onnx").replace("top1", "mse")
+    (tmp_path / "r.yaml").write_text(text)
+    save(IDENTITY.format(batch="N").replace("Identity", "Softplus"), tmp_path / "ref.onnx")
+    referenced, scored = load_task(tmp_path / "r.yaml"), model(IDENTITY.format(batch="N"))
+    arrays = dict(np.load(tmp_path / "data.npz"))
+    x = arrays["x"]
+    assert evaluate(scored, referenced).value == pytest.approx(((np.log1p(np.exp(x)) - x) ** 2).mean(), rel=1e-5)
+
+    stamp = (tmp_path / rewritten).stat()
+    if rewritten == "ref.onnx":
+        save(IDENTITY.format(batch="N").replace("Identity", "Softsign"), tmp_path / rewritten)
+        expected = ((x / (1 + abs(x)) - x) ** 2).mean()
+    else:
+        np.savez(tmp_path / rewritten, x=-x, y=arrays["y"])
+        expected = ((np.log1p(np.exp(-x)) + x) ** 2).mean()
+    os.utime(tmp_path / rewritten, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert (tmp_path / rewritten).stat().st_size == stamp.st_size
+    assert evaluate(scored, referenced).value == pytest.approx(expected, rel=1e-5)
+
+
+def test_rows_of_files_that_did_not_change_are_computed_once(
+    tmp_path: Path, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = save(IDENTITY.format(batch="N").replace("Identity", "Erf"), tmp_path / "m.onnx")
+    for _ in range(2):
+        assert evaluate(original, task, split="calibration", original=original).value == pytest.approx(1)
+        monkeypatch.setattr("edgefold.scoring.reference_rows.make_session", None)
+
+
 def test_two_tasks_cannot_be_compared(task: Task) -> None:
     one = evaluate(model(IDENTITY.format(batch="N")), task)
     two = evaluate(model(IDENTITY.format(batch="N")), task, limit=5)

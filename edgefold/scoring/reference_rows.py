@@ -7,10 +7,12 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
-from edgefold.files.loading import load_model
+from edgefold.files.loading import LoadedModel, load_model
 from edgefold.interface import ModelInterface
+from edgefold.scoring.task_files import content_sha256, data_files
 from edgefold.session import make_session, run
 
 if TYPE_CHECKING:
@@ -52,15 +54,16 @@ def reference_rows(model: Path | ir.Model, task: Task, split: Split, limit: int 
     """
     if not isinstance(model, Path):
         return ReferenceRows(_blocks(model, task, split, limit))
-    key = _key(model, task, split, limit)
+    loaded = load_model(model)
+    key = _key(loaded, task, split, limit)
     if key in _cache:
         _cache.move_to_end(key)
         return ReferenceRows(iter([_cache[key]]))
-    return ReferenceRows(_remembering(key, _blocks(model, task, split, limit), task.samples(split, limit)))
+    return ReferenceRows(_remembering(key, _blocks(loaded.path, task, split, limit), task.samples(split, limit)))
 
 
 def _blocks(model: Path | ir.Model, task: Task, split: Split, limit: int | None) -> Iterator[Array]:
-    session = make_session(load_model(model).path if isinstance(model, Path) else model, library=False)
+    session = make_session(model, library=False)
     interface = ModelInterface.of(session)
     output = interface.output(task.metric.output, f"{task.path}: metric")
     for batch in task.batches(interface, split, limit):
@@ -88,15 +91,6 @@ def _store(key: Key, rows: Array) -> None:
         _cache.popitem(last=False)
 
 
-def _key(model: Path, task: Task, split: Split, limit: int | None) -> Key:
-    """Names the rows: model file and task as they stand on disk."""
-    stamps = []
-    for path in (model, task.path):
-        try:
-            status = path.stat()
-        except OSError:
-            # The session that follows says what is wrong with the file.
-            stamps.append((str(path), 0, 0))
-            continue
-        stamps.append((str(path.resolve()), status.st_mtime_ns, status.st_size))
-    return (*stamps, task.rule.data, task.metric.output, split, limit)
+def _key(model: LoadedModel, task: Task, split: Split, limit: int | None) -> Key:
+    """Names the rows by the content of what they are made from: files change within one tick of their clock too."""
+    return (model.sha256, content_sha256(data_files(task, split)), msgspec.json.encode(task.rule), split, limit)

@@ -29,7 +29,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     Attributes:
         steps: the passes in order.
-        overrides: per-node options, added to every step that takes ``overrides``.
+        overrides: options for single nodes; every step that takes ``overrides`` gets those of them that it knows.
         exclude: node names or globs that no lossy pass may touch.
         max_drop: largest loss of the metric, ``1%`` of the original's value or ``1pt`` absolute.
         max_size: largest size of the artefact, as in ``4MB`` or ``500kB``.
@@ -127,7 +127,7 @@ def _normalized_step(step: object, index: int, place: str) -> dict[str, Any]:
 
 
 def _share_overrides(steps: list[dict[str, Any]], common: object, place: str) -> None:
-    """Add the recipe's own overrides behind those of every step that takes any."""
+    """Add the recipe's own overrides behind those of every step that takes any, as far as it knows their options."""
     if common in (None, []):
         return
     if not isinstance(common, list) or not all(isinstance(one, dict) for one in common):
@@ -136,10 +136,32 @@ def _share_overrides(steps: list[dict[str, Any]], common: object, place: str) ->
     if not takers:
         takes = [name for name, kind in _pass_types().items() if "overrides" in kind.__struct_fields__]
         raise UsageError(f"{place}: overrides: no step takes them; add a step {' or '.join(takes)}, or leave them out")
+    common = [{str(key).replace("-", "_"): value for key, value in one.items()} for one in common]
+    _check_known(common, takers, place)
     for step in takers:
-        own = step.get("overrides", [])
+        own, known = step.get("overrides", []), _override_options(step)
         if isinstance(own, list):  # anything else is refused where the step is read
-            step["overrides"] = [*own, *common]
+            shared = [{key: value for key, value in one.items() if key == "match" or key in known} for one in common]
+            step["overrides"] = [*own, *(one for one in shared if known.intersection(one))]
+
+
+def _check_known(common: list[dict[str, Any]], takers: list[dict[str, Any]], place: str) -> None:
+    """Each of the recipe's overrides says what it matches, and each of its options is known to a step."""
+    known = {step["pass"]: _override_options(step) for step in takers}
+    there = "; ".join(f"{name} takes {', '.join(sorted(options))}" for name, options in known.items())
+    for index, one in enumerate(common):
+        where = f"{place}: overrides[{index}]"
+        if not isinstance(one.get("match"), str) or len(one) == 1:
+            raise UsageError(f"{where}: expected `match`, a node name or glob, and options for it; {there}")
+        unknown = [key for key in one if key != "match" and not any(key in options for options in known.values())]
+        if unknown:
+            raise UsageError(f"{where}: no step takes `{unknown[0]}` for single nodes; {there}")
+
+
+def _override_options(step: dict[str, Any]) -> set[str]:
+    """The options that a step takes for single nodes."""
+    (override,) = (kind for kind in typing.get_args(_hint(_pass_type(step["pass"]), "overrides")) if kind is not ...)
+    return {field for field in override.__struct_fields__ if field != "match"}
 
 
 def _apply_settings(steps: list[dict[str, Any]], settings: Sequence[str]) -> None:
@@ -181,6 +203,11 @@ def _pass_type(name: str) -> type[Pass]:
     return _pass_types()[name]
 
 
+def _hint(kind: type[Pass], option: str) -> Any:
+    """The type of an option; None where a pass has no such option."""
+    return typing.get_type_hints(kind).get(option)
+
+
 def _parse_step(step: dict[str, Any], index: int, place: str) -> Pass:
     kind = _pass_type(step["pass"])
     union = functools.reduce(operator.or_, PASSES)
@@ -193,7 +220,7 @@ def _parse_step(step: dict[str, Any], index: int, place: str) -> Pass:
 def _accepted(kind: type[Pass], complaint: str) -> str:
     """What a pass takes: the values of the option that a complaint names where they are listed, else its options."""
     named = re.search(r"`\$\.(\w+)(?:\[\S+\])?`", complaint)
-    hint = typing.get_type_hints(kind).get(named[1]) if named else None
+    hint = _hint(kind, named[1]) if named else None
     if typing.get_origin(hint) is tuple:  # of any number of the same kind
         hint = typing.get_args(hint)[0]
     if named and typing.get_origin(hint) is typing.Literal:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from edgefold.errors import UsageError
+from edgefold.passes.prune_channels import GroupOverride
+from edgefold.passes.quantize import Override
 from edgefold.recipe import built_in_recipes, load_recipe, parse_recipe, recipe_as_yaml
 
 
@@ -43,6 +45,23 @@ def test_overrides_of_a_step_come_before_those_at_the_top() -> None:
     own, common = {"match": "a", "weights": 8}, {"match": "b", "weights": 4}
     recipe = parse_recipe({"steps": [{"pass": "quantize", "overrides": [own]}], "overrides": [common]}, "here")
     assert [one.match for one in recipe.steps[0].overrides] == ["a", "b"]  # type: ignore[attr-defined]
+
+
+def test_a_step_gets_of_the_overrides_at_the_top_what_it_knows() -> None:
+    shared = [
+        {"match": "head", "weights": 8},
+        {"match": "stem", "floor": 1.0},
+        {"match": "both", "floor": 0.5, "multiple": 8, "activations": "float"},
+    ]
+    prune, quantize = parse_recipe({"steps": ["prune-channels", "quantize"], "overrides": shared}, "here").steps
+    assert prune.overrides == (  # type: ignore[attr-defined]
+        GroupOverride(match="stem", floor=1.0),
+        GroupOverride(match="both", floor=0.5, multiple=8),
+    )
+    assert quantize.overrides == (  # type: ignore[attr-defined]
+        Override(match="head", weights=8),
+        Override(match="both", activations="float"),
+    )
 
 
 @pytest.mark.parametrize("nothing", [None, []])
@@ -96,9 +115,23 @@ def test_a_wrong_setting_is_one_line_that_names_it(settings: list[str], words: s
             "overrides: no step takes them; add a step prune-channels or quantize",
         ),
         (
-            {"steps": [{"pass": "quantize", "overrides": None}], "overrides": [{"match": "a"}]},
+            {"steps": [{"pass": "quantize", "overrides": None}], "overrides": [{"match": "a", "weights": 8}]},
             r"steps\[0\] \(quantize\)",
         ),
+        (
+            {"steps": ["quantize"], "overrides": [{"match": "a", "floor": 1.0}]},
+            r"mine.yaml: overrides\[0\]: no step takes `floor` for single nodes; quantize takes activations, method",
+        ),
+        (
+            {"steps": ["prune-channels", "quantize"], "overrides": [{"match": "a", "wieghts": 8}]},
+            r"no step takes `wieghts` for single nodes; prune-channels takes floor, multiple; quantize takes act",
+        ),
+        (
+            {"steps": ["quantize"], "overrides": [{"match": "b", "weights": 8}, {"weights": 8}]},
+            r"overrides\[1\]: expected `match`",
+        ),
+        ({"steps": ["quantize"], "overrides": [{"match": "a"}]}, r"overrides\[0\]: expected `match`.* and options"),
+        ({"steps": ["quantize"], "overrides": [{"match": "a", "weights": "8x"}]}, r"steps\[0\] \(quantize\)"),
         ({"steps": ["quantize"], "seed": -1}, "`int` >= 0"),
     ],
 )

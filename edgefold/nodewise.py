@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgefold.captured_tensors import captured_in_chunks, input_names, runs_of_nodes
+from edgefold.captured_tensors import capture, captured_in_chunks, input_names, runs_of_nodes
 from edgefold.errors import ModelError, VerificationError
 from edgefold.measuring.unfused import ATTENTION
 from edgefold.passes._subgraphs import nodes_of
@@ -161,21 +161,28 @@ def node_errors(original: ir.Model, compressed: ir.Model, feeds: Mapping[str, np
     """Rank the compressed nodes by the error each adds, largest first.
 
     Each compressed node runs on the tensor of the same name in the original; the reference is the original's tensor
-    under the node's output name. Nodes whose tensors the original does not have are left out.
+    under the node's output name. Nodes whose tensors the original does not have, or has with other channels, are left
+    out.
     """
     known = {value.name for node in nodes_of(original.graph) for value in node.outputs}
     known |= {value.name for graph in original.graphs() for value in graph.inputs}
     nodes = [node for node in custom_nodes(compressed) if {*input_names(node), node.outputs[0].name} <= known]
     ranked: list[NodeError] = []
     for chunk, captured in captured_in_chunks(original, nodes, feeds):
+        alike = _alike(captured, capture(compressed, list(captured), feeds))
         for node in chunk:
-            if not {*input_names(node), str(node.outputs[0].name)} <= captured.keys():
-                continue  # in a body that did not run
+            if not {*input_names(node), str(node.outputs[0].name)} <= alike:
+                continue  # cut, or in a body that did not run
             wanted = captured[str(node.outputs[0].name)].astype(np.float64)
             error = run_node(compressed, node, {name: captured[name] for name in input_names(node)}) - wanted
             signal = float(np.vdot(wanted, wanted))
             ranked.append(NodeError(str(node.name), float(np.vdot(error, error)) / max(signal, 1e-30)))
     return sorted(ranked, key=lambda item: (-item.noise_to_signal, item.node))
+
+
+def _alike(original: Mapping[str, np.ndarray], compressed: Mapping[str, np.ndarray]) -> set[str]:
+    """The tensors that have one shape in both models: of others some channels were cut."""
+    return {name for name, value in original.items() if name in compressed and compressed[name].shape == value.shape}
 
 
 def run_node(

@@ -72,6 +72,7 @@ class SkipReason(enum.StrEnum):
     NO_BLOCKS = "no repeated residual blocks were found"
     INCOMPLETE_TRACE = "an exporter left experts out"
     UNKNOWN_FORM = "written in a form that the pass does not know"
+    NO_MATCH = "an override that fits none of its nodes"
     NOT_UNDERSTOOD = "it computes something else than was read of it"
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
@@ -12,6 +11,7 @@ import onnx_ir as ir
 
 from edgefold.errors import UsageError
 from edgefold.passes._constants import trace_constant
+from edgefold.passes._names import matches
 from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import (
     OPTION,
@@ -58,6 +58,10 @@ class GroupOverride(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     match: str
     floor: Floor | None = None
     multiple: Multiple | None = None
+
+    def fits(self, group: Group) -> bool:
+        """Whether it is meant for a group, by the name of a node of it."""
+        return any(matches(one.node, self.match) for one in group.slices)
 
 
 class PruneChannels(Pass, frozen=True, kw_only=True):
@@ -148,7 +152,9 @@ class PruneChannels(Pass, frozen=True, kw_only=True):
         budget = self._budget(known, found.groups, context)
         data, no_data = self._data(context)
         selection, fallbacks = self._select(known, found.groups, budget, data, context)
-        skips, stats = (*fallbacks, *found.skips), outcome(selection, budget, known.dependencies, found)
+        unused = (one.match for one in self.overrides if not any(map(one.fits, found.groups)))
+        skips = (*(Skip(name, SkipReason.NO_MATCH) for name in unused), *fallbacks, *found.skips)
+        stats = outcome(selection, budget, known.dependencies, found)
         if not selection.pruned:
             return Notes(skips=skips, stats=stats)
         original = model.clone()
@@ -159,9 +165,8 @@ class PruneChannels(Pass, frozen=True, kw_only=True):
 
     def _limits(self, group: Group) -> Limits:
         floor, multiple = self.floor, self.multiple
-        nodes = [one.node for one in group.slices]
         for override in self.overrides:
-            if fnmatch.filter(nodes, override.match):
+            if override.fits(group):
                 floor = floor if override.floor is None else override.floor
                 multiple = multiple if override.multiple is None else override.multiple
         return Limits(floor, multiple)

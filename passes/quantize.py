@@ -49,6 +49,10 @@ class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     method: Method | None = None
     activations: Activations | None = None
 
+    def fits(self, site: WeightedNode) -> bool:
+        """Whether it is meant for a node, by its name or that of its output."""
+        return any(matches(name, self.match) for name in (site.label, str(site.output.name)))
+
 
 class Plan(msgspec.Struct, frozen=True):
     """What is asked for one node."""
@@ -132,6 +136,7 @@ class Quantize(Pass, frozen=True, kw_only=True):
 
         drop_constant_states(model)
         sites, skips = _find(model, context)
+        skips += [Skip(one.match, SkipReason.NO_MATCH) for one in self.overrides if not any(map(one.fits, sites))]
         positions = layer_positions(model.graph)
         plans = {site.node: self._plan(site, positions) for site in sites}
         skips += [Skip(s.label, SkipReason.KEPT_WIDER, "router, float") for s in sites if plans[s.node].bits == FLOAT]
@@ -200,7 +205,7 @@ class Quantize(Pass, frozen=True, kw_only=True):
             activations = dataclasses.replace(activations, bits=max(activations.bits, self.first_last))
         method, fixed = self.method, why == "router"
         for override in self.overrides:
-            if any(matches(name, override.match) for name in (site.label, str(site.output.name))):
+            if override.fits(site):
                 bits, why = (bits, why) if override.weights is None else (override.weights, "override")
                 fixed = fixed or override.weights is not None
                 method = override.method or method

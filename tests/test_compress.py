@@ -136,6 +136,20 @@ def test_an_override_reaches_its_nodes_only(tmp_path: Path) -> None:
     assert {name for name, width in bits.items() if width == 8} == {"node_conv2d_3", "node_conv2d_4"}
 
 
+def test_a_model_is_pruned_and_quantized_in_one_run(tmp_path: Path) -> None:
+    """Nodes around which channels went have nothing in the original to be compared with; the others are ranked."""
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "steps: [{pass: prune-channels, flops: 0.8}, {pass: quantize, method: shift, rounding: nearest}]\n"
+        "overrides: [{match: node_conv2d, weights: 6, floor: 1.0}]\n"
+    )
+    report = run_compress(MODEL, tmp_path / "out", recipe, task=TASK)
+    names = {str(node.name) for node in ir.load(tmp_path / "out" / "model.onnx").graph if node.domain == "ai.edgefold"}
+    ranked = {name for name, _ in report.ranking}
+    assert ranked < names
+    assert "node_conv2d" in ranked
+
+
 def test_dry_run_and_save_config_write_no_output(tmp_path: Path, edgefold: Command) -> None:
     saved = tmp_path / "saved.yaml"
     flags = ["--dry-run", "--save-config", saved, "--set", "quantize.weights=3"]

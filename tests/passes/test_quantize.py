@@ -237,6 +237,12 @@ def test_the_last_matching_override_holds() -> None:
     assert found == {"a": (6, 127), "b": (3, 0), "c": (6, 127)}
 
 
+def test_an_override_that_fits_nothing_is_told() -> None:
+    overrides = (Override(match="?", weights=6), Override(match="B", weights=3), Override(match="b1", weights=8))
+    _, notes = quantize(three_layers(), Quantize(weights=4, overrides=overrides))
+    assert [skip.node for skip in notes.skips if skip.reason is SkipReason.NO_MATCH] == ["B", "b1"]
+
+
 def test_nodes_say_where_they_come_from() -> None:
     text = "g (float[N, 64] x) => (float[N, 48] y) { [m] p = MatMul(x, w)\n [a] y = Add(p, b) }"
     after, _ = quantize(graph(text, {"w": W, "b": weights(48, seed=2)}))

@@ -106,6 +106,11 @@ def test_multiples_and_overrides() -> None:
     assert sizes["k1"][0] < 16
 
 
+def test_an_override_that_fits_nothing_is_told() -> None:
+    notes = pruned(flops=0.6, overrides=[{"match": "tw?", "floor": 0.5}, {"match": "five", "floor": 1.0}])[1]
+    assert [skip.node for skip in notes.skips if skip.reason is SkipReason.NO_MATCH] == ["five"]
+
+
 def test_an_excluded_node_keeps_its_channels() -> None:
     changed, notes = pruned(Context(probe=probe, exclude=("one",)), flops=0.7)
     assert shapes(changed)["k1"] == SHAPES["k1"]

@@ -11,6 +11,8 @@ import onnx
 import onnx_ir as ir
 
 from edgefold.errors import ModelError
+from edgefold.measuring.attention_macs import attention_macs, is_attention
+from edgefold.measuring.einsum_macs import einsum_macs
 from edgefold.measuring.shapes import inferred_skeleton, known_shapes, node_graphs
 
 Shape = tuple[int, ...]
@@ -21,6 +23,7 @@ CONV = {"Conv": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3), "FusedConv
 """Operator -> positions of the two factors among its inputs; `CONV` likewise, data and weight."""
 RECURRENT = frozenset(("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"))
 """Operators that read data, weights and recurrent weights, in this order."""
+_COUNTED = frozenset((*MATMUL, *CONV, *RECURRENT, "Einsum"))
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,31 @@ def node_macs(model: ir.Model, shapes: Mapping[str, Shape]) -> list[NodeMacs]:
     return _graph_macs(inferred_skeleton(model, shapes).graph, {})
 
 
+def _multiplies(node: onnx.NodeProto) -> bool:
+    """Whether its work is counted."""
+    return node.op_type in _COUNTED or is_attention(node.domain, node.op_type)
+
+
+def shaped_macs(node: onnx.NodeProto, inputs: Sequence[Shape | None]) -> int | None:
+    """The work of an Einsum, or of attention in one node, from the shapes of its inputs; None where these do not say.
+
+    Args:
+        node: the node.
+        inputs: by position; None for what is left out or unknown.
+    """
+    attributes = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+    if node.op_type != "Einsum":
+        return attention_macs(node.domain, node.op_type, attributes, inputs)
+    shapes = [shape for shape in inputs if shape is not None]
+    return einsum_macs(attributes["equation"].decode(), shapes) if len(shapes) == len(node.input) else None
+
+
 def _graph_macs(graph: onnx.GraphProto, around: Mapping[str, Shape]) -> list[NodeMacs]:
     known = {**around, **known_shapes(graph)}
     found: list[NodeMacs] = []
     inner: list[NodeMacs] = []
     for node in graph.node:
-        if node.op_type in MATMUL or node.op_type in CONV or node.op_type in RECURRENT:
+        if _multiplies(node):
             name, output = node.name or node.output[0], known.get(node.output[0])
             found.append(NodeMacs(name, node.op_type, _count(node, known), output))
         bodies = [_graph_macs(body, known) for body in node_graphs(node)]
@@ -103,6 +125,8 @@ def recurrent_macs(data: Shape, weight: Shape, recurrence: Shape) -> int:
 
 def _count(node: onnx.NodeProto, known: Mapping[str, Shape]) -> int | None:
     operator = node.op_type
+    if operator == "Einsum" or is_attention(node.domain, operator):
+        return shaped_macs(node, [known.get(name) for name in node.input])
     recurrent = operator in RECURRENT
     positions = (0, 1, 2) if recurrent else (MATMUL | CONV)[operator]
     names = [*(node.input[position] for position in positions), *([node.output[0]] if operator in CONV else [])]

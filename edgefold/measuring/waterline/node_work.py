@@ -7,14 +7,15 @@ import math
 
 import onnx
 
-from edgefold.measuring.macs import CONV, MATMUL, RECURRENT, convolution_macs, recurrent_macs
+from edgefold.measuring.attention_macs import is_attention
+from edgefold.measuring.macs import CONV, MATMUL, RECURRENT, convolution_macs, recurrent_macs, shaped_macs
 from edgefold.measuring.unfused import ATTENTION
 from edgefold.measuring.waterline.ceilings import Number
 from edgefold.measuring.waterline.node_times import RunNode, Shape
 
 _INTEGER = frozenset((
     *("ConvInteger", "QLinearConv", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QLinearMatMul"),
-    "DynamicQuantizeMatMul", "DynamicQuantizeLSTM",
+    "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "QAttention",
 ))  # fmt: skip
 _PRODUCTS = frozenset((*MATMUL, "FusedGemm", "MatMulNBits"))
 _PROJECT_SCALES = 14  # input of FusedInvertedResidual
@@ -22,7 +23,7 @@ _PACKED = frozenset(("ShiftMatMul", "FusedLinear", "ShiftConv", "FusedConvBlock"
 
 
 def operations(one: RunNode) -> int:
-    """Two for each multiply-accumulate of matrix products, convolutions, recurrent layers; 0 for all other nodes.
+    """Two for each multiply-accumulate of products, convolutions, recurrent layers, attention; 0 for all other nodes.
 
     And 0 for mixtures of experts: how many of these a token meets is in no shape.
     """
@@ -33,6 +34,8 @@ def operations(one: RunNode) -> int:
         return 2 * _elements(one, one.outputs[0], "y_packed") * _integer(one.node, "k", 0)
     if kind in ATTENTION:
         return _attention(one)
+    if kind == "Einsum" or is_attention(one.node.domain, kind):
+        return 2 * (shaped_macs(one.node, _by_position(one)) or 0)
     if kind == "FusedFeedForward":
         return _feed_forward(one)
     if kind == "FusedInvertedResidual":
@@ -88,6 +91,16 @@ def _inverted_residual(one: RunNode) -> int:
 def _elements(one: RunNode, shape: Shape, packed: str) -> int:
     """Of a tensor; two for each byte of codes of four bits."""
     return math.prod(shape) * (1 + _integer(one.node, packed, 0))
+
+
+def _by_position(one: RunNode) -> list[Shape | None]:
+    """Shapes of a node's inputs, None for those left out; the profile has neither these nor weights that are packed."""
+    stored = {tensor.name: tuple(tensor.dims) for tensor in one.weights}
+    names = [name for name in one.node.input if name]
+    if len(one.inputs) < len(names):
+        names = [name for name in names if name not in stored]
+    seen = stored | dict(zip(names, one.inputs, strict=False))
+    return [seen.get(name) for name in one.node.input]
 
 
 def _weight(one: RunNode, position: int) -> Shape:

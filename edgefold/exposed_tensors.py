@@ -2,7 +2,8 @@
 """A copy of a model whose outputs are tensors from its inside, from the bodies of If, Loop and Scan too.
 
 A body gives a tensor as one more output. The other branch of an If gives an empty one in its place, so that what is
-empty was not computed in a run; what all iterations of a Loop or Scan gave is joined along the first axis.
+empty was not computed in a run; what all iterations of a Loop or Scan gave is joined along the first axis, vectors as
+the rows of a matrix: their one axis is that of the features, which a layer reads as a whole.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ class Exposed:
     def _joined(self, found: dict[str, Array]) -> Iterator[tuple[str, Array]]:
         for name, array in found.items():
             loops = self._loops.get(name, 0)
-            yield name, array.reshape(-1, *array.shape[loops + 1 :]) if loops and array.size else array
+            kept = array.shape[loops + (array.ndim != loops + 1) :]
+            yield name, array.reshape(-1, *kept) if loops and array.size else array
 
 
 def _values(model: ir.Model) -> dict[str, ir.Value]:

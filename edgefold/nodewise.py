@@ -174,7 +174,8 @@ def node_errors(original: ir.Model, compressed: ir.Model, feeds: Mapping[str, np
             if not {*input_names(node), str(node.outputs[0].name)} <= alike:
                 continue  # cut, or in a body that did not run
             wanted = captured[str(node.outputs[0].name)].astype(np.float64)
-            error = run_node(compressed, node, {name: captured[name] for name in input_names(node)}) - wanted
+            found = run_node(compressed, node, {name: captured[name] for name in input_names(node)})
+            error = found.reshape(wanted.shape) - wanted  # what iterations looked up may be joined another way
             signal = float(np.vdot(wanted, wanted))
             ranked.append(NodeError(str(node.name), float(np.vdot(error, error)) / max(signal, 1e-30)))
     return sorted(ranked, key=lambda item: (-item.noise_to_signal, item.node))

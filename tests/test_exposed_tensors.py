@@ -76,7 +76,12 @@ def test_all_iterations_and_a_branch_within() -> None:
 
 def test_a_scan() -> None:
     x = np.arange(6, dtype=np.float32).reshape(3, 2)
-    assert_seen(seen(SCAN, ("next",), {"x": x}), next=x.cumsum(0).reshape(-1))
+    assert_seen(seen(SCAN, ("next",), {"x": x}), next=x.cumsum(0))
+
+
+def test_scalars_of_iterations_are_joined_to_a_vector() -> None:
+    found = seen(LOOP, ("i", "on"), {"x": X, "trips": 3, "c": True})
+    assert_seen(found, i=[0, 1, 2], on=[True] * 3)
 
 
 def test_what_cannot_be_seen_is_named() -> None:

@@ -107,3 +107,30 @@ def test_branches_that_are_not_taken_run_with_conditions_turned_round(
     assert agreement.worst <= nodewise.PORTABLE_TOLERANCE
     ranked = nodewise.node_errors(ir.from_proto(proto), made, feeds)
     assert [one.node for one in ranked] == [f"if/{'then' if choice else 'else'}_branch:n"]
+
+
+SCAN = """<ir_version: 10, opset_import: ["" : 21]>
+g (float[t, 32] x, int64[t, 3] ids) => (float[32] last, float[t, 32] steps, float[t, 3, 32] rows) {
+    zero = Constant<value_float = 0.0>() size = Constant<value_ints = [32]>() start = Expand(zero, size)
+    [scan] last, steps, rows = Scan<num_scan_inputs = 2, body = b (float[32] h, float[32] now, int64[3] some)
+        => (float[32] next, float[32] step, float[3, 32] looked) {
+        [product] a = MatMul(h, w) b = Add(a, now) next = Tanh(b) step = Identity(next)
+        [lookup] looked = Gather(table, some)
+    }>(start, x, ids)
+}"""
+
+
+def test_vectors_of_iterations_are_rows_to_a_layer_and_indices_to_a_table(rng: np.random.Generator) -> None:
+    proto = onnx.parser.parse_model(SCAN)
+    for name, size in {"w": 32, "table": 50}.items():
+        array = rng.standard_normal((size, 32)).astype(np.float32) / 8
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    made = ir.from_proto(proto)
+    name_apart(made)
+    Quantize(method="shift", first_last=4).rewrite(made, Context())
+    feeds = {"x": rng.standard_normal((5, 32)).astype(np.float32), "ids": rng.integers(0, 50, (5, 3))}
+    agreement = nodewise.prove_portable(made, feeds)
+    assert (agreement.nodes, agreement.unreached) == (2, 0)
+    errors = {one.node: one.noise_to_signal for one in nodewise.node_errors(ir.from_proto(proto), made, feeds)}
+    assert errors.keys() == {"scan/body:product", "scan/body:lookup"}
+    assert all(0 < error < 0.05 for error in errors.values())

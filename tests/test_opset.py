@@ -167,6 +167,15 @@ def test_what_the_model_says_about_itself_is_kept() -> None:
     assert str(raised.graph.inputs[0].shape) == "[n]"
 
 
+@pytest.mark.parametrize("ir_version", [3, 4])
+def test_weights_need_not_be_inputs_whatever_the_ir_version(ir_version: int) -> None:
+    """Reading takes them out of the inputs, where models of IR version 3 have them."""
+    model = model_of("g (float[3] x) => (float[3] y) <float[3] w = {1, 2, 3}> { y = Add(x, w) }", 9)
+    model.ir_version = ir_version
+    x = np.ones(3, np.float32)
+    assert np.array_equal(outputs(raise_opset(model)[0], {"x": x})[0], [2, 3, 4])
+
+
 def test_a_function_of_another_opset_is_converted_before_it_is_inlined() -> None:
     """ONNX Runtime cannot run this one as it is: it inlines the body under the model's opset."""
     model = model_of(

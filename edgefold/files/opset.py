@@ -23,6 +23,7 @@ BODY_OPSET = 21
 """The oldest opset under which the bodies of ``ai.edgefold`` operators hold."""
 
 _WRITTEN_IR_VERSION = 10
+_WEIGHTS_ARE_NO_INPUTS = 4  # the IR version; of an older model the converter wants to see each weight as an input too
 _SMALL_ELEMENTS = 1024  # axes, scales, shapes: what the converter must see; anything larger is weights
 _SEEN_TYPES = (ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL)
 _IR_VERSION_OF_TYPE = {  # data types newer than IR version 10
@@ -125,6 +126,7 @@ def _converted(model: ir.Model, version: int, minimum: int) -> ir.Model:
     weights = _detach_weights(model)
     _read_files(model)
     skeleton = ir.to_proto(model)
+    skeleton.ir_version = max(skeleton.ir_version, _WEIGHTS_ARE_NO_INPUTS)
     try:
         if skeleton.functions:
             skeleton = shape_inference.infer_shapes(skeleton)  # the inliner converts only values of known type

@@ -30,8 +30,8 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
 
     What it does, a kind of block at a time (Lavin, arXiv 2404.03617, block fusion):
 
-    `feed-forward`: two linear layers with an activation or nothing between them, and the addition of a residual behind,
-    become FusedFeedForward, which takes some rows through all of it before the next ones.
+    `feed-forward`: two linear layers with an activation or nothing between them, and the activation and the addition
+    behind, become FusedFeedForward, which takes some rows through all of it before the next ones.
 
     `linear`: any other linear layer takes in the activation that alone reads it and the addition behind, as
     FusedLinear.

@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import math
+
 from onnxscript import FLOAT, INT8, UINT8, script
 from onnxscript import opset21 as op
 
 from edgefold.ops.activation import Activation
 from edgefold.ops.functions import ShiftMatMul
 from edgefold.ops.unpack import EDGEFOLD
+
+_LOWEST, _HIGHEST = -math.inf, math.inf
 
 
 @script(EDGEFOLD)
@@ -42,8 +46,13 @@ def FusedFeedForward(
     function: int,
     alpha: float,
     beta: float,
+    down_function: int = 0,
+    down_alpha: float = _LOWEST,
+    down_beta: float = _HIGHEST,
 ) -> FLOAT[...]:
-    """The feed-forward block of a transformer: ``ShiftMatMul(Activation(ShiftMatMul(x))) + residual``.
+    """Two linear layers, as a transformer's feed-forward block or a perceptron has them.
+
+    ``Activation(ShiftMatMul(Activation(ShiftMatMul(x)))) + residual``.
 
     The hidden tensor is quantized as the second product's attributes say, dynamically row by row where down_x_scale is
     0. The kernel takes some rows through all of it before the next ones, with the same result in every bit as the
@@ -60,7 +69,9 @@ def FusedFeedForward(
       up_k, up_bits, up_activation_low, up_activation_high: k, bits, activation_low and activation_high of the first
         product, as in `ShiftMatMul`; it may also have up_narrow_bits, up_narrow_scales and up_layout.
       down_k, down_bits, down_activation_low, down_activation_high: those of the second; down_k is H.
-      function, alpha, beta: the activation function, as `Activation` takes them; a clipping to -inf and inf is none.
+      function, alpha, beta: the activation function between them, as `Activation` takes them; a clipping to -inf and
+        inf is none.
+      down_function, down_alpha, down_beta: that of what the second product gives; none where it has none of them.
 
     Output:
       float32 [..., N].
@@ -93,4 +104,4 @@ def FusedFeedForward(
         activation_low=down_activation_low,
         activation_high=down_activation_high,
     )
-    return op.Add(y, residual)
+    return op.Add(Activation(y, function=down_function, alpha=down_alpha, beta=down_beta), residual)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kind ``feed-forward``: two quantized linear layers, an activation or nothing between them, a residual behind."""
+"""The kind ``feed-forward``: two quantized linear layers, with what is between them and what follows the second."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Context, Edit, Notes, Skip, SkipReason
 from edgefold.passes.fusion.activations import IDENTITY, Activation, ActivationNodes, find_activation
 from edgefold.passes.fusion.cost import Decision, Device, Move, Plan, decide
-from edgefold.passes.fusion.linear import is_layer
+from edgefold.passes.fusion.linear import LinearBlock, function_attributes, is_layer, what_follows
 from edgefold.passes.fusion.replacement import put_in_place
-from edgefold.passes.fusion.shapes import Shapes, run_shapes, sole_addition
+from edgefold.passes.fusion.shapes import Shapes, run_shapes
 
 KIND = "feed-forward"
 ROWS_AT_ONCE = 128
@@ -31,33 +31,32 @@ class FeedForward:
     """Nodes that one FusedFeedForward computes.
 
     Attributes:
-        up, down: the ShiftMatMuls.
+        up: the first ShiftMatMul.
         activation: between them; the identity where there is none, as between the factors of a matrix of low rank.
-        nodes: all of them in graph order.
-        add: the node that adds the residual, or None.
+        down: the second, with the activation and the addition that follow it.
+        first: the nodes of the first layer and the activation, in graph order.
     """
 
     up: ir.Node
-    down: ir.Node
     activation: Activation
-    nodes: tuple[ir.Node, ...]
-    add: ir.Node | None
+    down: LinearBlock
+    first: tuple[ir.Node, ...]
+
+    @property
+    def nodes(self) -> tuple[ir.Node, ...]:
+        """All of them in graph order."""
+        return (*self.first, *self.down.nodes)
 
     @property
     def label(self) -> str:
         return node_label(self.up)
 
-    @property
-    def residual(self) -> ir.Value | None:
-        """What is added last, now; the block before may have been replaced since this one was found."""
-        return None if self.add is None else next(x for x in self.add.inputs if x is not self.down.outputs[0])
-
 
 def fuse_feed_forward(model: ir.Model, context: Context, device: Device) -> Notes:
     """Joins the feed-forward blocks of the main graph and of the bodies of If, Loop and Scan, in place.
 
-    Numerics: bit-equal to the separate nodes where the activation is a clipping; other functions are those of the
-    kernels, whose last bits are not ONNX Runtime's.
+    Numerics: bit-equal to the separate nodes where activations are clippings; other functions are those of the kernels,
+    whose last bits are not ONNX Runtime's.
     """
     graph = model.graph
     graph.sort()
@@ -70,16 +69,14 @@ def fuse_feed_forward(model: ir.Model, context: Context, device: Device) -> Note
     for found in list(_candidates(graph, shapes)):
         if isinstance(found, Skip):
             skips.append(found)
-        elif found.activation == IDENTITY and fused.intersection(found.nodes):
+            continue
+        # Looked for anew: of two blocks whose sum is taken the first has taken the addition in.
+        found = dataclasses.replace(found, down=what_follows(found.down.layer, shapes))
+        if found.activation == IDENTITY and fused.intersection(found.nodes):
             continue  # what has an activation inside comes first: it saves more
-        elif found.up in fused:  # of three layers in a row the middle one has gone with the first
-            skips.append(
-                Skip(
-                    found.label,
-                    SkipReason.NOTHING_TO_GAIN,
-                    "it went with the layer before, and so begins no block itself",
-                )
-            )
+        if found.up in fused:  # of three layers in a row the middle one has gone with the first
+            why = "it went with the layer before, and so begins no block itself"
+            skips.append(Skip(found.label, SkipReason.NOTHING_TO_GAIN, why))
         elif any(context.excludes(node_label(node)) for node in found.nodes):
             skips.append(Skip(found.label, SkipReason.EXCLUDED))
         else:
@@ -119,9 +116,7 @@ def _pairs(up: ir.Node, between: ActivationNodes, shapes: Shapes) -> Iterator[Fe
     elif any(node.attributes.get_int("x_codes", 0) for node in (up, down)):
         yield Skip(node_label(up), SkipReason.ATTRIBUTE, "a layer reads codes that its producer makes")
     else:
-        nodes = (up, *between.nodes, down)
-        add = sole_addition(down.outputs[0], shapes)
-        yield FeedForward(up, down, between.activation, (*nodes, add) if add else nodes, add)
+        yield FeedForward(up, between.activation, what_follows(down, shapes), (up, *between.nodes))
 
 
 def _decision(block: FeedForward, shapes: Shapes, device: Device) -> Decision:
@@ -134,9 +129,9 @@ def _decision(block: FeedForward, shapes: Shapes, device: Device) -> Decision:
     x = block.up.inputs[0]
     shape = shapes.get(str(x.name)) if x is not None else None
     rows = math.prod(shape[:-1]) if shape else ROWS_AT_ONCE
-    row_bytes = 4 * block.down.attributes.get_int("k", 0)
+    row_bytes = 4 * block.down.layer.attributes.get_int("k", 0)
     blocks = -(-rows // ROWS_AT_ONCE)
-    weights = [_weight_bytes(node) for node in (block.up, block.down)]
+    weights = [_weight_bytes(node) for node in (block.up, block.down.layer)]
     again = (blocks - 1) * sum(weights)
     tensor, part = rows * row_bytes, min(rows, ROWS_AT_ONCE) * row_bytes
     passes = 3 if block.activation == IDENTITY else 5
@@ -158,12 +153,12 @@ def _row(block: FeedForward, decision: Decision) -> Mapping[str, Any]:
 def _replace(store: InitializerStore, block: FeedForward) -> Edit:
     """Puts the operator in the place of the nodes."""
     zero = store.add("edgefold.zero", np.zeros(1, np.float32))
-    attributes = ir.convenience.convert_attributes(
-        {"function": int(block.activation.kind), "alpha": block.activation.alpha, "beta": block.activation.beta}
-    )
-    for prefix, layer in (("up_", block.up), ("down_", block.down)):
+    attributes = function_attributes(block.activation)
+    if block.down.activation != IDENTITY:
+        attributes += function_attributes(block.down.activation, "down_")
+    for prefix, layer in (("up_", block.up), ("down_", block.down.layer)):
         kept = (value for name, value in layer.attributes.items() if name != "x_codes")
         attributes += [ir.Attr(prefix + value.name, value.type, value.value) for value in kept]
-    inputs = [*block.up.inputs, *block.down.inputs[1:], block.residual or zero]
+    inputs = [*block.up.inputs, *block.down.layer.inputs[1:], block.down.residual or zero]
     put_in_place("FusedFeedForward", block.nodes, inputs, attributes, block.label)
     return Edit(block.label, f"FusedFeedForward of {', '.join(one.op_type for one in block.nodes)}")

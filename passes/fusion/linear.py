@@ -15,7 +15,7 @@ from edgefold.passes._initializers import InitializerStore
 from edgefold.passes._subgraphs import nodes_of
 from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Context, Edit, Notes, Skip, SkipReason
-from edgefold.passes.fusion.activations import IDENTITY, Activation, find_activation
+from edgefold.passes.fusion.activations import IDENTITY, Activation, ActivationNodes, find_activation
 from edgefold.passes.fusion.cost import Decision, Device, Move, Plan, decide
 from edgefold.passes.fusion.replacement import put_in_place
 from edgefold.passes.fusion.shapes import Shapes, run_shapes, sole_addition
@@ -65,8 +65,8 @@ def fuse_linear(model: ir.Model, context: Context, device: Device) -> Notes:
     skips: list[Skip] = []
     table: list[Mapping[str, Any]] = []
     for layer in [node for node in nodes_of(model.graph) if is_layer(node)]:
-        block = _block(layer, shapes)  # looked for now: the layer before may have taken the addition
-        if block is None:
+        block = what_follows(layer, shapes)  # looked for now: the layer before may have taken the addition
+        if len(block.nodes) == 1:
             continue
         if any(context.excludes(node_label(node)) for node in block.nodes):
             skips.append(Skip(block.label, SkipReason.EXCLUDED))
@@ -85,16 +85,13 @@ def is_layer(node: ir.Node) -> bool:
     return node.domain == "ai.edgefold" and node.op_type == "ShiftMatMul"
 
 
-def _block(layer: ir.Node, shapes: Shapes) -> LinearBlock | None:
-    """The layer and what alone reads its result; None where nothing does that the operator knows."""
-    between = find_activation(layer.outputs[0])
-    if between is not None and any(node.graph is not layer.graph for node in between.nodes):
-        between = None
-    nodes = (layer, *between.nodes) if between else (layer,)
-    add = sole_addition(nodes[-1].outputs[0], shapes)
-    if between is None and add is None:
-        return None
-    return LinearBlock(layer, between.activation if between else IDENTITY, (*nodes, add) if add else nodes, add)
+def what_follows(layer: ir.Node, shapes: Shapes) -> LinearBlock:
+    """The layer, and what alone reads its result: an activation of its graph and an addition, as far as there are."""
+    found = find_activation(layer.outputs[0])
+    if found is None or any(node.graph is not layer.graph for node in found.nodes):
+        found = ActivationNodes(IDENTITY, (), layer.outputs[0])
+    nodes, add = (layer, *found.nodes), sole_addition(found.output, shapes)
+    return LinearBlock(layer, found.activation, (*nodes, add) if add else nodes, add)
 
 
 def _decision(block: LinearBlock, shapes: Shapes, device: Device) -> Decision:
@@ -110,11 +107,13 @@ def _decision(block: LinearBlock, shapes: Shapes, device: Device) -> Decision:
 def _replace(store: InitializerStore, block: LinearBlock) -> Edit:
     """Puts the operator in the place of the nodes."""
     zero = store.add("edgefold.zero", np.zeros(1, np.float32))
-    kind, alpha, beta = int(block.activation.kind), block.activation.alpha, block.activation.beta
-    attributes = [
-        *block.layer.attributes.values(),
-        *ir.convenience.convert_attributes({"function": kind, "alpha": alpha, "beta": beta}),
-    ]
+    attributes = [*block.layer.attributes.values(), *function_attributes(block.activation)]
     inputs = [*block.layer.inputs, block.residual or zero]
     put_in_place("FusedLinear", block.nodes, inputs, attributes, block.label)
     return Edit(block.label, f"FusedLinear of {', '.join(one.op_type for one in block.nodes)}")
+
+
+def function_attributes(activation: Activation, prefix: str = "") -> list[ir.Attr]:
+    """By which an operator knows an activation function."""
+    named = {"function": int(activation.kind), "alpha": activation.alpha, "beta": activation.beta}
+    return ir.convenience.convert_attributes({prefix + name: value for name, value in named.items()})

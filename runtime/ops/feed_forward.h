@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// y = down(activation(up(x))) + residual: the body of FusedFeedForward, without ONNX Runtime.
+// y = last(down(activation(up(x)))) + residual: the body of FusedFeedForward, without ONNX Runtime.
 //
 // Rows go through both layers a block at a time, so that the hidden tensor never exists as a whole
 // and what exists of it stays in the cache. Each block does what Linear does on all rows, so the
@@ -12,7 +12,7 @@ namespace edgefold {
 
 struct FeedForwardInputs {
   LinearInputs up;    // rows, x, bias and x_scale are read
-  LinearInputs down;  // bias, x_scale, residual and y are read
+  LinearInputs down;  // bias, x_scale, activation, residual and y are read
 };
 
 // Read-only once made; Run may be called from several threads at a time.

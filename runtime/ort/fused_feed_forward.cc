@@ -21,6 +21,7 @@ class FusedFeedForward {
   explicit FusedFeedForward(const Node& node)
       : up_(node.Layer("up_"), kUp),
         down_(node.Layer("down_"), kDown),
+        last_(node.Layer("down_").FunctionOrNone()),
         block_(up_.linear(), node.Function(), down_.linear()) {}
 
   static FusedFeedForward* Create(const Node& node) {
@@ -49,6 +50,7 @@ class FusedFeedForward {
     inputs.up.x = x.data;
     inputs.up.rows = shape.Elements() / k;
     shape.dims[shape.rank - 1] = down_.linear().matrix().n;
+    if (!IsIdentity(last_)) inputs.down.activation = &last_;
     inputs.down.residual = ResidualRows(kName, residual, shape, error);
     inputs.down.y = static_cast<float*>(context.Output(shape, error));
     if (error->failed()) return;
@@ -62,6 +64,7 @@ class FusedFeedForward {
  private:
   LinearLayer up_;
   LinearLayer down_;
+  Activation last_;
   FeedForward block_;
 };
 

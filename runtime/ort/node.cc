@@ -266,6 +266,16 @@ Activation Node::Function() const {
   return {static_cast<ActivationKind>(kind), Float("alpha", kAny), Float("beta", kAny)};
 }
 
+Activation Node::FunctionOrNone() const {
+  const AttributeName full(prefix_, "function");
+  int64_t kind = 0;
+  OrtStatus* status = api_.KernelInfoGetAttribute_int64(info_, full.text, &kind);
+  if (status == nullptr) return Function();
+  api_.ReleaseStatus(status);
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  return {ActivationKind::kClip, -kInfinity, kInfinity};
+}
+
 void ExpectElements(const char* op, const Tensor& x, const ActivationRange& range, Error* error) {
   const int wanted = !range.x_codes ? kFloat : range.is_unsigned() ? kUint8 : kInt8;
   if (error->failed() || x.type == wanted) return;

@@ -60,6 +60,8 @@ class Node {
   ActivationRange CodeActivations() const;
   // The activation function that the attributes function, alpha and beta name.
   Activation Function() const;
+  // The same; where there is no attribute `function`, none.
+  Activation FunctionOrNone() const;
 
   // Refuses a tensor of another shape.
   void Expect(const Tensor& tensor, const char* role, const Shape& wanted) const;

@@ -110,9 +110,40 @@ def test_layers_in_a_row_pair_up_from_the_first(layers: str) -> None:
     x = graphs.weights(5, width)
     [before] = graphs.run(model, {"x": x})
     notes = fuse(model)
-    assert operators(model) == ["FusedFeedForward", "Relu", *last]
+    assert operators(model) == ["FusedFeedForward", *last]
+    assert [model.graph.node(0).attributes.get_float(name, 7.0) for name in ("down_alpha", "down_beta")] == [0, np.inf]
     assert [skip.detail for skip in notes.skips] == ["it went with the layer before, and so begins no block itself"]
     np.testing.assert_array_equal(graphs.run(model, {"x": x})[0], before)
+
+
+def test_what_alone_reads_the_second_layer_is_taken_in() -> None:
+    """A perceptron's activation, then the addition behind it."""
+    model = quantized(f"{UP} h = Relu(v) d = MatMul(h, down) e = Add(d, c) f = HardSwish(e) y = Add(x, f)")
+    x = graphs.weights(5, WIDTH)
+    [before] = graphs.run(model, {"x": x})
+    fuse(model)
+    assert operators(model) == ["FusedFeedForward"]
+    assert model.graph.node(0).attributes.get_int("down_function") == 5
+    [after] = graphs.run(model, {"x": x})
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-6 * np.abs(before).max())
+
+
+def test_an_activation_behind_an_addition_stays() -> None:
+    model = quantized(f"{UP} h = Relu(v) d = MatMul(h, down) e = Add(d, c) f = Add(e, x) y = Relu(f)")
+    fuse(model)
+    assert operators(model) == ["FusedFeedForward", "Relu"]
+    assert "down_function" not in model.graph.node(0).attributes
+
+
+def test_of_two_blocks_whose_sum_is_taken_one_takes_it_in() -> None:
+    other = "u2 = MatMul(x, up) v2 = Add(u2, b) h2 = HardSwish(v2) d2 = MatMul(h2, down)"
+    model = quantized(f"{UP} h = Relu(v) d = MatMul(h, down) {other} y = Add(d, d2)")
+    x = graphs.weights(5, WIDTH)
+    [before] = graphs.run(model, {"x": x})
+    fuse(model)
+    assert operators(model) == ["FusedFeedForward", "FusedFeedForward"]
+    [after] = graphs.run(model, {"x": x})
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-6 * np.abs(before).max())
 
 
 def test_a_residual_that_is_broadcast_stays_outside() -> None:

@@ -72,6 +72,7 @@ def test_a_floor_is_the_longer_of_operations_and_bytes(
         ["bench_linear.py", "--seconds", "0", "--only", "gpt up"],
         ["bench_matmul.py", "--seconds", "0", "--shapes", "64x32", "--rows", "1,4"],
         ["bench_feed_forward.py", "--seconds", "0", "--shapes", "64x128", "--rows", "2"],
+        ["bench_linear_codes.py", "--seconds", "0", "--widths", "64", "--rows", "3"],
         ["bench_norm.py", "--seconds", "0", "--shapes", "4x64"],
         ["bench_moe.py", "--seconds", "0", "--size", "64x64", "--experts", "4", "--rows", "2", "--threads", "1"],
         ["bench_threads.py", "--seconds", "0", "--only", "mobilenet"],

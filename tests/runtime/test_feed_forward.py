@@ -54,11 +54,12 @@ class Block:
         built = one_node.model("FusedFeedForward", tensors, x, ["m", self.down.n], **(attributes | changes))
         return onnx.load_from_string(built)
 
-    def expected(self, x: np.ndarray, residual: np.ndarray | None = None) -> np.ndarray:
+    def expected(self, x: np.ndarray, residual: np.ndarray | None = None, last: Activation | None = None) -> np.ndarray:
         hidden = shift_matmul(x, self.up, self.biases[0], 0.0, -127, 127)
         active = _kernels.families()["activation"][-1](hidden, *self.function)
         low, high, scale = self.hidden
         y = shift_matmul(active, self.down, self.biases[1], scale, low, high)
+        y = y if last is None else _kernels.families()["activation"][-1](y, *last)
         return y if residual is None else y + residual
 
 
@@ -99,6 +100,24 @@ def test_equals_them_for_every_kind_of_layer(function: Activation, hidden: Range
     np.testing.assert_array_equal(run(block.model(), x), block.expected(x))
 
 
+def named(last: Activation) -> dict[str, float]:
+    return dict(zip(("down_function", "down_alpha", "down_beta"), last, strict=True))
+
+
+@pytest.mark.parametrize("last", [RELU, SILU, GELU, (0, -np.inf, np.inf)], ids=["relu", "silu", "gelu", "none"])
+@pytest.mark.parametrize("m", [1, 9, 130])
+def test_an_activation_behind_the_second_layer(last: Activation, m: int) -> None:
+    block, x = Block(37, 70, 19, RELU), rows(m, 37)
+    for residual in (None, np.ones((m, 19), np.float32)):
+        model = block.model(residual, **named(last))
+        np.testing.assert_array_equal(run(model, x), block.expected(x, residual, last))
+    model = block.model(**named(last))
+    model.functions.extend(function_protos(21, ["FusedFeedForward"]))
+    y = np.asarray(ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0])
+    expected = block.expected(x, last=last)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
 def test_threads_change_nothing() -> None:
     block = Block(64, 160, 48)
     x = rows(300, 64)
@@ -131,6 +150,8 @@ BROKEN = {
     "k": ({"down_k": 96}, "codes has shape"),
     "function": ({"function": 8}, "attribute 'function' is 8"),
     "alpha": ({"alpha": float("nan")}, "attribute 'alpha' is nan"),
+    "last function": ({"down_function": 8, "down_alpha": 0.0, "down_beta": 0.0}, "attribute 'down_function' is 8"),
+    "last alpha": ({"down_function": 0, "down_beta": 0.0}, "attribute 'down_alpha'"),
     "codes": ({"down_x_codes": 1}, "attribute 'x_codes' is 1; expected float inputs"),
     "layout": ({"down_layout": 2}, "attribute 'down_layout' is 2"),
 }

@@ -24,7 +24,7 @@ struct LayerCase {
   Linear linear;
 };
 
-// All rows through the first layer, its function, and then all through the second.
+// All rows through the first layer, its function, and then all through the second and what follows.
 bool RunInTurn(const FeedForwardInputs& inputs, const LayerCase& up, const Activation& activation,
                const LayerCase& down) {
   const int64_t rows = inputs.up.rows;
@@ -39,9 +39,14 @@ bool RunInTurn(const FeedForwardInputs& inputs, const LayerCase& up, const Activ
   second.x = hidden.data();
   second.rows = rows;
   second.residual = nullptr;
+  second.activation = nullptr;
   if (!down.linear.Run(second, Backwards())) return false;
+  const int64_t n = down.matrix.matrix.n;
+  if (inputs.down.activation != nullptr) {
+    ActivationKernels().Choose().run({*inputs.down.activation, second.y, n, rows, n, second.y, n});
+  }
   const float* residual = inputs.down.residual;
-  const int64_t size = residual == nullptr ? 0 : rows * down.matrix.matrix.n;
+  const int64_t size = residual == nullptr ? 0 : rows * n;
   for (int64_t i = 0; i < size; ++i) second.y[i] += residual[i];
   return true;
 }
@@ -56,6 +61,7 @@ void Case(Random& random, const Sizes& sizes, int64_t rows, int bits, bool adds,
   const LayerCase up(random, sizes.in, sizes.hidden, bits, codes);
   const LayerCase down(random, sizes.hidden, sizes.out, bits, rows % 2 == 0 ? codes : floats);
   const Activation gelu = {ActivationKind::kGelu, 0.0f, 0.0f};
+  const Activation tanh = {ActivationKind::kTanh, 0.0f, 0.0f};
   std::vector<float> x(rows * sizes.in);
   std::vector<float> residual(rows * sizes.out);
   for (float& value : x) value = random.Uniform() * 3.0f;
@@ -68,6 +74,7 @@ void Case(Random& random, const Sizes& sizes, int64_t rows, int bits, bool adds,
   inputs.up.bias = up.bias.data();
   inputs.down.bias = down.bias.data();
   inputs.down.residual = adds ? residual.data() : nullptr;
+  inputs.down.activation = rows % 3 == 0 ? &tanh : nullptr;
   inputs.down.y = expected.data();
   bool ran = RunInTurn(inputs, up, gelu, down);
   inputs.down.y = got.data();

@@ -54,7 +54,7 @@ def constants_behind(layer: ir.Node) -> tuple[tuple[ir.Node, ...], Affine] | Non
     affine = Affine(np.ones(channels), np.zeros(channels))
     found: tuple[tuple[ir.Node, ...], Affine] | None = None
     behind = _axes_behind(layer)
-    while (node := _sole_reader(chain[-1])) is not None:
+    while (node := sole_reader(chain[-1])) is not None:
         if node.op_type == "Transpose":
             order = node.attributes.get_ints("perm", ())
             if len(order) <= behind:
@@ -95,7 +95,8 @@ def _axes_behind(layer: ir.Node) -> int:
     return 0 if weight is None or "Conv" not in layer.op_type else max(len(weight.shape) - 2, 0)
 
 
-def _sole_reader(node: ir.Node) -> ir.Node | None:
+def sole_reader(node: ir.Node) -> ir.Node | None:
+    """The node that alone reads what a node gives, in the same graph."""
     value = node.outputs[0]
     uses = list(value.uses())
     alone = len(uses) == 1 and not value.is_graph_output() and uses[0].node.graph is node.graph

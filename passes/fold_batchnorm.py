@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from edgefold.passes._channel_affines import Affine, Array, added_bias, constants_behind, is_layer
+from edgefold.passes._channel_affines import Affine, Array, added_bias, constants_behind, is_layer, sole_reader
 from edgefold.passes._constants import Constant, readers, remove_if_unread, small_constant, trace_constant
 from edgefold.passes._initializers import InitializerStore
 from edgefold.passes._subgraphs import nodes_of
@@ -25,11 +25,12 @@ class FoldBatchnorm(Pass, frozen=True, kw_only=True):
     it gets W * s along its input channels and the bias plus W . (beta - mean * s).
 
     When it fires: the statistics and the layer's weights and bias are constants, and nothing else reads the value
-    between the two nor the weights; in the bodies of If, Loop and Scan too. Into a layer after it only without padding
-    (or with no offset), since zeros of the padding are not normalized. Products with and additions of one constant a
-    channel behind a convolution, as which Keras writes a normalization and Paddle a bias, are folded into it alike; so
-    are products behind a linear layer and its bias, such as the learnt scale of a residual branch (LayerScale, arXiv
-    2103.17239, section 2), even where the tensor is transposed between the two.
+    between the two nor the weights, unless it is a layer whose normalization scales them alike (the towers of a siamese
+    network): both then read the same folded weights. In the bodies of If, Loop and Scan too. Into a layer after it only
+    without padding (or with no offset), since zeros of the padding are not normalized. Products with and additions of
+    one constant a channel behind a convolution, as which Keras writes a normalization and Paddle a bias, are folded
+    into it alike; so are products behind a linear layer and its bias, such as the learnt scale of a residual branch
+    (LayerScale, arXiv 2103.17239, section 2), even where the tensor is transposed between the two.
 
     When it does not: in training mode, in float16 (the folded weights would be rounded once more), where a result is
     not finite, or where there is no such layer. Each is a skip with its reason.
@@ -43,7 +44,7 @@ class FoldBatchnorm(Pass, frozen=True, kw_only=True):
     effect: ClassVar[Effect] = Effect.REASSOCIATED
 
     def rewrite(self, model: ir.Model, context: Context) -> Notes:
-        store = InitializerStore(model.graph)
+        store = _Store(model.graph)
         edits: list[Edit] = []
         skips: list[Skip] = []
         for node in list(nodes_of(model.graph)):
@@ -64,7 +65,7 @@ class FoldBatchnorm(Pass, frozen=True, kw_only=True):
         return Notes(tuple(edits), tuple(skips), {"folded": len(edits)})
 
 
-def _fold(store: InitializerStore, norm: ir.Node) -> str | Skip:
+def _fold(store: _Store, norm: ir.Node) -> str | Skip:
     """Folds one normalization; returns the label of the layer that took it in, or why none did."""
     affine = _affine(norm)
     if isinstance(affine, Skip):
@@ -105,15 +106,31 @@ class _Layer:
     bias_array: Array | None
 
 
-def _layer(layer: ir.Node) -> _Layer | Skip:
-    """The constants of a layer that may be changed."""
+class _Store(InitializerStore):
+    """Keeps folded weights once where layers that share the weights fold alike."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        super().__init__(graph)
+        self._folded: dict[ir.Value, ir.Value] = {}
+
+    def add_folded(self, root: ir.Value, array: Array) -> ir.Value:
+        """What the weights become in one layer."""
+        known = self._folded.get(root)
+        if known is None or known.const_value is None or not np.array_equal(known.const_value.numpy(), array):
+            known = self._folded[root] = self.add(f"{root.name}.folded", array)
+        return known
+
+
+def _layer(layer: ir.Node, scale: Array | None = None) -> _Layer | Skip:
+    """The constants of a layer that may be changed; ``scale`` is what its outputs are multiplied by."""
     label = node_label(layer)
     weight = trace_constant(layer.inputs[1])
     if weight is None:
         return Skip(label, SkipReason.NOT_CONSTANT)
     if weight.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
         return Skip(label, SkipReason.DTYPE, str(weight.dtype))
-    if weight.root.is_graph_output() or len(list(readers(weight.root))) > 1:
+    others = [(one, place) for one, place in readers(weight.root) if (one, place) != (layer, 1)]
+    if weight.root.is_graph_output() or not all(_folds_alike(*other, layer, scale) for other in others):
         return Skip(label, SkipReason.SHARED_WEIGHT, f"tensor {weight.root.name}")
     bias: Array | None = None
     if len(layer.inputs) > 2 and layer.inputs[2] is not None:
@@ -126,7 +143,19 @@ def _layer(layer: ir.Node) -> _Layer | Skip:
     return _Layer(weight, np.asarray(weight.array(), np.float64), bias)
 
 
-def _fold_into_before(store: InitializerStore, chain: tuple[ir.Node, ...], affine: Affine) -> str | Skip:
+def _folds_alike(other: ir.Node, place: int, layer: ir.Node, scale: Array | None) -> bool:
+    """Whether another reader of a layer's weights is a layer that is normalized by the same factors."""
+    kinds = [(one.op_identifier(), {a.name: a.value for a in one.attributes.values()}) for one in (layer, other)]
+    if place != 1 or layer.op_type == "MatMul" or kinds[0] != kinds[1]:
+        return False
+    norm = sole_reader(other)
+    if norm is None or norm.op_type != "BatchNormalization":
+        return False
+    affine = _affine(norm)
+    return isinstance(affine, Affine) and scale is not None and np.array_equal(affine.scale, scale)
+
+
+def _fold_into_before(store: _Store, chain: tuple[ir.Node, ...], affine: Affine) -> str | Skip:
     layer, norm = chain[0], chain[-1]
     for node in chain[:-1]:
         between = node.outputs[0]
@@ -134,7 +163,7 @@ def _fold_into_before(store: InitializerStore, chain: tuple[ir.Node, ...], affin
             return Skip(node_label(norm), SkipReason.GRAPH_OUTPUT, f"tensor {between.name}")
         if len(list(between.uses())) > 1 or node.graph is not norm.graph:
             return Skip(node_label(norm), SkipReason.NO_NEIGHBOUR, f"{node_label(node)} has other readers")
-    constants = _layer(layer)
+    constants = _layer(layer, affine.scale)
     if isinstance(constants, Skip):
         return constants
     channels = len(affine.scale)
@@ -149,7 +178,7 @@ def _fold_into_before(store: InitializerStore, chain: tuple[ir.Node, ...], affin
     return _replace(store, chain, constants, layer, scaled, offset)
 
 
-def _fold_into_after(store: InitializerStore, norm: ir.Node, layer: ir.Node, affine: Affine) -> str | Skip:
+def _fold_into_after(store: _Store, norm: ir.Node, layer: ir.Node, affine: Affine) -> str | Skip:
     if norm.outputs[0].is_graph_output():
         return Skip(node_label(norm), SkipReason.GRAPH_OUTPUT, f"tensor {norm.outputs[0].name}")
     constants = _layer(layer)
@@ -204,7 +233,7 @@ def _rank(value: ir.Value | None) -> int | None:
 
 
 def _replace(
-    store: InitializerStore,
+    store: _Store,
     chain: tuple[ir.Node, ...],
     constants: _Layer,
     layer: ir.Node,
@@ -218,7 +247,7 @@ def _replace(
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         return Skip(node_label(layer), SkipReason.NOT_FINITE, "folded weights")
     label, old_output = node_label(layer), chain[-1].outputs[0]
-    new_weight = store.add(f"{constants.weight.root.name}.folded", weight)
+    new_weight = store.add_folded(constants.weight.root, weight)
     is_matmul = layer.op_type == "MatMul"
     new_bias = store.add(f"{label}.folded_bias", bias) if bias.any() or not is_matmul else None
     attributes = [attr for name, attr in layer.attributes.items() if name != "beta"]

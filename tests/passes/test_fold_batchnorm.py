@@ -153,6 +153,46 @@ def test_left_alone(case: str) -> None:
     assert [(skip.node, skip.reason) for skip in notes.skips] == [(node, reason)]
 
 
+SIAMESE = """t (float[2, 6, 7, 7] x, float[2, 6, 7, 7] z) => (float[2, 6, 5, 5] y, float[2, 6, 5, 5] u) {{
+    [c] p = Conv(x, w)
+    [n] y = {norm}(p, g, o, m, v)
+    [d] q = Conv{attributes}(z, w)
+    [k] u = {norm}(q, g{again}, o, m, v)
+}}"""
+
+
+def siamese(attributes: str = "", again: str = "") -> tuple[list[str], list[str], float, int]:
+    """Nodes, skips, the largest difference and the number of weight tensors afterwards."""
+    text = SIAMESE.format(norm=NORM, attributes=attributes, again=again)
+    arrays = {"w": weights(6, 6, 3, 3) * 10, **statistics(6)}  # 1,296 bytes: equal small tensors are kept once anyway
+    before = graph(text, arrays | ({"g2": arrays["g"] * 2} if again else {}))
+    after = before.clone()
+    notes = FoldBatchnorm().rewrite(after, Context())
+    feeds = {"x": weights(2, 6, 7, 7, seed=1), "z": weights(2, 6, 7, 7, seed=2)}
+    pairs = zip(run(before, feeds), run(after, feeds), strict=True)
+    difference = max(float(np.abs(one - other).max() / np.abs(one).max()) for one, other in pairs)
+    return (
+        nodes(after),
+        [skip.node for skip in notes.skips],
+        difference,
+        sum("w" in name for name in after.graph.initializers),
+    )
+
+
+def test_weights_shared_by_layers_normalized_alike_fold_and_stay_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgefold.passes._initializers._COMPARED_BYTES", 256)  # these weights count as large
+    after, skips, difference, stored = siamese()
+    assert after == ["y = Conv(x, w.folded, c.folded_bias)", "u = Conv(z, w.folded, c.folded_bias)"]
+    assert (skips, stored) == ([], 1)
+    assert difference <= (2 * 54 + 6) * EPSILON * 10  # sums of 54 products cancel to a tenth of their terms
+
+
+@pytest.mark.parametrize(("attributes", "again"), [("", "2"), ("<dilations = [1, 1]>", "")])
+def test_weights_shared_by_layers_that_differ_stay(attributes: str, again: str) -> None:
+    after, skips, difference, stored = siamese(attributes, again)
+    assert (len(after), skips, difference, stored) == (4, ["c", "d"], 0.0, 1)
+
+
 def test_a_chain_of_two_folds_into_one_layer() -> None:
     text = f"{IMAGE} {{ [c] p = Conv(x, w)\n [n] q = {NORM}(p, g, o, m, v)\n [k] y = {NORM}(q, g, o, m, v) }}"
     model = graph(text, {"w": weights(8, 6, 3, 3), **statistics(8)})

@@ -59,6 +59,7 @@ class InvertedResidual {
   struct Work;  // the memory of a task
 
   Plan MakePlan(const ConvShape& shape) const;
+  Scratch Prepare(const Parallel& parallel, Call* call) const;
   bool RunBand(const Call& call, int64_t first_row, int64_t rows, Scratch* memory) const;
   void FillRing(const Call& call, const Work& work, int64_t first, int64_t last) const;
   void ExpandRows(const Call& call, const Work& work, int64_t first, int64_t rows) const;

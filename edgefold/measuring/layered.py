@@ -87,7 +87,9 @@ class _Layers:
         self.write("Add", self.input(first + 4))
 
     def activation(self, prefix: str = "") -> None:
-        """The activation function inside the node; nothing where it changes nothing."""
+        """The activation function inside the node; nothing where there is none, or it changes nothing."""
+        if prefix + "function" not in self.node.attributes:
+            return
         given = {name: self.node.attributes[prefix + name] for name in ("function", "alpha", "beta")}
         limits = (given["alpha"].as_float(), given["beta"].as_float())
         if given["function"].as_int() or limits != (-math.inf, math.inf):
@@ -154,6 +156,7 @@ def _feed_forward(layers: _Layers) -> None:
     layers.product(1, "up_k")
     layers.activation()
     layers.product(8, "down_k")
+    layers.activation("down_")
     _added(layers, 15)
 
 

@@ -9,6 +9,7 @@ import itertools
 import numpy as np
 import onnx_ir as ir
 import pytest
+from linear_blocks import quantized
 from packed_convs import conv_graph
 from test_channel_gates import Ranges
 from test_channel_gates import fuse as fuse_gates
@@ -18,6 +19,7 @@ from edgefold.measuring.layered import _WRITERS, layered
 from edgefold.ops import OPERATORS, add_functions
 from edgefold.passes.base import Context
 from edgefold.passes.depth.blocks import find_stacks
+from edgefold.passes.fuse_blocks import FuseBlocks
 from edgefold.passes.fusion.conv_region import fuse_conv_regions
 from edgefold.passes.fusion.cost import TYPICAL, Device, Level
 from edgefold.passes.fusion.inverted_residual import fuse_inverted_residuals
@@ -103,6 +105,17 @@ def test_fused_layers_without_a_way_around_are_no_blocks() -> None:
     fused = fuse(network(plain))
     assert sum(node.op_type == "FusedConvBlock" for node in fused.graph) == 5
     assert list_blocks(fused) == ()
+
+
+@pytest.mark.parametrize(("last", "added"), [("HardSwish(d)", ["Activation"]), ("Identity(d)", [])])
+def test_what_follows_the_second_of_two_layers_is_a_layer(last: str, added: list[str]) -> None:
+    text = f"u = MatMul(x, up) h = Relu(u) d = MatMul(h, down) e = {last} y = Add(e, x)"
+    model = quantized(text.replace("e = Identity(d) y = Add(e, x)", "y = Add(d, x)"))
+    FuseBlocks(kinds=("feed-forward",)).rewrite(model, Context(probe=functools.partial(probe, feeds={})))
+    assert [node.op_type for node in model.graph] == ["FusedFeedForward"]
+    product = ["MatMul", "Add"]
+    found = [node.op_type for node in layered(model).model.graph]
+    assert found == [*product, "Activation", *product, *added, "Add"]
 
 
 def test_a_block_of_another_width_is_none_of_them() -> None:

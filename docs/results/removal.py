@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which blocks each criterion of `remove-blocks` takes, and where its choice ranks among all choices.
 
-    python docs/results/removal.py DATA WORK [MODEL COUNT]
+    python docs/results/removal.py DATA WORK [MODEL COUNT ...]
 
-DATA holds the models and their tasks, WORK keeps a row a choice, so that a run may be stopped and repeated. The model
-is the character GPT (`gpt_charlm/model`) at 1 to 5 of its 6 blocks unless others are named. Nothing is repaired or
-healed, so that only the choice counts; the criteria see calibration data, the rank is by the metric on the evaluation
-set.
+DATA holds the models and their tasks, WORK keeps a row a choice, so that a run may be stopped and repeated. Each model
+loses 1 to COUNT of its blocks; it is the character GPT, as it was given and as `charlm_training.py` trains it on, at 1
+to 5 of its 6 blocks unless others are named. Nothing is repaired or healed, so that only the choice counts; the
+criteria see calibration data, the rank is by the metric on the evaluation set.
 """
 
 from __future__ import annotations
@@ -132,17 +132,15 @@ def _key(gone: Sequence[int]) -> str:
     return "-".join(map(str, gone))
 
 
-def main(data: Path, work: Path, name: str = "gpt_charlm/model", count: str = "5") -> None:
-    measure(data, work, name, int(count))
-    task = model_and_task(data, name)[1]
+def main(data: Path, work: Path, *named: str) -> None:
+    named = named or ("gpt_charlm/model", "5", "gpt_charlm_longer/model", "5")
+    sections = []
+    for name, count in zip(named[::2], named[1::2], strict=True):
+        measure(data, work, name, int(count))
+        lower_is_better = model_and_task(data, name)[1].metric.name == "perplexity"
+        sections.append("\n".join(page(work, name, int(count), lower_is_better)))
     title = "# Which blocks to remove: criteria against exhaustive search"
-    lines = [
-        title,
-        f"{machine_line()} {COMMAND}",
-        *page(work, name, int(count), task.metric.name == "perplexity"),
-        EPILOGUE,
-    ]
-    PAGE.write_text("\n\n".join([lines[0], lines[1]]) + "\n\n" + "\n".join(lines[2:-1]) + f"\n\n{lines[-1]}\n")
+    PAGE.write_text("\n\n".join([title, f"{machine_line()} {COMMAND}", *sections, EPILOGUE]) + "\n")
 
 
 if __name__ == "__main__":

@@ -39,9 +39,10 @@ class Sizes:
         )
 
     def changed(self, batch: int, factor: float) -> Sizes:
-        """Other sizes."""
+        """Other sizes, but where there is nothing, as in a cache before the first token: no data can be made of it."""
         of = {
-            symbol: batch if symbol in self.batch else max(1, round(size * factor)) for symbol, size in self.of.items()
+            symbol: batch if symbol in self.batch else max(min(size, 1), round(size * factor))
+            for symbol, size in self.of.items()
         }
         return Sizes(of, self.batch)
 

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from edgefold.errors import VerificationError
 from edgefold.files.saving import save_model
 from edgefold.files.serialization import serialize
+from edgefold.files.unlisted import put_back, set_apart
 from edgefold.float_caches import coded_caches, float_ports
 from edgefold.passes import Effect, Pass
 from edgefold.passes.base import OPTION
@@ -161,7 +162,8 @@ def check_structure(
 def check_onnx(model: ir.Model) -> None:
     """onnx.checker on the model, through a file where it is too large for one message.
 
-    Outputs of unknown rank, which the checker refuses and ONNX Runtime runs, are shown to it as scalars.
+    Outputs of unknown rank, which the checker refuses and ONNX Runtime runs, are shown to it as scalars, and ONNX
+    Runtime's own operators in the standard domain as ones of a domain that it does not know.
 
     Raises:
         onnx.checker.ValidationError: as the checker.
@@ -169,9 +171,11 @@ def check_onnx(model: ir.Model) -> None:
     unknown = [value for value in model.graph.outputs if value.shape is None and isinstance(value.type, ir.TensorType)]
     for value in unknown:
         value.shape = ir.Shape([])
+    set_apart(model)
     try:
         _check_onnx(model)
     finally:
+        put_back(model)
         for value in unknown:
             value.shape = None
 

@@ -103,6 +103,18 @@ def test_given_shapes_and_feeds() -> None:
     assert ("y", 1) in trace.dynamic
 
 
+def test_a_cache_that_is_still_empty_stays_so() -> None:
+    """No data could be made of none; and one that holds something changes its size as all do."""
+    decoder = model("g (float[n,s,4] x, float[n,past,4] cache) => (float[n,t,4] y) { y = Concat<axis=1>(cache, x) }")
+    x = np.ones((2, 6, 4), np.float32)
+    first = probe(decoder, {"x": x, "cache": np.ones((2, 0, 4), np.float32)})
+    assert first.shapes["cache"] == (2, 0, 4)
+    assert ("y", 1) in first.dynamic
+    assert ("cache", 1) not in first.dynamic
+    later = probe(decoder, {"x": x, "cache": np.ones((2, 2, 4), np.float32)})
+    assert {("cache", 1), ("y", 1)} <= later.dynamic
+
+
 def test_what_is_no_tensor_is_passed_over() -> None:
     text = "g (float[4,3] x) => (float[4,3] y) { s = SplitToSequence(x, two) y = ConcatFromSequence<axis=0>(s) }"
     trace = probe(model(text, two=np.array([2, 2])))

@@ -107,6 +107,23 @@ def test_data_are_cast_to_the_models_type(tmp_path: Path) -> None:
     assert batch.feeds["x"].dtype == np.int64
 
 
+def test_a_scalar_is_one_number_for_the_whole_batch(tmp_path: Path) -> None:
+    """As the sampling rate of a speech model; a vector of one entry a sample is fed as it is."""
+    text = GOOD.replace("{x: {array: x}}", "{x: {array: x}, r: {array: r}}") + "batch: 3"
+    task = load_task(write(tmp_path, text, x=np.ones((5, 2)), r=np.full(5, 16000), y=np.ones(5)))
+    wave = ("x", "float", ("N", 2))
+    fed = [batch.feeds["r"] for batch in task.batches(interface(wave, ("r", "int64", ())))]
+    assert [(one.shape, int(one)) for one in fed] == [((), 16000), ((), 16000)]
+    assert [one.feeds["r"].shape for one in task.batches(interface(wave, ("r", "int64", ("N",))))] == [(3,), (2,)]
+
+    differing = load_task(write(tmp_path, text, x=np.ones((5, 2)), r=np.arange(5), y=np.ones(5)))
+    with pytest.raises(UsageError, match="'r' is one number for a whole batch, and its rows differ; set 'batch: 1'"):
+        list(differing.batches(interface(wave, ("r", "int64", ()))))
+    (tmp_path / "task.yaml").write_text(text.replace("batch: 3", "batch: 1"))
+    singly = load_task(tmp_path / "task.yaml").batches(interface(wave, ("r", "int64", ())))
+    assert [int(batch.feeds["r"]) for batch in singly] == [0, 1, 2, 3, 4]
+
+
 def test_a_fixed_batch_is_padded_and_cut(tmp_path: Path) -> None:
     task = load_task(write(tmp_path, GOOD + "batch: 2", x=np.arange(10.0).reshape(10, 1), y=np.arange(10)))
     batches = list(task.batches(interface(("x", "float", (4, 1)))))

@@ -114,3 +114,29 @@ def test_an_output_of_unknown_rank_is_no_obstacle(opset: int, tmp_path: Path, ed
     assert edgefold("verify", tmp_path / "out").code == 0
     (output,) = onnx.load(tmp_path / "out" / "model.onnx").graph.output
     assert not output.type.tensor_type.HasField("shape")
+
+
+BUILT = """<ir_version: 8, opset_import: ["" : OPSET]>
+g (float[n, 64] x) => (float[n, 48] y) <float[64] scale = {SCALE}> {
+    h = SimplifiedLayerNormalization <axis = -1, epsilon = 1e-5, stash_type = 1> (x, scale)
+    y = MatMul (h, w)
+}""".replace("SCALE", ", ".join(["1"] * 64))
+"""What ONNX Runtime's optimizer and its model builder write: an operator of its own in the standard domain."""
+
+
+@pytest.mark.parametrize("opset", [13, 21])
+def test_the_runtimes_own_operators_in_the_standard_domain(opset: int, tmp_path: Path, edgefold: Command) -> None:
+    built = onnx.parser.parse_model(BUILT.replace("OPSET", str(opset)))
+    built.graph.initializer.append(numpy_helper.from_array(weights(), "w"))
+    path = tmp_path / "built.onnx"
+    onnx.save(built, path)
+    outcome = edgefold("compress", "-m", path, "-o", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    written = onnx.load(tmp_path / "out" / "model.onnx")
+    assert [(node.domain, node.op_type) for node in written.graph.node] == [
+        ("", "SimplifiedLayerNormalization"),
+        ("ai.edgefold", "ShiftMatMul"),
+    ]
+    assert {one.domain for one in written.opset_import} == {"", "ai.edgefold"}
+    verdict = edgefold("verify", tmp_path / "out")
+    assert verdict.code == 0, verdict.err

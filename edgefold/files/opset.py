@@ -15,6 +15,7 @@ from onnx import ModelProto, TensorProto, helper, inliner, shape_inference, vers
 
 from edgefold.errors import ModelError
 from edgefold.files.quoting import quoted
+from edgefold.files.unlisted import put_back, set_apart
 
 OLDEST_OPSET = 9
 """The oldest opset that is read."""
@@ -125,6 +126,7 @@ def raise_opset(model: ir.Model, minimum: int = BODY_OPSET) -> tuple[ir.Model, b
 def _converted(model: ir.Model, version: int, minimum: int) -> ir.Model:
     weights = _detach_weights(model)
     _read_files(model)
+    set_apart(model)
     skeleton = ir.to_proto(model)
     skeleton.ir_version = max(skeleton.ir_version, _WEIGHTS_ARE_NO_INPUTS)
     try:
@@ -139,6 +141,7 @@ def _converted(model: ir.Model, version: int, minimum: int) -> ir.Model:
             f"export it with opset {minimum} or newer"
         ) from error
     result = ir.from_proto(proto)
+    put_back(result)
     _attach_weights(result, weights)
     _restore_metadata(result, model)
     return result

@@ -236,9 +236,16 @@ class _Source:
             value = make_input(self._task.rule.inputs[name], rows, self._data, port.dtype, where)
             if fixed and stop - start < size:
                 value = np.concatenate([value, np.repeat(value[-1:], size - (stop - start), axis=0)])
-            feeds[port.name] = value
+            feeds[port.name] = value if port.shape else _one_for_all(value, where)
         labels = None if self._labels is None else self._labels[start:stop]
         return Batch(feeds, labels, start, stop - start)
+
+
+def _one_for_all(value: np.ndarray[Any, Any], where: str) -> np.ndarray[Any, Any]:
+    """What a model takes as one number for all samples, such as a sampling rate."""
+    if np.any(value != value[:1]):
+        raise UsageError(f"{where} is one number for a whole batch, and its rows differ; set 'batch: 1'")
+    return value[:1].reshape(())
 
 
 def _fixed_batch(task: Task, ports: list[Port]) -> int | None:

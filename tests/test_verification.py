@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the ONNX checker is shown of a model that has operators it does not know."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+import pytest
+
+from edgefold.verification import check_onnx
+
+RUNTIMES_OWN = """<ir_version: 10, opset_import: ["" : 21]>
+g (float[n, 4] x, bool[1] c) => (float[n, 4] y) <float[4] s = {1, 1, 1, 1}> {
+    h = SimplifiedLayerNormalization <epsilon = 1e-5> (x, s)
+    y = If (c) <
+        then_branch = t () => (float[n, 4] p) { p = SimplifiedLayerNormalization (h, s) },
+        else_branch = e () => (float[n, 4] q) { q = Softmax <ATTRIBUTE = 1> (h) }>
+}"""
+
+
+def test_the_runtimes_own_operators_pass_and_stay_in_their_domain() -> None:
+    model = ir.from_onnx_text(RUNTIMES_OWN.replace("ATTRIBUTE", "axis"))
+    check_onnx(model)
+    assert {node.domain for node in model.graph.all_nodes()} == {""}
+    assert model.opset_imports == {"": 21}
+
+
+def test_what_stands_beside_them_is_still_checked() -> None:
+    model = ir.from_onnx_text(RUNTIMES_OWN.replace("ATTRIBUTE", "axes"))
+    with pytest.raises(onnx.checker.ValidationError, match="axes"):
+        check_onnx(model)
+    assert {node.domain for node in model.graph.all_nodes()} == {""}

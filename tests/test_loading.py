@@ -17,7 +17,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 from edgefold.errors import ModelError
 from edgefold.files.dense import make_dense
 from edgefold.files.loading import LoadedModel, load_model
-from edgefold.files.opset import newest_opset
+from edgefold.files.opset import newest_opset, raise_opset
 
 ADD = """
 <ir_version: {ir}, opset_import: ["" : {opset}]>
@@ -175,6 +175,8 @@ class TestInitializersThatAreInputs:
         assert [value.name for value in loaded.model.graph.inputs] == ["x"]
         assert list(loaded.model.graph.initializers) == ["v", "w"]
         assert not loaded.model.graph.initializers["w"].is_graph_input()
+        assert loaded.model.ir_version == max(ir_version, 4)  # older ones know no weight that is not an input too
+        assert raise_opset(loaded.model)[0].graph.initializers.keys() == {"v", "w"}
         assert loaded.notes == (
             "All 2 weights were listed as inputs too, as old exporters do; they are taken as constants.",
         )
@@ -189,7 +191,7 @@ class TestVersions:
     def test_the_newest_opset_is_what_onnx_runtime_runs(self) -> None:
         assert 21 <= newest_opset() <= onnx.defs.onnx_opset_version()
 
-    @pytest.mark.parametrize("opset", [9, 13, 21])
+    @pytest.mark.parametrize("opset", [7, 9, 13, 21])
     def test_taken(self, opset: int, tmp_path: Path) -> None:
         assert load_model(written(add(opset), tmp_path)).model.opset_imports[""] == opset
 
@@ -197,12 +199,12 @@ class TestVersions:
         assert load_model(written(add(newest_opset()), tmp_path)).model.opset_imports[""] == newest_opset()
 
     def test_too_old(self, tmp_path: Path) -> None:
-        assert "has opset 8; expected 9 to " in (message := refusal(add(8), tmp_path))
+        assert "has opset 6; expected 7 to " in (message := refusal(add(6), tmp_path))
         assert message.endswith("export it again with a newer opset")
 
     def test_too_new(self, tmp_path: Path) -> None:
         message = refusal(add(newest_opset() + 1), tmp_path)
-        assert f"has opset {newest_opset() + 1}; expected 9 to {newest_opset()}" in message
+        assert f"has opset {newest_opset() + 1}; expected 7 to {newest_opset()}" in message
         assert message.endswith("export it with an older opset")
 
     def test_a_function_that_is_too_new(self, tmp_path: Path) -> None:

@@ -47,6 +47,16 @@ GRAPHS = {
         b = Squeeze <axes = [0]> (a)
         y = ReduceSum <axes = [1], keepdims = 0> (b) }"""),
     "softmax over what follows the axis": (11, "g (float[2, 3] x) => (float[2, 3] y) { y = Softmax <axis = 0> (x) }"),
+    "an upsample whose factors are an attribute": (7, """g (float[2, 3] x) => (float[1, 1, 4, 6] y)
+        <int64[4] s = {1, 1, 2, 3}> {
+        a = Reshape (x, s)
+        y = Upsample <mode = "nearest", scales = [1.0, 1.0, 2.0, 2.0]> (a) }"""),
+    "a reduction, a dropout and a slice of opset 8": (8, """g (float[2, 3] x) => (float[2, 2] y) {
+        a = Max(x, x)
+        b = Dropout <ratio = 0.5> (a)
+        c = Slice <axes = [1], starts = [0], ends = [2]> (b)
+        d, i = TopK <k = 2> (c)
+        y = Flatten(d) }"""),
     "upsample becomes resize": (9, """g (float[2, 3] x) => (float[1, 1, 4, 6] y)
         <int64[4] s = {1, 1, 2, 3}, float[4] f = {1, 1, 2, 2}> {
         a = Reshape (x, s)
@@ -167,13 +177,14 @@ def test_what_the_model_says_about_itself_is_kept() -> None:
     assert str(raised.graph.inputs[0].shape) == "[n]"
 
 
-@pytest.mark.parametrize("ir_version", [3, 4])
-def test_weights_need_not_be_inputs_whatever_the_ir_version(ir_version: int) -> None:
-    """Reading takes them out of the inputs, where models of IR version 3 have them."""
-    model = model_of("g (float[3] x) => (float[3] y) <float[3] w = {1, 2, 3}> { y = Add(x, w) }", 9)
-    model.ir_version = ir_version
-    x = np.ones(3, np.float32)
-    assert np.array_equal(outputs(raise_opset(model)[0], {"x": x})[0], [2, 3, 4])
+def test_a_scan_with_a_batch_axis_is_refused() -> None:
+    model = model_of(
+        """g (float[1, 5, 4] x, float[1, 4] h) => (float[1, 4] y) { [scan] y = Scan <num_scan_inputs = 1,
+        body = b (float[4] i, float[4] j) => (float[4] o) { o = Add(i, j) }> ("", h, x) }""",
+        8,
+    )
+    with pytest.raises(ModelError, match="scan: a Scan of opset 8 cannot be raised; export with opset 9"):
+        raise_opset(model)
 
 
 def test_a_function_of_another_opset_is_converted_before_it_is_inlined() -> None:

@@ -25,6 +25,7 @@ MODEL_FILE = "model.onnx"
 """The name of the model in an output folder of ``compress``."""
 
 _UNKNOWN_OPERATOR = "No Op registered for"  # how onnx's checker begins the message
+_WEIGHTS_ARE_NO_INPUTS = 4  # the IR version; under an older one onnx's tools know no weight that is not an input too
 _NO_SHAPE = "Field 'shape' of 'type' is required"  # likewise, of an input or output of unknown rank
 
 
@@ -91,6 +92,7 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     _set_folder(model, path.parent)
     name_apart(model)
     notes = _take_weights_out_of_inputs(model)
+    model.ir_version = max(model.ir_version, _WEIGHTS_ARE_NO_INPUTS)
     if sparse:
         notes += (f"{sparse} sparse tensors are held dense.",)
     size = sum(file.stat().st_size for file in (path, *data_files))

@@ -17,14 +17,14 @@ from edgefold.errors import ModelError
 from edgefold.files.quoting import quoted
 from edgefold.files.unlisted import put_back, set_apart
 
-OLDEST_OPSET = 9
-"""The oldest opset that is read."""
+OLDEST_OPSET = 7
+"""The oldest opset that is read, and that ONNX Runtime runs."""
 
 BODY_OPSET = 21
 """The oldest opset under which the bodies of ``ai.edgefold`` operators hold."""
 
 _WRITTEN_IR_VERSION = 10
-_WEIGHTS_ARE_NO_INPUTS = 4  # the IR version; of an older model the converter wants to see each weight as an input too
+_SCAN_WITHOUT_BATCH = 9
 _SMALL_ELEMENTS = 1024  # axes, scales, shapes: what the converter must see; anything larger is weights
 _SEEN_TYPES = (ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL)
 _IR_VERSION_OF_TYPE = {  # data types newer than IR version 10
@@ -60,7 +60,7 @@ def check_versions(model: ModelProto) -> None:
     """Refuse a model whose opset or IR version lies outside what is supported.
 
     Raises:
-        ModelError: an opset below 9, above ONNX Runtime's newest, or an IR version that onnx does not know.
+        ModelError: an opset below 7, above ONNX Runtime's newest, or an IR version that onnx does not know.
     """
     if not 1 <= model.ir_version <= onnx.IR_VERSION:
         raise ModelError(
@@ -123,12 +123,19 @@ def raise_opset(model: ir.Model, minimum: int = BODY_OPSET) -> tuple[ir.Model, b
     return raised, True
 
 
+def _refuse_batched_scans(model: ir.Model, version: int) -> None:
+    """The converter keeps a Scan of opset 8 as it is, which from opset 9 on has no batch axis and other inputs."""
+    for node in model.graph.all_nodes():
+        if version < _SCAN_WITHOUT_BATCH and node.op_type == "Scan" and node.domain == "":
+            raise ModelError(f"{node.name}: a Scan of opset {version} cannot be raised; export with opset 9 or newer")
+
+
 def _converted(model: ir.Model, version: int, minimum: int) -> ir.Model:
+    _refuse_batched_scans(model, version)
     weights = _detach_weights(model)
     _read_files(model)
     set_apart(model)
     skeleton = ir.to_proto(model)
-    skeleton.ir_version = max(skeleton.ir_version, _WEIGHTS_ARE_NO_INPUTS)
     try:
         if skeleton.functions:
             skeleton = shape_inference.infer_shapes(skeleton)  # the inliner converts only values of known type

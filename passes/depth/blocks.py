@@ -47,7 +47,7 @@ class Block(Part):
 
 @dataclass(frozen=True)
 class Stack:
-    """A longest run of blocks that differ only in their weights.
+    """A longest run of blocks that differ only in their weights and the dilations of their convolutions.
 
     Attributes:
         blocks: in order; each starts with the value that the one before ends with.

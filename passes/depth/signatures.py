@@ -6,7 +6,8 @@ that enters the piece; a stored weight counts by shape and type, a small integer
 comes from beside the stream alike. Equal signatures are one small integer (they are interned), so that pieces compare
 in no time. What exporters write in several ways has one signature: Gemm is MatMul and Add, the operands of Add and Mul
 have no order, Identity, Dropout and Reshape are not there, a Transpose of a weight is a weight of the turned shape, and
-dimensions of size 1 in stored weights do not count.
+dimensions of size 1 in stored weights do not count. Neither do the dilations of a convolution, what is padded before
+it and what is cut off behind it: temporal networks double them from block to block, and the weights still correspond.
 
 The order in which a signature visits the stored weights is the same for every piece that has it: the k-th weight of
 one corresponds to the k-th of the other.
@@ -24,6 +25,8 @@ from edgefold.passes.depth.extent import extent
 from edgefold.passes.depth.operators import TRANSPARENT, has_parameters
 
 _COMMUTATIVE = frozenset(("Add", "Mul", "Sum", "Min", "Max", "And", "Or"))
+_SPREAD = ("dilations", "pads")  # how far the taps of a convolution reach
+_FIRST_SPATIAL = 2  # axis of what a convolution gives, behind samples and channels
 _COMPARED = 64  # elements up to which integer constants count by content: axes, shapes, paddings, shifts
 
 
@@ -93,7 +96,8 @@ class Signatures:
 
     def _add(self, node: ir.Node, known: dict[ir.Value, int]) -> None:
         """Enters the signatures of a node's outputs."""
-        inputs = [self._input(value, known) for value in node.inputs]
+        reach = _reach(node)
+        inputs = [self._input(value, known) for at, value in enumerate(node.inputs) if at not in reach]
         if node.op_type in TRANSPARENT and node.domain in ("", "ai.onnx"):
             number = inputs[0]
         elif node.op_type == "Gemm" and _is_plain(node):
@@ -154,8 +158,25 @@ def _is_plain(gemm: ir.Node) -> bool:
     return factors == (1.0, 1.0) and not gemm.attributes.get_int("transA", 0)
 
 
+def _reach(node: ir.Node) -> tuple[int, ...]:
+    """Places of the inputs that say how much is padded before a convolution, or cut off behind it in time or space."""
+    if node.op_type == "Pad":
+        readers = [use.node.op_type for use in node.outputs[0].uses()]
+        return (1,) if readers and set(readers) == {"Conv"} else ()
+    if node.op_type != "Slice" or len(node.inputs) < 4 or node.inputs[0] is None:
+        return ()
+    source, axes = node.inputs[0].producer(), trace_constant(node.inputs[3])
+    if source is None or source.op_type != "Conv" or axes is None:
+        return ()
+    weight = source.inputs[1]
+    rank = len(weight.shape) if weight is not None and weight.shape is not None else None
+    channels = rank is None or any(axis % rank < _FIRST_SPATIAL for axis in axes.array().ravel().tolist())
+    return () if channels else (1, 2)  # channels that are cut apart are halves of a gate, which differ
+
+
 def _attributes(node: ir.Node) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((name, _text(attr)) for name, attr in node.attributes.items()))
+    left_out = _SPREAD if node.op_type == "Conv" or _reach(node) else ()  # a Pad of opset 10 has them as attributes
+    return tuple(sorted((name, _text(attr)) for name, attr in node.attributes.items() if name not in left_out))
 
 
 def _text(attr: ir.Attr) -> str:

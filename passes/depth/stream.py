@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Streams and their waists: the nodes that everything between the first layer and the last must pass.
 
-A *seed* is where a network begins: a float input of the graph, or a node that applies stored weights to something that
-no such node has seen (a patch convolution, an embedding). The *stream* is what one seed reaches through contents (see
-`dataflow`). Masks, position tables and the memory of a cross attention come from elsewhere, so they open no way around
-a layer.
+A *seed* is where a network begins: a float input of the graph; a node that applies stored weights to something that no
+such node has seen (a patch convolution, an embedding); or an addition of what a layer made to a learnt table (the
+queries of a detector's decoder, whose first self-attention is a constant). The *stream* is what one seed reaches
+through contents (see `dataflow`). Masks, position tables and the memory of a cross attention come from elsewhere, so
+they open no way around a layer.
 
 In the stream, the immediate dominator of a node is the last node that every path to it shares. Dominators form a tree;
 a path in that tree is a *chain* of waists. A residual addition is such a waist, and so is whatever follows it until the
@@ -17,10 +18,14 @@ cycles one sweep in topological order is enough.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
+import onnx_ir as ir
+
 from edgefold.passes.depth.dataflow import Dataflow
-from edgefold.passes.depth.operators import has_matrix
+from edgefold.passes.depth.operators import addends, has_matrix, passed_on
+from edgefold.passes.depth.stored import Stored
 
 
 class Stream:
@@ -93,7 +98,8 @@ def streams(flow: Dataflow) -> list[Stream]:
         Stream(flow, flow.place[value]) for value in inputs if value.dtype is None or value.dtype.is_floating_point()
     ]
     trunks = {place for stream in found for place in next(stream.chains(), [])}
-    return [*found, *(Stream(flow, place) for place in _first_layers(flow) if place not in trunks)]
+    seeds = dict.fromkeys(itertools.chain(_first_layers(flow), _learnt_beginnings(flow)))
+    return [*found, *(Stream(flow, place) for place in seeds if place not in trunks)]
 
 
 def _first_layers(flow: Dataflow) -> Iterator[int]:
@@ -105,3 +111,40 @@ def _first_layers(flow: Dataflow) -> Iterator[int]:
         elif flow.sources[place] and has_matrix(flow.node(place), flow):
             seeded.add(place)
             yield place
+
+
+def _learnt_beginnings(flow: Dataflow) -> Iterator[int]:
+    """The additions of what a layer made of content to a table that holds no content."""
+    for place in flow.nodes:
+        node = flow.node(place)
+        if node.op_type == "Add" and len(flow.sources[place]) == 1:
+            content, other = sorted(node.inputs, key=lambda value: value not in flow.content)
+            if content and other and _made_by_a_layer(content, flow) and _holds_a_table(other, flow):
+                yield place
+
+
+def _made_by_a_layer(value: ir.Value, flow: Dataflow) -> bool:
+    """Whether a weight matrix gives the value, but for a bias and its layout."""
+    node = value.producer()
+    while (
+        node is not None and not has_matrix(node, flow) and not any(_holds_a_table(one, flow) for one in addends(node))
+    ):
+        passed = passed_on(node, flow)
+        node = passed[0].producer() if len(passed) == 1 else None
+    return node is not None and has_matrix(node, flow)
+
+
+def _holds_a_table(value: ir.Value, flow: Dataflow) -> bool:
+    """Whether stored numbers of two dimensions or more have a part in a value that holds no content."""
+    pending, seen = [value], {value}
+    while pending:
+        current = pending.pop()
+        if current in flow.content:
+            continue
+        if Stored.of(current).is_matrix:
+            return True
+        producer = current.producer()
+        fresh = [one for one in (flow.reads[producer] if producer is not None else ()) if one not in seen]
+        seen.update(fresh)
+        pending.extend(fresh)
+    return False

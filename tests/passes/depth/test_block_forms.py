@@ -87,6 +87,24 @@ def test_encoder_and_decoder() -> None:
     assert sum(crossing) == 4 * WIDTH * WIDTH + 6 * WIDTH + 1, "keys and values of the memory belong to the half"
 
 
+@pytest.mark.parametrize("learnt", [True, False])
+def test_a_decoder_whose_queries_are_learnt(learnt: bool) -> None:
+    """Its first self-attention is a constant, so that its first block is another and the stream begins within it."""
+    net = Network()
+    memory = net.norm(net.linear("x"))
+    tables = [net.weight(1, 3, WIDTH), net.weight(1, 1, WIDTH)]  # the second is a bias, on which no network begins
+    x = net.add("Add", tables[not learnt], net.attention(memory))
+    for _ in range(3):
+        x = net.add("Add", x, net.attention(net.norm(x)))
+        x = net.add("Add", x, net.attention(net.norm(x), memory))
+        x = net.add("Add", x, net.feed_forward(net.norm(x)))
+    found = find_stacks(net.model(net.linear(net.add("Add", x, memory))))
+    assert [(len(stack.blocks), halves(stack)) for stack in found] == (
+        [(3, ["attention", "attention", "feed-forward"])] if learnt else []
+    )
+    assert all(block.obstacle is None for stack in found for block in stack.blocks)
+
+
 def test_blocks_that_alternate_are_pairs() -> None:
     net = Network()
     x = "x"

@@ -25,7 +25,7 @@ from edgefold.passes._layer_inputs import Inputs, Rows, Targets
 from edgefold.passes._moments import Moments
 from edgefold.passes._ranges import Range
 from edgefold.routed_tokens import SameTokens
-from edgefold.segments import Segments
+from edgefold.segments import MAX_REMEMBERED, Segments
 from edgefold.session import make_session, run
 
 Array = np.ndarray[Any, Any]
@@ -46,6 +46,7 @@ class Calibration:
         seed: of the choice of rows.
         threads: of ONNX Runtime; 0 leaves the choice to it.
         max_rows: rows that enter the moments of one request, spread over all batches.
+        remembers: whether values of the model that was given are held for requests that come again; see `Segments`.
     """
 
     def __init__(
@@ -56,25 +57,32 @@ class Calibration:
         seed: int = 0,
         threads: int = 0,
         max_rows: int = MAX_ROWS,
+        remembers: bool = False,
     ) -> None:
         self._model = _as_model(model)
         self._batches = Batches(feeds, seed)
         self._threads = threads
         self._max_rows = max_rows
         self._sizes: dict[str, int] = {}
-        self._segments = Segments(self._model, self._batches.read, threads=threads)
+        held = MAX_REMEMBERED if remembers else 0
+        self._segments = Segments(self._model, self._batches.read, threads=threads, remembers=held)
 
-    def through(self, model: ir.Model, *, max_rows: int | None = None, half: int | None = None) -> Calibration:
+    def through(
+        self, model: ir.Model, *, max_rows: int | None = None, half: int | None = None, remembers: bool = False
+    ) -> Calibration:
         """The same batches through another model, whose weights may be exchanged between calls.
 
         Args:
             model: has the inputs of this one.
             max_rows: rows that enter the moments of one request; None for as many as here.
             half: 0 for the even batches only, 1 for the odd ones.
+            remembers: whether values are held for requests that come again.
         """
         rows = self._max_rows if max_rows is None else max_rows
         feeds = self._batches.read if half is None else functools.partial(every_second, self._batches.read, half)
-        return Calibration(model, feeds, seed=self._batches.seed, threads=self._threads, max_rows=rows)
+        return Calibration(
+            model, feeds, seed=self._batches.seed, threads=self._threads, max_rows=rows, remembers=remembers
+        )
 
     def moments(self, requests: Sequence[Inputs]) -> dict[Inputs, Moments]:
         """Second moments of layer inputs; equal requests are computed once.

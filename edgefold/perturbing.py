@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ Feeds = Mapping[str, Array]
 
 SAMPLES = 64
 """Samples of the calibration data, at least; whole batches. Enough to rank layers whose errors differ by factors."""
+
+MAX_KEPT = 256 << 20
+"""Bytes of outputs, in float64, that are kept to measure others by."""
 
 _TINY = 1e-30
 
@@ -57,33 +61,53 @@ def perturb(
         yield error
 
 
-def departure(
-    model: ir.Model, changed: ir.Model, feeds: Callable[[], Iterable[Feeds]], *, classes: Collection[str] = ()
-) -> float | None:
-    """The error of a changed model's outputs by what the model gives, as ``perturb`` measures it, on all batches.
+class Departure:
+    """The error of changed models' outputs by what a model gives, as ``perturb`` measures it, on all batches.
 
     Args:
-        model: what the error is counted from.
-        changed: with the same inputs and outputs.
-        feeds: makes an iterator over batches.
+        model: what the error is counted from; it stays as it is. Its outputs are computed once, and kept as far as
+            ``MAX_KEPT`` reaches.
+        feeds: makes an iterator over batches, always the same.
         classes: as in ``perturb``.
-
-    Returns:
-        The error; None where there are no batches.
-
-    Raises:
-        ModelError: ONNX Runtime cannot run one of the models.
     """
-    sessions = [make_session(one, config=LITTLE_MEMORY) for one in (model, changed)]
-    distances: dict[str, float] = {}
-    sizes: dict[str, float] = {}
-    for batch in feeds():
-        real = real_positions(batch)
-        wanted, found = (_outputs(session, batch, real) for session in sessions)
-        for name, output in wanted.items():
-            distances[name] = distances.get(name, 0.0) + _distance(name in classes)(found[name], output)
-            sizes[name] = sizes.get(name, 0.0) + _size(output, name in classes)
-    return sum(distance / max(sizes[name], _TINY) for name, distance in distances.items()) if sizes else None
+
+    def __init__(self, model: ir.Model, feeds: Callable[[], Iterable[Feeds]], *, classes: Collection[str] = ()) -> None:
+        self._model, self._feeds, self._classes = model, feeds, classes
+        self._kept: list[dict[str, Array]] = []  # of the first batches
+        self._room = MAX_KEPT
+
+    def __call__(self, changed: ir.Model) -> float | None:
+        """The error of a model with the same inputs and outputs; None where there are no batches.
+
+        Raises:
+            ModelError: ONNX Runtime cannot run one of the models.
+        """
+        session = make_session(changed, config=LITTLE_MEMORY)
+        distances: dict[str, float] = {}
+        sizes: dict[str, float] = {}
+        for number, batch in enumerate(self._feeds()):
+            real = real_positions(batch)
+            found = _outputs(session, batch, real)
+            for name, output in self._wanted(number, batch, real).items():
+                classes = name in self._classes
+                distances[name] = distances.get(name, 0.0) + _distance(classes)(found[name], output)
+                sizes[name] = sizes.get(name, 0.0) + _size(output, classes)
+        return sum(distance / max(sizes[name], _TINY) for name, distance in distances.items()) if sizes else None
+
+    def _wanted(self, number: int, batch: Feeds, real: Array | None) -> dict[str, Array]:
+        """What the model gives for a batch."""
+        if number < len(self._kept):
+            return self._kept[number]
+        found = _outputs(self._session, batch, real)
+        size = sum(output.nbytes for output in found.values())
+        if number == len(self._kept) and size <= self._room:
+            self._kept.append(found)
+            self._room -= size
+        return found
+
+    @functools.cached_property
+    def _session(self) -> ort.InferenceSession:
+        return make_session(self._model, config=LITTLE_MEMORY)
 
 
 def _outputs(session: ort.InferenceSession, feeds: Feeds, real: Array | None) -> dict[str, Array]:

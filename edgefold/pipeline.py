@@ -30,7 +30,7 @@ from edgefold.measuring.operator_times import operator_times
 from edgefold.passes import Context, Effect, Notes, Pass, PreconditionError, Skip, SkipReason
 from edgefold.passes._names import name_apart
 from edgefold.passes.base import Heals, LearnGates, Scores
-from edgefold.perturbing import departure, perturb
+from edgefold.perturbing import Departure, perturb
 from edgefold.probing import probe
 from edgefold.session import compute, gives_outer_constants
 from edgefold.synthetic import synthetic_feeds, wide_batch
@@ -177,11 +177,11 @@ def run_recipe(
     return model
 
 
-def _departure(inputs: Inputs, model: ir.Model, changed: ir.Model, half: int | None) -> float | None:
-    """How far the outputs of a changed model are from those of the model, on calibration data."""
+def _departure(inputs: Inputs, model: ir.Model, half: int | None) -> Departure:
+    """Measures how far the outputs of changed models are from those of the model, on calibration data."""
     assert inputs.calibration is not None
     feeds = inputs.calibration if half is None else functools.partial(every_second, inputs.calibration, half)
-    return departure(model, changed, feeds, classes=inputs.classes)
+    return Departure(model, feeds, classes=inputs.classes)
 
 
 def _made_up(model: ir.Model, inputs: Inputs, seed: int, kind: Literal["noise", "none"]) -> Calibration:

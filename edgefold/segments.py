@@ -25,6 +25,9 @@ Feeds = Mapping[str, Array]
 MAX_HELD = 512 << 20
 """Bytes of activations held from one request to the next; above it, the next one starts further up."""
 
+MAX_REMEMBERED = 256 << 20
+"""Bytes of activations beside these that are held for good because the same may be asked for again."""
+
 
 class Segments:
     """A model that is run piece by piece, always on the same batches.
@@ -35,15 +38,25 @@ class Segments:
         stream: makes a fresh iterator over the batches.
         threads: of ONNX Runtime; 0 leaves the choice to it.
         max_held: bytes of activations held from one request to the next.
+        remembers: bytes of activations held for good once they were asked for, the first ones first; they are computed
+            once however often the graph is gone down.
     """
 
     def __init__(
-        self, model: ir.Model, stream: Callable[[], Iterable[Feeds]], *, threads: int = 0, max_held: int = MAX_HELD
+        self,
+        model: ir.Model,
+        stream: Callable[[], Iterable[Feeds]],
+        *,
+        threads: int = 0,
+        max_held: int = MAX_HELD,
+        remembers: int = 0,
     ) -> None:
         self._model = model
         self._stream = stream
         self._threads = threads
-        self._max_held = max_held
+        self._max_held = max_held + remembers
+        self._remembers = remembers
+        self._asked: set[str] = set()
         self._held: dict[str, list[Array]] = {}
         self._states: dict[ir.Value, int] = {}  # of the values when they were computed
         self._seen: dict[int, object] = {}  # tensors in the states, referenced so that no other takes their identity
@@ -58,12 +71,16 @@ class Segments:
         for name in names:
             if name not in values:
                 raise ModelError(f"calibration: the model has no tensor '{name}'")
+        self._asked.update(names)
         states = self._current_states()
         self._held = {
             name: held
             for name, held in self._held.items()
             if name in values and values[name] in self._states and states[values[name]] == self._states[values[name]]
         }
+        again = (values[name] for name in names if name not in self._held)
+        if any(self._states.get(value) == states[value] for value in again):  # the graph is gone down anew
+            self._states = {values[name]: states[values[name]] for name in self._held}
         piece = _piece([values[name] for name in names], self._held)
         compute = self._session(piece)
         held: dict[str, list[Array]] | None = {name: [] for name in piece.outputs}
@@ -88,16 +105,20 @@ class Segments:
         states: dict[ir.Value, int],
         nodes: set[ir.Node],
     ) -> None:
-        """Keeps what a node that has not run yet will read."""
+        """Keeps what a node that has not run yet will read, and of the rest what may be asked for again."""
         ran = {value for value, state in self._states.items() if states.get(value) == state}
         ran.update(output for node in nodes for output in node.outputs)
         self._states = {value: states[value] for value in ran}
-        self._held = {
-            name: batches
-            for name, batches in candidates.items()
-            if all(isinstance(one, np.ndarray) for one in batches)  # sequences of tensors are computed again
-            and any(use.node.outputs[0] not in ran for use in values[name].uses())
-        }
+        self._held, room = {}, self._remembers
+        for name, batches in candidates.items():
+            if not all(isinstance(one, np.ndarray) for one in batches):
+                continue  # sequences of tensors are computed again
+            size = sum(one.nbytes for one in batches)
+            if any(use.node.outputs[0] not in ran for use in values[name].uses()):
+                self._held[name] = batches
+            elif name in self._asked and size <= room:
+                self._held[name] = batches
+                room -= size
         self._states |= {values[name]: states[values[name]] for name in self._held}
 
     def _session(self, piece: _Piece) -> Callable[[Feeds], dict[str, Array]]:

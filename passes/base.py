@@ -135,7 +135,9 @@ class Calibrates(Protocol):
 
     def regressions(self, requests: Mapping[Any, Sequence[Any]], original: Any) -> Mapping[Any, Any]: ...
 
-    def through(self, model: ir.Model, *, max_rows: int | None = None, half: int | None = None) -> Calibrates: ...
+    def through(
+        self, model: ir.Model, *, max_rows: int | None = None, half: int | None = None, remembers: bool = False
+    ) -> Calibrates: ...
 
 
 Perturb = Callable[[ir.Model, Iterable[Mapping[str, Any]]], Iterable[float]]
@@ -144,9 +146,9 @@ Perturb = Callable[[ir.Model, Iterable[Mapping[str, Any]]], Iterable[float]]
 A change is taken only when the error of the one before was taken, so that it may depend on it."""
 
 
-Departure = Callable[[ir.Model, ir.Model, int | None], float | None]
-"""From a model, a changed one and a half of the batches (0: the even ones, 1: the odd ones, None: all) to the error of
-the outputs of the second by those of the first; None where there is no batch."""
+Departure = Callable[[ir.Model, int | None], Callable[[ir.Model], float | None]]
+"""From a model and a half of the batches (0: the even ones, 1: the odd ones, None: all) to a function that gives the
+error of a changed model's outputs by those of the first, which stays as it is meanwhile; None without a batch."""
 
 
 Scores = Callable[..., "Evaluation"]

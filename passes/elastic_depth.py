@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -18,7 +18,8 @@ from edgefold.passes.depth.blocks import find_stacks
 from edgefold.passes.depth.budget import ByCount
 from edgefold.passes.depth.candidates import Candidate, Move, candidates, check_numbers, moves
 from edgefold.passes.depth.elastic import ElasticGraph, Region
-from edgefold.passes.depth.judges import Judge, RepairedError
+from edgefold.passes.depth.judges import RepairedError
+from edgefold.passes.depth.repair import Uncut
 from edgefold.passes.depth.selection import Criterion, Selection, Selector
 from edgefold.passes.depth.truncation import Truncated, blocks_of
 
@@ -88,45 +89,55 @@ class ElasticDepth(Pass, frozen=True, kw_only=True):
         ]
         if not possible:
             return Notes(skips=(*skips, Skip("model", SkipReason.NOTHING_TO_GAIN, f"all {full} blocks always run")))
-        repaired = self._repaired_error(model, found, context)
+        uncut = Uncut(model, context.calibration) if self.repair != "none" and context.calibration else None
+        repaired = self._repaired_error(uncut, found, context)
         selector = Selector.of(model, found, moves(found, "blocks"), context, repaired)
         selections = [selector.select(self.criterion, ByCount(found, Fraction(full - depth))) for depth in possible]
         gone = [sorted(found[position].block for position in one.gone) for one in selections]
         truncated = [Truncated(model, numbers) for numbers in gone]
         skips += [skip for one in selections for skip in one.skips]
-        skips += self._repair(model, possible, truncated, context)
+        skips += self._repair(uncut, repaired, dict(zip(possible, selections, strict=True)), truncated, context)
         elastic = _assembled(model, [*truncated, Truncated(model, ())], (*possible, full), self.input)
         table = _table(possible, gone, selections, self._errors(model, possible, context))
         edits = tuple(Edit(name, "runs by branches") for name in elastic.exchanged)
         stats = {"blocks": full, "weights_added": sum(_elements(value) for value in elastic.private)}
         return Notes(edits, tuple(dict.fromkeys(skips)), stats, table, (self.input,))
 
-    def _repaired_error(self, model: ir.Model, found: Sequence[Candidate], context: Context) -> Judge | None:
-        """Judges choices by their refit; None where nothing is refitted."""
-        if self.repair == "none" or context.calibration is None or context.departure is None:
+    def _repaired_error(
+        self, uncut: Uncut | None, found: Sequence[Candidate], context: Context
+    ) -> RepairedError | None:
+        """Judges choices by their refit on the even batches; None where nothing is refitted."""
+        if uncut is None or context.departure is None:
             return None
 
         def without(gone: Move) -> ir.Model:
-            return _refitted_on_half(model, [found[position].block for position in gone], context)
+            one = Truncated(uncut.model, [found[position].block for position in gone])
+            one.repair(uncut, context.excludes, half=0)
+            return one.model
 
-        return RepairedError(model, context.departure, without)
+        return RepairedError(uncut.model, context.departure, without)
 
     def _repair(
-        self, model: ir.Model, depths: Sequence[int], truncated: Sequence[Truncated], context: Context
+        self,
+        uncut: Uncut | None,
+        repaired: RepairedError | None,
+        selections: Mapping[int, Selection],
+        truncated: Sequence[Truncated],
+        context: Context,
     ) -> list[Skip]:
         """Refits the depths that a refit on the even batches serves on the odd ones; the others stay."""
         if self.repair == "none":
             return []
-        if context.calibration is None:
+        if uncut is None:
             return [Skip("model", SkipReason.NO_CALIBRATION, "no depth is refitted")]
         skips: list[Skip] = []
-        for depth, one in zip(depths, truncated, strict=True):
-            before, after = _unseen_errors(model, one, context)
-            if before is not None and after is not None and not after < before:
+        for (depth, selection), one in zip(selections.items(), truncated, strict=True):
+            before = repaired.unseen(one.model) if repaired else None
+            if repaired and before is not None and not (after := repaired(selection.gone)) < before:
                 why = f"error of the outputs on data that a refit has not seen: {before:.3g}, refitted {after:.3g}"
                 skips.append(Skip(f"depth {depth}", SkipReason.FALLBACK, f"{why}; it keeps the weights as they are"))
             else:
-                skips += one.repair(model, context.calibration, context.excludes).skips
+                skips += one.repair(uncut, context.excludes).skips
         return skips
 
     def _errors(self, model: ir.Model, depths: Sequence[int], context: Context) -> list[float | None]:
@@ -134,24 +145,6 @@ class ElasticDepth(Pass, frozen=True, kw_only=True):
         if context.perturb is None:
             return [None] * len(depths)
         return list(context.perturb(model, [{self.input: np.array(depth, np.int64)} for depth in depths]))
-
-
-def _refitted_on_half(model: ir.Model, removed: Collection[int], context: Context) -> ir.Model:
-    """The model without some blocks, refitted on the even batches of the calibration data."""
-    assert context.calibration is not None
-    one = Truncated(model, removed)
-    one.repair(model, context.calibration.through(one.model, half=0), context.excludes)
-    return one.model
-
-
-def _unseen_errors(model: ir.Model, truncated: Truncated, context: Context) -> tuple[float | None, float | None]:
-    """The error of the outputs on the odd batches as cut out, and refitted on the even ones; None with one batch."""
-    if context.departure is None:
-        return None, None
-    before = context.departure(model, truncated.model, 1)
-    if before is None:
-        return None, None
-    return before, context.departure(model, _refitted_on_half(model, truncated.removed, context), 1)
 
 
 def _assembled(model: ir.Model, truncated: Sequence[Truncated], depths: Sequence[int], name: str) -> ElasticGraph:

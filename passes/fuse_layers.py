@@ -15,7 +15,7 @@ from edgefold.passes.depth.blocks import find_stacks
 from edgefold.passes.depth.budget import THIRD, ByCount
 from edgefold.passes.depth.candidates import Candidate, candidates, check_numbers, moves
 from edgefold.passes.depth.fusion import Fusion, numbered, plan_fusion
-from edgefold.passes.depth.repair import repair_depth
+from edgefold.passes.depth.repair import Uncut, repair_depth
 from edgefold.passes.depth.selection import Selector
 from edgefold.passes.depth.surgery import cut_out
 from edgefold.passes.heal import Count, Distance, Heal, Positive
@@ -156,7 +156,8 @@ class _Run:
         assert context.calibration is not None, "rewrite looked"
         if options.repair == "least-squares":
             aims = dict(self.stands_for)
-            repair_depth(self.model, self.original, context.calibration, aims, scope="all", exclude=context.excludes)
+            uncut = Uncut(self.original, context.calibration)
+            repair_depth(self.model, uncut, aims, scope="all", exclude=context.excludes)
         adapters = attach(self.model, fusion.donors, options.rank, context.seed)
         factors = tuple(name for adapter in adapters for name in adapter.trained)
         target = self.stands_for.get(fusion.group_end, fusion.group_end)

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from edgefold.errors import UsageError
 from edgefold.passes._weighted_nodes import WeightedNode, weighted_node
 from edgefold.passes.base import Context, Effect, Notes, Pass, Skip, SkipReason
-from edgefold.passes.depth.repair import repair_depth
+from edgefold.passes.depth.repair import Uncut, repair_depth
 from edgefold.passes.factoring.matrices import Ranks, factor_matrices
 
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -75,7 +75,7 @@ class LowRank(Pass, frozen=True, kw_only=True):
         skips += factored.skips
         if not factored.edits or not self.repair or context.calibration is None:
             return Notes(factored.edits, tuple(skips), factored.stats)
-        notes = repair_depth(model, original, context.calibration, {}, scope="all", exclude=context.excludes)
+        notes = repair_depth(model, Uncut(original, context.calibration), {}, scope="all", exclude=context.excludes)
         edits, stats = (*factored.edits, *notes.edits), {**factored.stats, **notes.stats}
         return Notes(edits, (*skips, *notes.skips), stats)
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal
@@ -19,7 +18,7 @@ from edgefold.passes.depth.budget import THIRD, Budget, ByCount, ByError, ByWork
 from edgefold.passes.depth.candidates import Candidate, Move, Parts, candidates, check_numbers, moves
 from edgefold.passes.depth.judges import Judge, RepairedError
 from edgefold.passes.depth.metric_budget import ByMetric
-from edgefold.passes.depth.repair import repair_depth
+from edgefold.passes.depth.repair import Uncut, repair_depth
 from edgefold.passes.depth.selection import Criterion, Selection, Selector
 from edgefold.passes.depth.surgery import cut_out, removed_runs
 
@@ -113,11 +112,12 @@ class RemoveBlocks(Pass, frozen=True, kw_only=True):
         check_numbers("remove-blocks: keep", self.keep, stacks)
         macs = context.macs(model) if context.macs else {}
         found, skips = candidates(stacks, self.parts, macs, keep=self.keep, excludes=context.excludes)
-        repaired = self._repaired_error(model, context) if self._amount else None
+        uncut = Uncut(model.clone(), context.calibration) if context.calibration else None
+        repaired = self._repaired_error(uncut, context) if self._amount else None
         selector = Selector.of(model, found, moves(found, self.parts), context, repaired)
         budget: Budget | Skip
         if self.max_drop is not None:
-            budget = self._by_metric(model, context)
+            budget = self._by_metric(uncut, context)
         else:
             budget = self._budget(found, stacks, macs, selector.output_error)
         if isinstance(budget, Skip):
@@ -132,7 +132,7 @@ class RemoveBlocks(Pass, frozen=True, kw_only=True):
             skips.append(Skip("model", SkipReason.INSEPARABLE, "less goes than was asked for: no rest is small enough"))
         edits = [Edit(one.name, f"{one.part.start.name} takes the place of {one.part.end.name}") for one in gone]
         table = _table(found, selection)
-        mended = self._cut(model, [one.part for one in gone], context)
+        mended = self._cut(model, [one.part for one in gone], uncut, context)
         stats = {**_stats(gone, selection, stacks), **mended.stats}
         if by_metric is not None:
             stats["calibration_drop"] = float(f"{by_metric.loss:.4g}")
@@ -158,29 +158,27 @@ class RemoveBlocks(Pass, frozen=True, kw_only=True):
             return Skip("model", SkipReason.INSEPARABLE, why)
         return budget
 
-    def _by_metric(self, model: ir.Model, context: Context) -> ByMetric | Skip:
-        if context.metric is None:
+    def _by_metric(self, uncut: Uncut | None, context: Context) -> ByMetric | Skip:
+        if context.metric is None or uncut is None:
             why = "max_drop is measured by the task's metric on calibration data with labels"
             return Skip("model", SkipReason.NO_CALIBRATION, why)
 
         def without(gone: Move) -> list[ir.Model]:
-            return [self._without(model, gone, context, half) for half in range(1 if self.repair == "none" else 2)]
+            return [self._without(uncut, gone, context, half) for half in range(1 if self.repair == "none" else 2)]
 
-        return ByMetric(parse_drop(str(self.max_drop), "max_drop"), context.metric, model, without)
+        return ByMetric(parse_drop(str(self.max_drop), "max_drop"), context.metric, uncut.model, without)
 
-    def _repaired_error(self, model: ir.Model, context: Context) -> Judge | None:
+    def _repaired_error(self, uncut: Uncut | None, context: Context) -> Judge | None:
         """Judges choices by their refit; None where nothing is refitted."""
-        if self.repair == "none" or context.calibration is None or context.departure is None:
+        if self.repair == "none" or uncut is None or context.departure is None:
             return None
-        return RepairedError(model, context.departure, lambda gone: self._without(model, gone, context, 0))
+        return RepairedError(uncut.model, context.departure, lambda gone: self._without(uncut, gone, context, 0))
 
-    def _without(self, model: ir.Model, gone: Move, context: Context, half: int) -> ir.Model:
+    def _without(self, uncut: Uncut, gone: Move, context: Context, half: int) -> ir.Model:
         """A copy without some candidates, the rest refitted on the even (0) or the odd batches."""
-        copy = model.clone()
+        copy = uncut.model.clone()
         there, _ = candidates(find_stacks(copy), self.parts, {}, keep=self.keep, excludes=context.excludes)
-        calibration = context.calibration and context.calibration.through(copy, half=half)
-        around = dataclasses.replace(context, calibration=calibration)
-        self._cut(copy, [there[position].part for position in sorted(gone)], around)
+        self._cut(copy, [there[position].part for position in sorted(gone)], uncut, context, half)
         return copy
 
     def _refused(self, budget: ByMetric, found: Sequence[Candidate]) -> list[Skip]:
@@ -199,15 +197,17 @@ class RemoveBlocks(Pass, frozen=True, kw_only=True):
         step = min((one.size for one in found), default=Fraction(1))
         return step * round((THIRD if self.ratio is None else self.ratio) * blocks / step)
 
-    def _cut(self, model: ir.Model, parts: Sequence[Part], context: Context) -> Notes:
-        """Cuts parts out, and refits the rest."""
-        original, targets = model.clone(), removed_runs(parts)
+    def _cut(
+        self, model: ir.Model, parts: Sequence[Part], uncut: Uncut | None, context: Context, half: int | None = None
+    ) -> Notes:
+        """Cuts parts out, and refits the rest on the even (0), the odd (1) or all batches."""
+        targets = removed_runs(parts)
         cut_out(model, *parts)
         if self.repair == "none":
             return Notes()
-        if context.calibration is None:
+        if uncut is None:
             return Notes(skips=(Skip("model", SkipReason.NO_CALIBRATION, "nothing is refitted"),))
-        return repair_depth(model, original, context.calibration, targets, scope="all", exclude=context.excludes)
+        return repair_depth(model, uncut, targets, half=half, scope="all", exclude=context.excludes)
 
 
 def _stats(gone: Sequence[Candidate], selection: Selection, stacks: Sequence[Stack]) -> dict[str, float | int | str]:

@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+from edgefold import perturbing
 from edgefold.interface import ModelInterface
-from edgefold.perturbing import departure, perturb
+from edgefold.perturbing import Departure, perturb
 from edgefold.plan import class_scores
 from edgefold.scoring.task import load_task
-from edgefold.session import make_session
+from edgefold.session import make_session, run
 
 DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits_cnn"
 TEXT = """<ir_version: 10, opset_import: ["" : 21]> g (float[n, 3] x, float[1] c) => (float[n, 3] y, float[n, 3] z) {
@@ -52,9 +54,33 @@ def test_another_model_departs_as_far_as_the_same_change_does() -> None:
     changed.graph.inputs[1].const_value = ir.tensor(np.full(1, 3, np.float32), name="c")
     for classes in ((), ("y", "z")):
         [expected] = perturb(model(), [{"c": np.full(1, 3, np.float32)}], lambda: batches, classes=classes)
-        assert departure(model(), changed, lambda: batches, classes=classes) == pytest.approx(expected)
-    assert departure(model(), model(), lambda: batches) == 0
-    assert departure(model(), changed, list) is None
+        assert Departure(model(), lambda: batches, classes=classes)(changed) == pytest.approx(expected)
+    assert Departure(model(), lambda: batches)(model()) == 0
+    assert Departure(model(), list)(changed) is None
+
+
+@pytest.mark.parametrize(("room", "runs"), [(1 << 20, 2 + 2 * 2), (1000, 2 * 2 + 2 + 1), (0, 4 * 2)])
+def test_what_errors_are_counted_from_is_computed_once(monkeypatch: pytest.MonkeyPatch, room: int, runs: int) -> None:
+    """Two changed models and two batches, of whose outputs 960 bytes are kept each; fewer are computed again."""
+    batches = [{"x": np.random.default_rng(seed).standard_normal((20, 3)).astype(np.float32)} for seed in (0, 1)]
+    expected = [Departure(model(), lambda: batches)(scaled_by(by)) for by in (2, 3)]
+    ran: list[int] = []
+
+    def counted(*given: Any) -> Any:
+        ran.append(1)
+        return run(*given)
+
+    monkeypatch.setattr(perturbing, "MAX_KEPT", room)
+    monkeypatch.setattr(perturbing, "run", counted)
+    departure = Departure(model(), lambda: batches)
+    assert [departure(scaled_by(by)) for by in (2, 3)] == expected
+    assert len(ran) == runs
+
+
+def scaled_by(by: float) -> ir.Model:
+    changed = model()
+    changed.graph.inputs[1].const_value = ir.tensor(np.full(1, by, np.float32), name="c")
+    return changed
 
 
 def test_the_task_says_which_output_holds_classes() -> None:

@@ -98,6 +98,27 @@ def test_too_much_to_hold_starts_again_from_the_inputs(sizes: list[int]) -> None
     assert sizes == [2, 5, 6]
 
 
+@pytest.mark.parametrize(("remembers", "second"), [(1 << 20, []), (300, [3, 1]), (0, [2, 3, 1])])
+def test_what_was_asked_for_is_remembered_as_far_as_there_is_room(
+    sizes: list[int], remembers: int, second: list[int]
+) -> None:
+    """Batches of a tensor are 240 bytes: with room for one, the first is there on the second way down."""
+    model = model_of(DEEP)
+    segments = Segments(model, batches, remembers=remembers)
+    for _ in range(2):
+        for name in ("b", "d", "y"):
+            np.testing.assert_allclose(asked(segments, name), whole(model, name), rtol=1e-6)
+    assert sizes == [2, 3, 1, *second]
+
+
+def test_what_is_remembered_is_forgotten_when_a_weight_changes() -> None:
+    model = model_of(DEEP)
+    segments = Segments(model, batches, remembers=1 << 20)
+    asked(segments, "y")
+    model.graph.initializers["w1"].const_value = ir.tensor(np.eye(4, dtype=np.float32), name="w1")
+    np.testing.assert_allclose(asked(segments, "y"), whole(model, "y"), rtol=1e-6)
+
+
 def test_nodes_of_several_outputs_and_captured_values() -> None:
     model = model_of(BRANCH)
     segments = Segments(model, batches)

@@ -25,7 +25,7 @@ from edgefold.calibration_batches import every_second
 from edgefold.files.loading import load_model
 from edgefold.passes.depth.selection import RUNS, SHORTLIST
 from edgefold.passes.depth.truncation import blocks_of
-from edgefold.perturbing import departure
+from edgefold.perturbing import Departure
 from edgefold.pipeline import Inputs, raise_to_minimum_opset, run_recipe
 from edgefold.recipe import parse_recipe
 from edgefold.scoring.evaluate import evaluate
@@ -59,7 +59,7 @@ def measured(model: ir.Model, kept: Sequence[int], count: int, given: Inputs, ta
         [parsed] = parse_recipe({"steps": [step]}, "removal").steps
         even = Inputs(given.probe, halves[0], given.shapes, classes=given.classes)
         judged = run_recipe(model, [parsed], even)
-        found[f"{repair} error"] = departure(model, judged, halves[1], classes=given.classes)
+        found[f"{repair} error"] = Departure(model, halves[1], classes=given.classes)(judged)
         found[f"{repair} metric"] = evaluate(run_recipe(model, [parsed], given), task, threads=1).value
     return found
 

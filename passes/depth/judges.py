@@ -63,18 +63,25 @@ class RepairedError:
     Args:
         model: holds the parts.
         departure: as in `Context`.
-        without: a copy of the model without some parts, repaired on the even batches.
+        without: a copy of the model without some parts, repaired on the even batches; asked once for each choice.
+
+    Attributes:
+        unseen: the error of a model's outputs on the odd batches; None where there is none.
     """
 
     def __init__(self, model: ir.Model, departure: Departure, without: Callable[[Move], ir.Model]) -> None:
-        self._model, self._departure, self._without = model, departure, without
+        self.unseen, self._seen = departure(model, 1), departure(model, 0)
+        self._without = without
+        self._known: dict[Move, float] = {}
 
     def __call__(self, gone: Move) -> float:
-        repaired = self._without(gone)
-        error = self._departure(self._model, repaired, 1)
-        if error is None:  # there is one batch, or none
-            error = self._departure(self._model, repaired, 0) or 0.0
-        return math.inf if math.isnan(error) else error
+        if gone not in self._known:
+            repaired = self._without(gone)
+            error = self.unseen(repaired)
+            if error is None:  # there is one batch, or none
+                error = self._seen(repaired) or 0.0
+            self._known[gone] = math.inf if math.isnan(error) else error
+        return self._known[gone]
 
 
 class MacroInfluence:

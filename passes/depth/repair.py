@@ -25,12 +25,31 @@ from edgefold.passes.depth.drift import drifted
 Scope = Literal["stream", "all"]
 
 
+class Uncut:
+    """A model before a cut, and what it gives on calibration data: computed once for all repairs of a search.
+
+    Args:
+        model: stays as it is.
+        calibration: supplies the batches.
+    """
+
+    def __init__(self, model: ir.Model, calibration: Calibrates) -> None:
+        self.model, self.calibration = model, calibration
+        self._seen: dict[int | None, Calibrates] = {}
+
+    def seen(self, half: int | None) -> Calibrates:
+        """Through the model, on the even (0), the odd (1) or all batches (None)."""
+        if half not in self._seen:
+            self._seen[half] = self.calibration.through(self.model, max_rows=MAX_ROWS, half=half, remembers=True)
+        return self._seen[half]
+
+
 def repair_depth(
     model: ir.Model,
-    original: ir.Model,
-    calibration: Calibrates,
+    uncut: Uncut,
     targets: Mapping[str, str],
     *,
+    half: int | None = None,
     scope: Scope = "stream",
     damping: float | None = None,
     exclude: Callable[[str], bool] = lambda node: False,
@@ -39,11 +58,11 @@ def repair_depth(
 
     Args:
         model: changed; values that it shares with the original have the same names.
-        original: before the change.
-        calibration: supplies the batches.
+        uncut: before the change.
         targets: names of stream values of the model -> names of the values of the original that they should equal. For
             a removed run of blocks: the value before it -> the value after it. Empty is allowed: all other layers aim
             at the value of their own name.
+        half: of the batches, on which the layers are refitted; None for all.
         scope: `stream` refits the layers that are added to something (output and down projections, the last
             convolution of a block), `all` every layer whose inputs have changed.
         damping: as in `refit`.
@@ -57,11 +76,10 @@ def repair_depth(
     Raises:
         ValueError: a target names a value that the models do not have.
     """
-    aimed = aims(model, original, targets)
-    layers, skips = _layers(model, original, aimed.sums, scope, exclude)
-    uncut = calibration.through(original, max_rows=MAX_ROWS)
-    changed = calibration.through(model, max_rows=MAX_ROWS)
-    notes = refit(layers, changed, uncut, damping)
+    aimed = aims(model, uncut.model, targets)
+    layers, skips = _layers(model, uncut.model, aimed.sums, scope, exclude)
+    changed = uncut.calibration.through(model, max_rows=MAX_ROWS, half=half)
+    notes = refit(layers, changed, uncut.seen(half), damping)
     return dataclasses.replace(notes, edits=(*aimed.edits, *notes.edits), skips=(*aimed.skips, *skips, *notes.skips))
 
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import onnx_ir as ir
 
-from edgefold.passes.base import Calibrates, Notes
+from edgefold.passes.base import Notes
 from edgefold.passes.depth.blocks import Block, find_stacks
 from edgefold.passes.depth.elastic import Form
-from edgefold.passes.depth.repair import repair_depth
+from edgefold.passes.depth.repair import Uncut, repair_depth
 from edgefold.passes.depth.surgery import cut_out, followed, removed_runs
 
 
@@ -37,9 +37,9 @@ class Truncated:
         self._starts = [followed(block.start, before) for block in self._blocks]
         cut_out(self.model, *gone)
 
-    def repair(self, original: ir.Model, calibration: Calibrates, exclude: Callable[[str], bool]) -> Notes:
+    def repair(self, uncut: Uncut, exclude: Callable[[str], bool], half: int | None = None) -> Notes:
         """Refits what writes to the stream; the block before a removed run aims at the stream behind the run."""
-        return repair_depth(self.model, original, calibration, self._targets, exclude=exclude)
+        return repair_depth(self.model, uncut, self._targets, half=half, exclude=exclude)
 
     def form(self, number: int) -> Form | None:
         """How a block of the original runs here; None where it does not."""

@@ -15,7 +15,7 @@ from residual_chains import WIDTH, blocks, chain, part
 
 from edgefold.calibration import Calibration
 from edgefold.passes import SkipReason
-from edgefold.passes.depth.repair import repair_depth
+from edgefold.passes.depth.repair import Uncut, repair_depth
 from edgefold.passes.depth.surgery import cut_out
 from edgefold.segments import Segments
 
@@ -33,7 +33,7 @@ def repaired(
     model: ir.Model, changed: ir.Model, targets: Mapping[str, str], feeds: Feeds, **options: Any
 ) -> tuple[ir.Model, Any]:
     fitted = changed.clone()
-    return fitted, repair_depth(fitted, model, Calibration(model, lambda: iter(feeds)), targets, **options)
+    return fitted, repair_depth(fitted, Uncut(model, Calibration(model, lambda: iter(feeds))), targets, **options)
 
 
 def without(model: ir.Model, *numbers: int) -> ir.Model:

@@ -13,7 +13,7 @@ from edgefold.calibration import Calibration
 from edgefold.files.loading import load_model
 from edgefold.interface import ModelInterface
 from edgefold.passes.depth.blocks import find_stacks
-from edgefold.passes.depth.repair import repair_depth
+from edgefold.passes.depth.repair import Uncut, repair_depth
 from edgefold.passes.depth.surgery import cut_out
 from edgefold.scoring.task import load_task
 from edgefold.session import make_session, run
@@ -45,5 +45,5 @@ def test_repair_is_worth_much(name: str, gone: tuple[int, ...], most: float, dat
         targets = {str(parts[0].start.name): str(parts[-1].end.name)}
     cut_out(cut, *parts)
     fitted = cut.clone()
-    repair_depth(fitted, model, Calibration(model, lambda: iter(feeds[:3]), threads=1), targets)
+    repair_depth(fitted, Uncut(model, Calibration(model, lambda: iter(feeds[:3]), threads=1)), targets)
     assert loss(fitted, model, feeds[3:]) < most * loss(cut, model, feeds[3:])

@@ -8,7 +8,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,12 @@ from edgefold.files.loading import load_model
 from edgefold.files.saving import save_model
 from edgefold.measuring.measure import model_macs, model_size
 from edgefold.passes import Context, PreconditionError
+from edgefold.passes.depth.repair import Uncut
 from edgefold.passes.depth.truncation import Truncated, blocks_of
 from edgefold.passes.elastic_depth import ElasticDepth
 from edgefold.passes.prune_channels import PruneChannels
 from edgefold.passes.simplify import Simplify
-from edgefold.perturbing import departure, perturb
+from edgefold.perturbing import Departure, perturb
 from edgefold.pipeline import Inputs, run_recipe, run_step
 from edgefold.plan import guessed_feeds
 from edgefold.session import make_session
@@ -68,10 +69,15 @@ def test_the_blocks_go_that_a_refit_makes_up_for_best() -> None:
     model = chain(4)
     asked: dict[tuple[int, ...], float] = {}
 
-    def remembered(one: ir.Model, other: ir.Model, half: int | None) -> float | None:
-        error = unseen(one, other, half)
-        asked[tuple(n for n in range(4) if f"w{n}" not in other.graph.initializers)] = float(error or 0)
-        return error
+    def remembered(one: ir.Model, half: int | None) -> Callable[[ir.Model], float | None]:
+        measured = unseen(one, half)
+
+        def error_of(other: ir.Model) -> float | None:
+            error = measured(other)
+            asked.setdefault(tuple(n for n in range(4) if f"w{n}" not in other.graph.initializers), float(error or 0))
+            return error
+
+        return error_of
 
     result = model.clone()
     around = dataclasses.replace(context(model), departure=remembered)
@@ -84,7 +90,7 @@ def truncated(model: ir.Model, notes: Any, depth: int, repaired: bool = True) ->
     row = next(row for row in notes.table if row["depth"] == depth)
     shallow = Truncated(model, row["left_out"])
     if repaired:
-        shallow.repair(model, Calibration(model, batches), lambda _: False)
+        shallow.repair(Uncut(model, Calibration(model, batches)), lambda _: False)
     return shallow.model
 
 
@@ -114,8 +120,8 @@ def test_repair_is_worth_its_weights() -> None:
     assert 0 < 4 * after.stats["weights_added"] <= grown < 4 * after.stats["weights_added"] + 4000
 
 
-def unseen(one: ir.Model, other: ir.Model, half: int | None) -> float | None:
-    return departure(one, other, functools.partial(every_second, batches, half or 0))
+def unseen(one: ir.Model, half: int | None) -> Departure:
+    return Departure(one, functools.partial(every_second, batches, half or 0))
 
 
 @pytest.mark.parametrize("share", [0.9, 1.0, math.nan, None])
@@ -124,13 +130,16 @@ def test_a_refit_is_kept_where_it_serves_data_that_it_has_not_seen(share: float 
     model = chain(4)
     asked: list[int | None] = []
 
-    def measured(one: ir.Model, other: ir.Model, half: int | None) -> float | None:
-        asked.append(half)
-        plain = all(
-            np.array_equal(value.const_value.numpy(), one.graph.initializers[name].const_value.numpy())
-            for name, value in other.graph.initializers.items()
-        )
-        return None if share is None else 0.1 if plain else 0.1 * share
+    def measured(one: ir.Model, half: int | None) -> Callable[[ir.Model], float | None]:
+        def error_of(other: ir.Model) -> float | None:
+            asked.append(half)
+            plain = all(
+                np.array_equal(value.const_value.numpy(), one.graph.initializers[name].const_value.numpy())
+                for name, value in other.graph.initializers.items()
+            )
+            return None if share is None else 0.1 if plain else 0.1 * share
+
+        return error_of
 
     result = model.clone()
     around = dataclasses.replace(context(model), departure=measured)
@@ -140,6 +149,28 @@ def test_a_refit_is_kept_where_it_serves_data_that_it_has_not_seen(share: float 
     assert bool(notes.stats["weights_added"]) == refitted
     told = [skip.detail for skip in notes.skips if "on data that a refit has not seen: 0.1, refitted" in skip.detail]
     assert bool(told) != refitted
+
+
+@pytest.mark.parametrize("criterion", ["auto", "last"])
+def test_a_choice_is_refitted_once_to_be_judged_and_once_to_be_stored(
+    monkeypatch: pytest.MonkeyPatch, criterion: str
+) -> None:
+    """The refits on half of the batches that choose the blocks also tell whether a depth is refitted at all."""
+    model = chain(4)
+    refitted: list[tuple[int | None, tuple[int, ...]]] = []
+    repair = Truncated.repair
+
+    def remembered(one: Truncated, uncut: Uncut, exclude: Callable[[str], bool], half: int | None = None) -> Any:
+        refitted.append((half, tuple(sorted(one.removed))))
+        return repair(one, uncut, exclude, half)
+
+    monkeypatch.setattr(Truncated, "repair", remembered)
+    around = dataclasses.replace(context(model), departure=unseen)
+    notes = ElasticDepth(depths=(2, 3), criterion=criterion).rewrite(model, around)  # type: ignore[arg-type]
+    assert len(set(refitted)) == len(refitted)
+    assert [gone for half, gone in refitted if half is None] == [tuple(row["left_out"]) for row in notes.table]
+    if criterion == "last":
+        assert refitted == [(0, (2, 3)), (None, (2, 3)), (0, (3,)), (None, (3,))]
 
 
 @settings(max_examples=10, deadline=None)

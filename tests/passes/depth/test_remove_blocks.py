@@ -20,8 +20,9 @@ from edgefold.calibration_batches import every_second
 from edgefold.errors import UsageError
 from edgefold.measuring.macs import macs_by_name
 from edgefold.passes import Context, Notes, SkipReason
+from edgefold.passes.depth.repair import Uncut
 from edgefold.passes.remove_blocks import RemoveBlocks
-from edgefold.perturbing import departure, perturb
+from edgefold.perturbing import Departure, perturb
 from edgefold.recipe import load_recipe, parse_recipe
 
 BATCHES = [{"x": weights(64, WIDTH, seed=seed)} for seed in (1, 2)]
@@ -46,8 +47,8 @@ def removed(model: ir.Model, around: Context | None = None, **options: Any) -> N
 def judging(model: ir.Model, batches: Sequence[Mapping[str, np.ndarray]]) -> Context:
     """What the pipeline hands on where a repair can be judged."""
 
-    def unseen(one: ir.Model, other: ir.Model, half: int | None) -> float | None:
-        return departure(one, other, functools.partial(every_second, lambda: iter(batches), half or 0))
+    def unseen(one: ir.Model, half: int | None) -> Departure:
+        return Departure(one, functools.partial(every_second, lambda: iter(batches), half or 0))
 
     perturbed = functools.partial(perturb, feeds=lambda: batches)
     return context(
@@ -141,11 +142,11 @@ def test_the_layer_before_a_run_aims_at_the_stream_behind_it(monkeypatch: pytest
     asked: list[dict[str, str]] = []
 
     def repair(
-        model: ir.Model, original: ir.Model, calibration: Any, targets: dict[str, str], *, scope: str, exclude: Any
+        model: ir.Model, uncut: Uncut, targets: dict[str, str], *, half: int | None, scope: str, exclude: Any
     ) -> Notes:
-        assert scope == "all"
+        assert (scope, half) == ("all", None)
         assert blocks_left(model) == [0, 3, 5]
-        assert blocks_left(original) == [0, 1, 2, 3, 4, 5]
+        assert blocks_left(uncut.model) == [0, 1, 2, 3, 4, 5]
         assert exclude("down0")
         assert not exclude("down3")
         asked.append(targets)

@@ -216,9 +216,17 @@ def test_nothing_is_repaired_where_nothing_goes() -> None:
 def test_outputs_that_are_no_numbers_are_the_worst() -> None:
     model = chain(2, last="y")
     errors = {0: 0.5, 1: math.nan}
-    judged = RepairedError(model, lambda _, other, half: errors[other], lambda gone: min(gone))  # type: ignore[arg-type, return-value]
-    assert judged(frozenset({0})) == 0.5
-    assert judged(frozenset({1})) == math.inf
+    repaired: list[int] = []
+
+    def without(gone: Move) -> int:
+        repaired.append(min(gone))
+        return repaired[-1]
+
+    judged = RepairedError(model, lambda _, half: errors.__getitem__, without)  # type: ignore[arg-type, return-value]
+    for _ in range(2):
+        assert judged(frozenset({0})) == 0.5
+        assert judged(frozenset({1})) == math.inf
+    assert repaired == [0, 1], "a choice is repaired once"
 
 
 def test_runs_are_as_short_as_meets_the_budget() -> None:

@@ -40,9 +40,11 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
     each becomes a FusedConvBlock with its activation and the addition behind it. Pooling by maximum, concatenation,
     padding, slicing, nearest resizing and depth to space between them work on codes too, where whole factors and blocks
     move all channels of a pixel at once; and so does squeeze and excitation: CodeMean sums codes, CodeGate multiplies
-    their channels. Only where such a region meets the rest of the graph are there floats. Convolutions of one dimension
-    work on images of one row there; an axis comes and goes where floats do. A Pad of zeros before a convolution, and a
-    Slice that cuts off behind one what its padding made, as causal convolutions have them, become its padding.
+    their channels. Where readers want a tensor in codes of several scales, it is written in one of them, or in that of
+    its own range, and CodeLookup takes it to the others. Only where such a region meets the rest of the graph are there
+    floats. Convolutions of one dimension work on images of one row there; an axis comes and goes where floats do. A Pad
+    of zeros before a convolution, and a Slice that cuts off behind one what its padding made, as causal convolutions
+    have them, become its padding.
 
     `inverted-residual`: of a region, the 1x1, depthwise and 1x1 convolutions of a block become FusedInvertedResidual,
     which keeps some rows of the wide tensors in a ring. It joins what `conv-region` made. Bottlenecks and ConvFirst
@@ -59,22 +61,23 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
     When it fires: on nodes that ``quantize`` made; so it comes after it, and after everything that trains or refits.
     Activations are recognized by what they compute, whatever nodes an exporter wrote them with. Whether a feed-forward
     or inverted residual block pays is decided by the bytes that either way moves and the cache levels of the device
-    that hold them; the report's table has a row for every block. A tensor becomes codes where all that read it want the
-    same ones.
+    that hold them; the report's table has a row for every block. A tensor becomes codes where all that read it can read
+    codes.
 
     When it does not: on convolutions in the bodies of If, Loop and Scan, where the values between two layers are read
     elsewhere or are outputs of the model, where the fused form would move its bytes more slowly, where convolutions
     have three dimensions, float activations or channels with steps of their own, where an image is one long row and has
     none to stream (`inverted-residual`), and where images channel-last would mean more transpositions. Each is a skip
     with its reason; so is every addition, gate and mean between convolutions that stays float: an output, something
-    float that makes or reads it, readers that want codes of several scales, no calibration data for one that no
-    convolution reads, or the user's wish.
+    float that makes or reads it, no calibration data for one that no convolution reads or whose readers want several
+    scales, or the user's wish.
 
-    Numerics: lossy, in two respects: a residual between convolutions is added as its codes, of which the next
+    Numerics: lossy, in three respects: a residual between convolutions is added as its codes, of which the next
     convolution would have read the same ones, so that its sum is half a step off at most; and so are the factors of an
-    excitation multiplied with codes, whose scale is calibrated. ``residuals: float`` keeps both as they were. All else
-    is reassociated: integer sums, scales and codes are those of the separate nodes, bit for bit, and activation
-    functions other than clippings are those of the kernels, within 2^-21 of the argument.
+    excitation multiplied with codes, whose scale is calibrated; and what readers want in several scales is rounded
+    twice for some of them. ``residuals: float`` keeps all three as they were. All else is reassociated: integer sums,
+    scales and codes are those of the separate nodes, bit for bit, and activation functions other than clippings are
+    those of the kernels, within 2^-21 of the argument.
 
     Example: ``y = ShiftConv(Relu(ShiftConv(x, ...)), ...)`` becomes
     ``y = FusedConvBlock(FusedConvBlock(x, ...), ...)``.
@@ -82,8 +85,8 @@ class FuseBlocks(Pass, frozen=True, kw_only=True):
     Attributes:
         kinds: the kinds of blocks to fuse; all where none is named.
         device: where the model will run: `local`, this machine, or a name in ``targets/devices``.
-        residuals: `codes`, or `float`: additions and excitations stay outside of the regions, and every output what it
-            was.
+        residuals: `codes`, or `float`: additions, excitations and what readers want in several scales stay outside of
+            the regions, and every output what it was.
         four_bits: how codes of four bits lie (``quantize`` with ``activations: 4`` and ``groups: 1``) that nothing but
             these operators makes and reads: in `bytes`, or `packed`, two a byte. Results are the same; packed, a
             detector of 640x640 pixels took 0.78 of the memory at its peak and 1.16 times the time.

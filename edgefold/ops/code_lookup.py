@@ -6,21 +6,22 @@
 from __future__ import annotations
 
 from onnx import TensorProto
-from onnxscript import UINT8, script
 from onnxscript import opset21 as op
+from onnxscript import script
 from onnxscript.onnx_types import TensorType
 
 from edgefold.ops.unpack import EDGEFOLD
 
 
 @script(EDGEFOLD)
-def CodeLookup(x: UINT8[...], table: TensorType, y_dtype: int) -> TensorType:
-    """Bytes become codes by a table: ``y[i] = table[x[i]]``.
+def CodeLookup(x: TensorType, table: TensorType, y_dtype: int) -> TensorType:
+    """Bytes become codes by a table: ``y[i] = table[x[i]]``, for a negative x ``table[256 + x[i]]``.
 
-    What stands between the bytes of a camera image and the codes of the first convolution is a function of one byte.
+    What stands between the bytes of a camera image and the codes of the first convolution is a function of one byte;
+    so is the way from codes of one scale to those of another.
 
     Inputs:
-      x: uint8, of any shape.
+      x: uint8 or int8, of any shape.
       table: uint8 or int8 [256].
 
     Attributes:

@@ -50,6 +50,7 @@ class Activation:
 
 
 IDENTITY = Activation()
+RELU = Activation(alpha=0.0)
 
 
 @dataclasses.dataclass(frozen=True)

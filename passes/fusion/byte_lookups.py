@@ -18,6 +18,8 @@ from edgefold.passes._initializers import InitializerStore
 from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Context, Edit, Notes
 from edgefold.passes.fusion.block_chains import is_block
+from edgefold.passes.fusion.code_lookups import Codes, code_lookup, codes_of
+from edgefold.passes.fusion.conv_chains import CodeFormat
 from edgefold.passes.fusion.cost import Device
 from edgefold.passes.fusion.image_order import TO_FIRST, turns
 
@@ -42,7 +44,10 @@ def look_bytes_up(model: ir.Model, context: Context, _device: Device) -> Notes:
         table = _codes(node, numbers)
         key = (source, table.tobytes())
         if key not in made:
-            made[key] = _write(graph, store, node, source, table)
+            lookup = code_lookup(source, table, f"{source.name}.codes_{len(made)}", store)
+            lookup.metadata_props["edgefold.from"] = node_label(node)
+            graph.insert_before(node, lookup)
+            made[key] = lookup.outputs[0]
         node.replace_input_with(0, made[key])
         node.attributes["x_codes"] = ir.AttrInt64("x_codes", 1)
         node.attributes["x_perm"] = ir.AttrInt64s("x_perm", TO_FIRST)
@@ -122,23 +127,9 @@ _FUNCTIONS: Mapping[str, Callable[..., npt.NDArray[np.generic]]] = {
 }
 
 
-def _codes(block: ir.Node, numbers: Numbers) -> npt.NDArray[np.generic]:
+def _codes(block: ir.Node, numbers: Numbers) -> Codes:
     """What the block makes of the floats."""
     scale = small_constant(block.inputs[_X_SCALE])
     assert scale is not None
     low, high = (block.attributes.get_int(f"activation_{end}", 0) for end in ("low", "high"))
-    codes = np.clip(np.rint(numbers / np.float32(scale.reshape(()))), low, high)
-    return np.asarray(codes, np.uint8 if low == 0 else np.int8)
-
-
-def _write(
-    graph: ir.Graph, store: InitializerStore, block: ir.Node, source: ir.Value, table: npt.NDArray[np.generic]
-) -> ir.Value:
-    kind = ir.DataType.from_numpy(table.dtype)
-    operands = [source, store.add(f"{source.name}.code_table", table)]
-    attributes = ir.convenience.convert_attributes({"y_dtype": int(kind)})
-    output = ir.Value(name=f"{source.name}.codes", type=ir.TensorType(kind), shape=source.shape)
-    node = ir.Node("ai.edgefold", "CodeLookup", operands, attributes, outputs=[output], name=f"{source.name}/lookup")
-    node.metadata_props.update({"edgefold.pass": "fuse-blocks", "edgefold.from": node.name or ""})
-    graph.insert_before(block, node)
-    return output
+    return codes_of(numbers, CodeFormat(float(scale.reshape(())), low, high))

@@ -31,7 +31,7 @@ class Regions:
         producers: of codes; among the chains and means also those that stay at floats.
         formats: of every value that becomes codes.
         refused: ShiftConvs that can be no part of a region, and why.
-        floats: additions, gates and means that could have been part of one, and why they are not.
+        floats: additions, ReLUs behind them, gates and means that could have been part of one, and why they are not.
     """
 
     producers: Producers
@@ -56,19 +56,18 @@ def find_regions(
     Args:
         graph: in topological order.
         shapes: of values by name; an addition whose operands' shapes are unknown stays float.
-        calibrate: formats of values that additions and gates alone read; those it does not give stay float.
+        calibrate: formats of values that additions and gates alone read, or whose readers want several; those it does
+            not give stay float.
         apart: nodes to leave alone.
-        rounding: whether additions and gates may read codes in place of floats.
+        rounding: whether additions and gates may read codes in place of floats, and convolutions codes of codes.
     """
     reads, refused = _code_readers(graph, apart)
     every = _producers(graph, reads, shapes, apart)
     floats = _left_alone(every, apart, rounding)
     producers = _without(every, floats, reads, shapes)
-    free: list[ir.Value] = []  # values that nothing else gives a format; what is refused later makes no more of them
-    value_formats(graph, producers, free.append)
-    calibrated = calibrate(free) if free else {}
+    calibrated = calibrate(_to_calibrate(graph, producers, several=rounding))
     while True:
-        formats = value_formats(graph, producers, calibrated.get)
+        formats = value_formats(graph, producers, calibrated.get, several=rounding)
         refusals = {node: why for node, why in _refusals(producers, formats) if node not in floats}
         if not refusals:
             break
@@ -77,6 +76,14 @@ def find_regions(
     floats |= dict(_other_joins(graph, producers, shapes, floats))
     codes = {value: one for value, one in formats.items() if isinstance(one, CodeFormat)}
     return Regions(producers, codes, refused, floats)
+
+
+def _to_calibrate(graph: ir.Graph, producers: Producers, *, several: bool) -> Collection[ir.Value]:
+    """The values that need a format of their own; what is refused later makes no more of them."""
+    found: dict[ir.Value, CodeFormat] = {}
+    unknown = CodeFormat(scale=0.0, low=0, high=0)  # unlike any other, so that what it is carried to is found too
+    value_formats(graph, producers, lambda value: found.setdefault(value, unknown), several=several)
+    return found.keys()
 
 
 def _code_readers(graph: ir.Graph, apart: Collection[ir.Node]) -> tuple[dict[ir.Node, CodeFormat], dict[ir.Node, str]]:
@@ -130,10 +137,11 @@ def _producers(
 
 
 def _left_alone(every: Producers, apart: Collection[ir.Node], rounding: bool) -> dict[ir.Node, StaysFloat]:
-    """The additions, gates and means that are to stay as they are."""
+    """The additions, ReLUs behind them, gates and means that are to stay as they are."""
     joins = [*_sums(every.chains), *(gate.node for gate in every.gates.values())]
+    relus = [chain.relu for chain in every.chains.values() if chain.relu]
     asked = {} if rounding else dict.fromkeys(joins, StaysFloat(SkipReason.EXCLUDED, "residuals: float"))
-    return asked | {node: StaysFloat(SkipReason.EXCLUDED) for node in (*joins, *every.means) if node in apart}
+    return asked | {node: StaysFloat(SkipReason.EXCLUDED) for node in (*joins, *relus, *every.means) if node in apart}
 
 
 def _without(
@@ -156,18 +164,28 @@ def _refusals(producers: Producers, formats: Formats) -> Iterator[tuple[ir.Node,
     for chain in producers.chains.values():
         if chain.add and chain.residual and (why := stays_float(chain.residual)):
             yield chain.add, why.said_of("its residual")
+        elif chain.relu and (why := stays_float(chain.output)):
+            yield chain.relu, why.said_of("its result")
+        elif chain.relu and not _none_negative(formats[chain.output]):
+            yield chain.relu, StaysFloat(SkipReason.NOTHING_TO_GAIN, "its result is wanted in codes of both signs")
     for value, gate in producers.gates.items():
         if why := stays_float(gate.image):
             yield gate.node, why.said_of("its image")
         elif why := stays_float(value):
             yield gate.node, why.said_of("its product")
     for value, node in producers.carriers.items():
-        if stays_float(value) is None and any(formats.get(one) != formats[value] for one in carried_inputs(node)):
-            yield node, StaysFloat(SkipReason.NOTHING_TO_GAIN, "not all that it picks from can be codes of one scale")
+        reasons = filter(None, map(stays_float, carried_inputs(node)))
+        if stays_float(value) is None and (why := next(reasons, None)):
+            yield node, why.said_of("what it picks from")
     for node in producers.means:
         image = node.inputs[0]
         if image is not None and image in formats and (why := stays_float(image)):
             yield node, why.said_of("its image")
+
+
+def _none_negative(codes: CodeFormat | StaysFloat) -> bool:
+    """Whether codes end at 0, so that writing them is a ReLU."""
+    return isinstance(codes, CodeFormat) and codes.low == 0
 
 
 def _other_joins(

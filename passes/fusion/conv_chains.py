@@ -9,7 +9,7 @@ from collections.abc import Collection
 import onnx_ir as ir
 
 from edgefold.passes._constants import small_constant
-from edgefold.passes.fusion.activations import IDENTITY, Activation, find_activation
+from edgefold.passes.fusion.activations import IDENTITY, RELU, Activation, find_activation
 from edgefold.passes.fusion.shapes import Shapes, sole_addition
 
 
@@ -38,6 +38,7 @@ class ConvChain:
         add: the node that adds the residual.
         residual: what is added.
         residual_at: 0: nothing; 1: before the activation; 2: after it.
+        relu: the node behind an activation and an addition that only codes from 0 on can do without.
         output: what the last node gives.
     """
 
@@ -49,6 +50,7 @@ class ConvChain:
     add: ir.Node | None = None
     residual: ir.Value | None = None
     residual_at: int = 0
+    relu: ir.Node | None = None
 
     @property
     def input(self) -> ir.Value:
@@ -81,7 +83,7 @@ def conv_chain(conv: ir.Node, reads: CodeFormat, shapes: Shapes, apart: Collecti
         conv: the ShiftConv.
         reads: its codes.
         shapes: of values by name, as far as they are known.
-        apart: additions that it must not take in.
+        apart: additions, and ReLUs behind them, that it must not take in.
     """
     value = conv.outputs[0]
     first = find_activation(value)
@@ -93,7 +95,10 @@ def conv_chain(conv: ir.Node, reads: CodeFormat, shapes: Shapes, apart: Collecti
         return ConvChain(conv, nodes, reads, activation, value)
     residual = next(operand for operand in add.inputs if operand is not value)
     nodes, value = (*nodes, add), add.outputs[0]
-    second = None if first else find_activation(value)
-    if second is not None:
-        nodes, value, activation = (*nodes, *second.nodes), second.output, second.activation
-    return ConvChain(conv, nodes, reads, activation, value, add, residual, 2 if first else 1)
+    second = find_activation(value)
+    if second is None or (first and (second.activation != RELU or second.nodes[0] in apart)):
+        return ConvChain(conv, nodes, reads, activation, value, add, residual, 2 if first else 1)
+    nodes = (*nodes, *second.nodes)
+    if first:
+        return ConvChain(conv, nodes, reads, activation, second.output, add, residual, 2, second.nodes[0])
+    return ConvChain(conv, nodes, reads, second.activation, second.output, add, residual, 1)

@@ -95,7 +95,7 @@ def _skips(regions: Regions, blocks: Mapping[ir.Value, ConvChain], excluded: Col
 
 def _calibrated(calibration: Calibrates | None, values: Collection[ir.Value]) -> dict[ir.Value, CodeFormat]:
     """The 8-bit formats of values that no convolution reads, from their ranges over the calibration data."""
-    if calibration is None:
+    if calibration is None or not values:
         return {}
     try:
         observed = calibration.ranges([str(value.name) for value in values])

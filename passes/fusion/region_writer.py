@@ -15,6 +15,7 @@ from edgefold.passes._weighted_nodes import node_label
 from edgefold.passes.base import Edit
 from edgefold.passes.fusion.carriers import carried_inputs
 from edgefold.passes.fusion.channel_gates import ChannelGate
+from edgefold.passes.fusion.code_lookups import code_lookup, recoding
 from edgefold.passes.fusion.code_regions import Regions
 from edgefold.passes.fusion.conv_chains import CodeFormat, ConvChain
 from edgefold.passes.fusion.pixel_moves import moves_pixels, pixel_moves
@@ -61,6 +62,7 @@ class RegionWriter:
         self._regions = regions
         self._store = InitializerStore(graph)
         self._images: dict[ir.Value, _Layouts] = {}
+        self._looked_up: dict[tuple[ir.Value, CodeFormat], _Layouts] = {}
         self._rows: dict[ir.Value, ir.Value] = {}
         self._replaced: list[ir.Node] = []
 
@@ -85,7 +87,10 @@ class RegionWriter:
             "y_dtype": int(to.dtype if to else ir.DataType.FLOAT),
             "y_perm": _FIRST_TO_LAST if y_last else _AS_IT_IS,
         }
-        x = self._channel_last(chain.input, place) if x_codes else self._as_image(chain.input, is_signal, place)
+        if x_codes:
+            x = self._channel_last(chain.input, place, chain.reads)
+        else:
+            x = self._as_image(chain.input, is_signal, place)
         node = ir.Node(
             "ai.edgefold",
             "FusedConvBlock",
@@ -114,12 +119,12 @@ class RegionWriter:
         attributes = dict(node.attributes)
         inputs: list[ir.Value | None]
         if node.op_type == "Concat":
-            inputs = [self._channel_last(one, node) for one in node.inputs if one is not None]
+            inputs = [self._channel_last(one, node, to) for one in node.inputs if one is not None]
             attributes["axis"] = ir.AttrInt64("axis", 3)
         else:
             data = node.inputs[0]
             assert data is not None
-            inputs = [self._channel_first(data, node), *self._indices(node)]
+            inputs = [self._channel_first(data, node, to), *self._indices(node)]
         output = ir.Value(name=f"{value.name}.codes", type=ir.TensorType(to.dtype))
         carrier = ir.Node(node.domain, node.op_type, inputs, attributes.values(), outputs=[output], name=node.name)
         self._mark(carrier, [node])
@@ -144,14 +149,14 @@ class RegionWriter:
         """Repeats or rearranges pixels; what comes of them, channel-last."""
         value, data = node.outputs[0], node.inputs[0]
         assert data is not None
-        made = pixel_moves(node, self._channel_last(data, node), self._images[data].is_signal, self._store)
+        to = self._regions.formats.get(value)
+        made = pixel_moves(node, self._channel_last(data, node, to), self._images[data].is_signal, self._store)
         for number, one in enumerate(made):
             one.name = f"{node_label(node)}/{number}"
             one.outputs[0].name = f"{value.name}.moved.{number}"
             self._mark(one, [node])
             self._graph.insert_before(node, one)
         self._replaced.append(node)
-        to = self._regions.formats.get(value)
         made[-1].outputs[0].type = ir.TensorType(to.dtype) if to else value.type
         if to is not None:
             made[-1].outputs[0].name = f"{value.name}.codes"
@@ -234,21 +239,38 @@ class RegionWriter:
         name, old.name = old.name, f"{old.name}.replaced"
         new.name, new.shape = name, old.shape
 
-    def _channel_last(self, value: ir.Value, place: ir.Node) -> ir.Value:
-        layouts = self._images[value]
+    def _channel_last(self, value: ir.Value, place: ir.Node, codes: CodeFormat | None = None) -> ir.Value:
+        """An image for a node at this place, in these codes if they are given; else in those it was written in."""
+        layouts = self._layouts(value, place, codes)
         if layouts.last is None:
             assert layouts.first is not None
             first = self._as_image(layouts.first, layouts.is_signal, place)
             layouts.last = self._transpose(first, _FIRST_TO_LAST, place)
         return layouts.last
 
-    def _channel_first(self, value: ir.Value, place: ir.Node) -> ir.Value:
-        layouts = self._images[value]
+    def _channel_first(self, value: ir.Value, place: ir.Node, codes: CodeFormat | None = None) -> ir.Value:
+        layouts = self._layouts(value, place, codes)
         if layouts.first is None:
             assert layouts.last is not None
             first = self._transpose(layouts.last, _LAST_TO_FIRST, place)
             layouts.first = self._ranked("Squeeze", first, HEIGHT, place) if layouts.is_signal else first
         return layouts.first
+
+    def _layouts(self, value: ir.Value, place: ir.Node, codes: CodeFormat | None) -> _Layouts:
+        """An image in the codes that a reader wants, which a table makes of those it was written in."""
+        written = self._regions.formats.get(value)
+        if written is None or codes is None or codes == written:
+            return self._images[value]
+        if (value, codes) not in self._looked_up:
+            image = self._images[value]
+            order = "first" if image.last is None else "last"
+            source = image.first if image.last is None else image.last
+            assert source is not None
+            name = f"{value.name}.codes_{len(self._looked_up)}"
+            node = code_lookup(source, recoding(written, codes), name, self._store)
+            self._graph.insert_before(place, node)
+            self._looked_up[value, codes] = _Layouts(image.is_signal, **{order: node.outputs[0]})
+        return self._looked_up[value, codes]
 
     def _transpose(self, value: ir.Value, order: Sequence[int], place: ir.Node) -> ir.Value:
         output = ir.Value(name=f"{value.name}.{'last' if order == _FIRST_TO_LAST else 'first'}", type=value.type)

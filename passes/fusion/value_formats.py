@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """In which codes the values of a region are written, or why they stay float.
 
-All that read a value must want the same codes: convolutions, in whose calibrated format they would have quantized it;
-additions and gates of channels, which take any; means of channels, beside one of these; nodes that carry elements on
-to such readers. Whatever else reads it needs floats.
+All that read a value must want codes: convolutions, in whose calibrated format they would have quantized it; additions
+and gates of channels, which take any; means of channels, beside one of these; nodes that carry elements on to such
+readers. Whatever else reads it needs floats. Where readers want several formats (a skip connection of a U-Net is read
+by a convolution and, beside larger numbers, by a concatenation) the value is written in one, and a table takes its
+codes to the others.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ class StaysFloat:
 Formats = Mapping[ir.Value, CodeFormat | StaysFloat]
 
 _UNCALIBRATED = StaysFloat(SkipReason.NO_CALIBRATION, "is read by no convolution that has a scale for it")
+_CLOSE = (0.95, 1.5)  # scales over the one of a value's own range: what clips hardly, and rounds hardly more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +61,21 @@ class Producers:
 
 
 def value_formats(
-    graph: ir.Graph, producers: Producers, calibrated: Callable[[ir.Value], CodeFormat | None]
+    graph: ir.Graph,
+    producers: Producers,
+    calibrated: Callable[[ir.Value], CodeFormat | None],
+    *,
+    several: bool = True,
 ) -> Formats:
-    """Of every value that a producer gives."""
-    return _Formats(producers, calibrated).of(graph)
+    """Of every value that a producer gives.
+
+    Args:
+        graph: in topological order.
+        producers: of codes.
+        calibrated: the format of a value's own range, for values of whose readers none, or several, want one.
+        several: whether a value may have readers that want other codes than it is written in.
+    """
+    return _Formats(producers, calibrated, several).of(graph)
 
 
 def made_as_floats(value: ir.Value) -> StaysFloat:
@@ -73,9 +87,12 @@ def made_as_floats(value: ir.Value) -> StaysFloat:
 class _Formats:
     """Goes from the readers to what they read; carriers whose readers take any codes pass on what they get."""
 
-    def __init__(self, producers: Producers, calibrated: Callable[[ir.Value], CodeFormat | None]) -> None:
+    def __init__(
+        self, producers: Producers, calibrated: Callable[[ir.Value], CodeFormat | None], several: bool
+    ) -> None:
         self._producers = producers
         self._calibrated = calibrated
+        self._several = several
         self._heads = {chain.conv: chain.reads for chain in producers.chains.values()}
         self._takes_any = {(mean, mean.inputs[0]) for mean in producers.means}
         self._takes_any |= {(gate.node, gate.image) for gate in producers.gates.values()}
@@ -93,13 +110,19 @@ class _Formats:
                 else:
                     self._formats[value] = wanted or self._calibrated(value) or _UNCALIBRATED
         for node in reversed(self._free):
-            given = {self._formats.get(value) for value in carried_inputs(node)}
-            one = given.pop() if len(given) == 1 else None
-            self._formats[node.outputs[0]] = one or _floats("is picked from values that are not codes of one scale")
+            self._formats[node.outputs[0]] = self._carried(node)
         return self._formats
 
+    def _carried(self, node: ir.Node) -> CodeFormat | StaysFloat:
+        """What a carrier gives whose readers take any codes."""
+        given = [self._formats.get(value) for value in carried_inputs(node)]
+        codes = {one for one in given if isinstance(one, CodeFormat)}
+        if len(codes) < len(set(given)):
+            return _floats("is picked from values of which some are floats")
+        return self._common(node.outputs[0], codes)
+
     def _wanted(self, value: ir.Value) -> CodeFormat | StaysFloat | None:
-        """What all readers of a value agree on; None where they take any codes."""
+        """What suits all readers of a value; None where they take any codes."""
         if value.is_graph_output():
             return StaysFloat(SkipReason.GRAPH_OUTPUT)
         if all(use.node in self._producers.means for use in value.uses()):
@@ -111,9 +134,20 @@ class _Formats:
                 return wish
             if wish is not None:
                 codes.add(wish)
-        if len(codes) > 1:
+        return self._common(value, codes) if codes else None
+
+    def _common(self, value: ir.Value, codes: Collection[CodeFormat]) -> CodeFormat | StaysFloat:
+        """Of several formats the finest that holds the value's own range, or else that of this range."""
+        if len(codes) == 1:
+            return next(iter(codes))
+        if not self._several:
             return _floats("is wanted in codes of several scales")
-        return next(iter(codes), None)
+        own = self._calibrated(value)
+        if own is None:
+            return StaysFloat(SkipReason.NO_CALIBRATION, "is wanted in codes of several scales")
+        least, most = (own.scale * factor for factor in _CLOSE)
+        close = [one for one in codes if (one.low, one.high) == (own.low, own.high) and least <= one.scale <= most]
+        return min(close, key=lambda one: one.scale, default=own)
 
     def _wish(self, value: ir.Value, reader: ir.Node, index: int) -> CodeFormat | StaysFloat | None:
         if reader in self._heads and index == 0:

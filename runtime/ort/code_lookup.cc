@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// CodeLookup(x, table) -> y, for uint8 and int8 table and y
+// CodeLookup(x, table) -> y, for uint8 and int8 x, and uint8 and int8 table and y
 #include <algorithm>
 
 #include "base/rounding.h"
@@ -16,7 +16,7 @@ template <int kYType>
 class CodeLookup {
  public:
   static constexpr const char* kName = "CodeLookup";
-  static constexpr int kInputTypes[] = {kUint8, kYType};
+  static constexpr int kInputTypes[] = {kAnyType, kYType};
   static constexpr int kOutputType = kYType;
   enum Input { kX, kTable };
 
@@ -29,6 +29,9 @@ class CodeLookup {
     const Tensor x = context.Input(kX, error);
     const Tensor table = context.Input(kTable, error);
     if (error->failed()) return;
+    if (x.type != kUint8 && x.type != kInt8) {
+      return error->Set("%s: x has element type %d; expected uint8 or int8", kName, x.type);
+    }
     if (!table.shape.Is(1, &kEntries)) {
       char text[100];
       return error->Set("%s: table has shape %s; expected [256]", kName,

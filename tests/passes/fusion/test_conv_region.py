@@ -107,6 +107,31 @@ def test_residual_is_added_as_codes_and_costs_its_rounding() -> None:
     assert np.abs(before - after).max() < 0.05 * np.abs(before).max()
 
 
+RELU_BEHIND_A_SUM = "a = Conv(x, 8, 16) b = Relu(a) c = Conv(b, 16, 16, kernel=3) d = Relu(c) e = Add(d, b) f = Relu(e)"
+
+
+def test_relu_behind_activation_and_residual_is_the_end_of_the_codes() -> None:
+    model = conv_graph(HEAD + f"(float[n, c, h, w] y) {{ {RELU_BEHIND_A_SUM} y = Conv(f, 16, 8) }}")
+    fused, _ = fuse(model)
+    assert dict(operators(fused)) == {"FusedConvBlock": 3}
+    before, after = outputs(model)[0], outputs(fused)[0]
+    assert np.abs(before - after).max() < 0.05 * np.abs(before).max()
+
+
+@pytest.mark.parametrize(
+    ("rest", "why"),
+    [
+        ("(float[n, c, h, w] y) { %s y = Conv(f, 16, 8, low=-127, high=127) }", "wanted in codes of both signs"),
+        ("(float[n, c, h, w] y) { %s y = Exp(f) }", "its result is read as floats by y (Exp)"),
+    ],
+)
+def test_relu_that_codes_do_not_compute_stays(rest: str, why: str) -> None:
+    model = conv_graph(HEAD + rest % RELU_BEHIND_A_SUM)
+    fused, notes = fuse(model)
+    assert operators(fused)["Relu"] == 1
+    assert any(skip.node == "f" and why in skip.detail for skip in notes.skips)
+
+
 def test_residual_that_is_to_stay_float_changes_nothing() -> None:
     model = conv_graph(
         HEAD + "(float[n, c, h, w] y) { a = Conv(x, 8, 16) b = Relu(a) c = Conv(b, 16, 16, kernel=3) d = Relu(c) "

@@ -76,13 +76,6 @@ REASONS = {
         f"{ONE} {{ p = GlobalAveragePool(x) s = Conv(p, 8, 8) v = HardSigmoid(s) m = Mul(x, v) y = Conv(m, 8, 8) }}",
         {"m": "nothing to gain (its image is an input or a constant of the model)"},
     ),
-    "readers of several scales": (
-        f"(float[n, c, h, w] y, float[n, d, h, w] z) {{ {GATED} {END} z = Conv(m, 16, 8, scale=0.04) }}",
-        {
-            "m": "nothing to gain (its product is wanted in codes of several scales)",
-            "p": "nothing to gain (its image is read as floats by m (Mul))",
-        },
-    ),
     "a mean alone": (
         f"(float[n, c, h, w] p) {{ {IMAGE} p = GlobalAveragePool(b) }}",
         {"p": "nothing to gain (its image is read by nothing that wants codes)"},
@@ -109,7 +102,7 @@ REASONS = {
     ),
     "a concatenation with something float": (
         f"{ONE} {{ {IMAGE} g = Concat <axis = 1> (b, x) y = Conv(g, 24, 8) }}",
-        {"g": "nothing to gain (not all that it picks from can be codes of one scale)"},
+        {"g": "nothing to gain (what it picks from is an input or a constant of the model)"},
     ),
 }
 
@@ -125,6 +118,17 @@ def test_without_calibration() -> None:
     assert skips(f"{ONE} {{ {GATED} {END} }}", calibrated=False) == dict.fromkeys("mp", missing.format("image"))
     shortcut = skips(f"{ONE} {{ {IMAGE} {SHORTCUT} y = Conv(d, 16, 8) }}", calibrated=False)
     assert shortcut == {"d": missing.format("residual")}
+
+
+def test_readers_of_several_scales_where_nothing_may_be_rounded_twice() -> None:
+    several = "(its {} is wanted in codes of several scales)"
+    read = "(float[n, c, h, w] y, float[n, d, h, w] z)"
+    twice = f"{read} {{ {GATED} {END} z = Conv(m, 16, 8, scale=0.04) }}"
+    assert skips(twice) == {}
+    assert skips(twice, calibrated=False)["m"].startswith("needs calibration data (its image is read by no")
+    text = f"{read} {{ {IMAGE} {SUM} y = Conv(d, 16, 8) z = Conv(b, 16, 8, scale=0.04) }}"
+    assert skips(text) == {}
+    assert skips(text, calibrated=False) == {"d": "needs calibration data " + several.format("residual")}
 
 
 def test_residuals_that_are_to_stay_float() -> None:

@@ -50,10 +50,10 @@ MODELS: dict[str, dict[str, tuple[int, ...]]] = {
     "moe_charlm": {"input_ids": TOKENS},
 }
 READING = (
-    "- An int8 form has 0.23 to 0.40 of the float form's floor. EdgeFold's takes 0.22 to 0.39 of its time (0.66 for",
-    "  keras_mobilenetv1_vww), ONNX Runtime's 0.38 to 0.55 (1.0 for the same).",
-    "- Of convolutional models ONNX Runtime's float forms are at 74 to 95 % of the machine, its integer ones at 43 to",
-    "  59 %, EdgeFold's at 51 to 74 %. Of keras_mobilenetv1_vww all less, for its convolutions of some 10 microseconds",
+    "- An int8 form has 0.23 to 0.40 of the float form's floor. EdgeFold's takes 0.23 to 0.41 of its time (0.67 for",
+    "  keras_mobilenetv1_vww), ONNX Runtime's 0.40 to 0.57 (1.0 for the same).",
+    "- Of convolutional models ONNX Runtime's float forms are at 76 to 98 % of the machine, its integer ones at 43 to",
+    "  61 %, EdgeFold's at 51 to 71 %. Of keras_mobilenetv1_vww all less, for its convolutions of some 10 microseconds",
     "  are too short to come near a floor.",
     "- Nearly all of the gap of convolutional models lies in the convolutions themselves and not between them: in",
     "  EdgeFold `FusedConvBlock` (squeezenet) and `FusedInvertedResidual` (mobilenetv2) are what to make faster. Of",

@@ -125,4 +125,4 @@ def _resized(array: Array, shape: tuple[int, ...], shift: int) -> Array:
     """Entries of the array in another shape of the same rank; integers stay valid indices."""
     for axis, size in enumerate(shape):
         array = np.take(array, np.arange(shift, shift + size), axis, mode="wrap")
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")  # a scalar stays one

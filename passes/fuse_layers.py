@@ -96,7 +96,7 @@ class FuseLayers(Pass, frozen=True, kw_only=True):
                 if not run.fuse_one():
                     break
         except PreconditionError as error:  # nothing of a model is left half fused
-            return Notes(skips=(Skip("model", SkipReason.FALLBACK, str(error)),))
+            return Notes(skips=(Skip("model", SkipReason.NOT_APPLICABLE, str(error)),))
         if run.edits:
             model.graph = run.model.graph
         stats = {"blocks": len(found), "blocks_fused": len(run.edits)}
@@ -145,6 +145,8 @@ class _Run:
         (position,) = selection.gone
         stack, removed = blocks[found[position].block]
         fusion = plan_fusion(stack, removed, self.options.neighbours, self.options.rank)
+        if not (fusion.donors or fusion.vectors):
+            raise PreconditionError("model", f"the neighbours of {fusion.end} have no float32 weights to train")
         cut_out(self.model, removed)
         self.stands_for[fusion.start] = self.stands_for.pop(fusion.end, fusion.end)
         self._note(found[position], fusion, self._train(fusion))

@@ -116,6 +116,40 @@ def test_an_output_of_unknown_rank_is_no_obstacle(opset: int, tmp_path: Path, ed
     assert not output.type.tensor_type.HasField("shape")
 
 
+SCALARS = """<ir_version: 10, opset_import: ["" : 21]>
+g (float gain, bool turn, float[n, 64] x) => (float[n, 48] y) {
+    back = Neg (x)
+    fed = Where (turn, back, x)
+    h = MatMul (fed, w)
+    y = Mul (h, gain)
+}"""
+
+
+def test_scalars_among_the_inputs(tmp_path: Path, edgefold: Command) -> None:
+    """They come first, and have no row for each sample."""
+    model = onnx.parser.parse_model(SCALARS)
+    model.graph.initializer.append(numpy_helper.from_array(weights(), "w"))
+    path, task, out = tmp_path / "scalars.onnx", tmp_path / "task.yaml", tmp_path / "out"
+    onnx.save(model, path)
+    x = np.random.default_rng(1).standard_normal((32, 64)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", gain=np.full(32, 2, np.float32), turn=np.ones(32, bool), x=x)
+    task.write_text(
+        "data: data.npz\ninputs: {gain: {array: gain}, turn: {array: turn}, x: {array: x}}\nbatch: 4\n"
+        "metric: {name: cosine, reference: scalars.onnx}\ncalibration: {data: data.npz}\n"
+    )
+    for arguments in (
+        ("compress", "-m", path, "-d", task, "-o", out),
+        ("eval", "-m", out, "-d", task),
+        ("diff", "-m", path, "-m", out, "-d", task),
+        ("diff", "-m", path, "-m", out, "--shape", "x=2x64"),
+        ("bench", "-m", path, "-m", out, "-d", task),
+        ("inspect", "-m", path, "--groups"),
+        ("verify", out),
+    ):
+        outcome = edgefold(*arguments)
+        assert outcome.code == 0, (arguments[0], outcome.err)
+
+
 BUILT = """<ir_version: 8, opset_import: ["" : OPSET]>
 g (float[n, 64] x) => (float[n, 48] y) <float[64] scale = {SCALE}> {
     h = SimplifiedLayerNormalization <axis = -1, epsilon = 1e-5, stash_type = 1> (x, scale)

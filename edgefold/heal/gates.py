@@ -147,7 +147,7 @@ class _Losses:
     def _over(self, rows: np.ndarray[Any, Any], draws: Sequence[Tensor]) -> Tensor:
         feeds = self._samples.take(rows)
         wanted = self._wanted(feeds)
-        fed = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in feeds.items()}
+        fed = {name: torch.from_numpy(np.asarray(value, order="C")) for name, value in feeds.items()}
         size = self._size // DRAWS
         parts: list[dict[str, Tensor]] = []
         for number, draw in enumerate(draws):
@@ -159,10 +159,10 @@ class _Losses:
 
     def _wanted(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Tensor]:
         """The original's outputs, computed by so many samples at once as its batch is where that is fixed."""
-        rows = len(next(iter(feeds.values())))
+        rows = next(len(value) for value in feeds.values() if value.ndim)
         chunk = self._samples.chunk or rows
         parts = [
-            self._teacher({name: value[start : start + chunk] for name, value in feeds.items()})
+            self._teacher({k: value[start : start + chunk] if value.ndim else value for k, value in feeds.items()})
             for start in range(0, rows, chunk)
         ]
         return {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}

@@ -95,7 +95,7 @@ def gradients(
 
 def _evaluated(module: GraphModule, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
     """Outputs and labels of a batch's samples, padding dropped."""
-    feeds = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.feeds.items()}
+    feeds = {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in batch.feeds.items()}
     outputs: dict[str, Any] = module(feeds)
     cut = {
         name: output[: batch.count] if output.dim() and len(output) == batch.rows else output

@@ -140,8 +140,9 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]  # torch has no types 
 
 
 def supports(model: ir.Model) -> list[str]:
-    """Why a model cannot become a GraphModule: one line for each node that has no trainable form; empty if it can."""
-    return _compile(model)[1]
+    """Why a model cannot become a GraphModule: one line for each node without a trainable form; empty if it can."""
+    text = [f"input '{value.name}' holds text" for value in model.graph.inputs if value.dtype == ir.DataType.STRING]
+    return [*text, *_compile(model)[1]]
 
 
 def _compile(model: ir.Model, gradient_bits: int | None = None) -> tuple[Program, list[str]]:

@@ -42,6 +42,7 @@ class Samples:
 
     Attributes:
         feeds: model input name -> array [rows, ...].
+        scalars: of the other inputs, which have one value for all rows.
         labels: the task's target [rows, ...], or None where no loss asks for it.
         training: row numbers to train on.
         held_out: row numbers that training never sees.
@@ -57,6 +58,7 @@ class Samples:
     chunk: int | None
     padding: Padding | None = None
     vocabulary: tuple[str, int] | None = None
+    scalars: Mapping[str, Array] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.feeds.values())))
@@ -69,9 +71,10 @@ class Samples:
     def take(self, rows: Array) -> dict[str, Array]:
         """The feeds of some rows, as long as the longest of them."""
         if self.padding is None:
-            return {name: value[rows] for name, value in self.feeds.items()}
+            return {name: value[rows] for name, value in self.feeds.items()} | dict(self.scalars)
         names, longest = self.padding.names, self.padding.lengths[rows].max()
-        return {name: value[rows, :longest] if name in names else value[rows] for name, value in self.feeds.items()}
+        cut = {name: value[rows, :longest] if name in names else value[rows] for name, value in self.feeds.items()}
+        return cut | dict(self.scalars)
 
     def batches(self, size: int, seed: int, epoch: int) -> Array:
         """Row numbers of an epoch's batches [batches, size], shuffled; a remainder smaller than a batch sits out.
@@ -102,12 +105,16 @@ def read_samples(task: Task, interface: ModelInterface, options: Heal, seed: int
     """
     data, chunk = _all_of(task, options.samples), _fixed_batch(interface)
     parts: dict[str, list[Array]] = {}
+    scalars: dict[str, Array] = {}
     labels: list[Array] = []
     held = 0
     for batch in data.batches(interface, "calibration"):
         for name, value in batch.feeds.items():
-            parts.setdefault(name, []).append(value[: batch.count])
-            held += value.nbytes
+            if value.ndim:
+                parts.setdefault(name, []).append(value[: batch.count])
+                held += value.nbytes
+            elif scalars.setdefault(name, value) != value:
+                raise UsageError(f"{task.path}: healing takes samples of all batches together, and '{name}' differs")
         if batch.labels is not None:
             labels.append(batch.labels)
         if held > MAX_BYTES:
@@ -121,7 +128,7 @@ def read_samples(task: Task, interface: ModelInterface, options: Heal, seed: int
     training, held_out = _split(len(next(iter(feeds.values()))), options.held_out, chunk or 1, seed, task)
     target = np.concatenate(labels) if "labels" in options.loss else None
     padding = _padding(feeds, interface)
-    return Samples(feeds, target, training, by_length(held_out, padding), chunk, padding)
+    return Samples(feeds, target, training, by_length(held_out, padding), chunk, padding, scalars=scalars)
 
 
 def _padding(feeds: Mapping[str, Array], interface: ModelInterface) -> Padding | None:

@@ -146,7 +146,9 @@ class Training:
             return augmented(self._samples.take(batch[positions]), changes, own)
         partners = draw.partners[positions]
         both = self._samples.take(batch[np.concatenate([positions, partners])])  # padded to one length
-        feeds, others = ({name: np.split(value, 2)[side] for name, value in both.items()} for side in (0, 1))
+        feeds, others = (
+            {name: np.split(value, 2)[side] if value.ndim else value for name, value in both.items()} for side in (0, 1)
+        )
         return mixed(augmented(feeds, changes, own), augmented(others, changes, draw.take(partners)), changes, own)
 
     def _loss(
@@ -264,7 +266,7 @@ class Training:
         return {name: self._tensor(value) for name, value in arrays.items()}
 
     def _tensor(self, array: Array) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self._processes.device)
+        tensor = torch.from_numpy(np.asarray(array, order="C")).to(self._processes.device)
         if tensor.dtype == torch.float16:
             tensor = tensor.float()  # as GraphModule computes
         # A convolution keeps the order of its input; with channels last a training step takes two thirds of the time.

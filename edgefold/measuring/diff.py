@@ -131,7 +131,7 @@ def diff(
     inner = [(name, name) for name in pairs if name not in outputs]
     found = [one for chunk in _chunks(inner) for one in _compare(a.model, b.model, chunk, operators, feeds_a, feeds_b)]
     unmatched = tuple(name for name in layers_a if name not in named_b)
-    count = len(next(iter(feeds_a.values())))
+    count = next((len(value) for value in feeds_a.values() if value.ndim), 1)
     fed = str(task.path) if task is not None else "random"
     return Diff((str(a.path), str(b.path)), count, fed, tuple(final), tuple(found), unmatched)
 

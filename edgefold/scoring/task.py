@@ -60,7 +60,7 @@ class Batch:
 
     Attributes:
         feeds: model input name -> array [rows, ...]; ``rows`` exceeds ``count`` where the last batch was padded
-            (by repeating its last sample) to the model's fixed batch.
+            (by repeating its last sample) to the model's fixed batch. An input that is a scalar has the value of all.
         labels: the target's rows [count, ...]; None where the split has none.
         start: index of the first sample in the split.
         count: how many of the rows are samples.
@@ -74,7 +74,7 @@ class Batch:
     @property
     def rows(self) -> int:
         """Rows fed, padding included."""
-        return len(next(iter(self.feeds.values())))
+        return next((len(value) for value in self.feeds.values() if value.ndim), self.count)
 
     def cut(self, output: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """The samples' part of an output (padding dropped)."""

@@ -134,9 +134,25 @@ def test_a_model_that_cannot_be_trained_comes_back_as_it_was(tmp_path: Path) -> 
 
     model = chain(1.0, 0.5, 1.0)
     notes = fused(model, tmp_path, context(model, tmp_path, heal=refuse), blocks=1)
-    assert notes.skips[-1].reason == SkipReason.FALLBACK
+    assert notes.skips[-1].reason == SkipReason.NOT_APPLICABLE
     assert not notes.edits
     assert text_of(model) == text_of(chain(1.0, 0.5, 1.0))
+
+
+def test_neighbours_without_float32_weights_take_nothing_in(tmp_path: Path) -> None:
+    """Weights of half precision, or codes behind a DequantizeLinear."""
+    model = chain(1.0, 0.5, 1.0)
+    for name, value in list(model.graph.initializers.items()):
+        assert value.const_value is not None
+        stored = ir.val(f"{name}.half", const_value=ir.tensor(value.const_value.numpy().astype(np.float16)))
+        cast = ir.node("Cast", [stored], {"to": int(ir.DataType.FLOAT)})
+        value.replace_all_uses_with(cast.outputs[0])
+        del model.graph.initializers[name]
+        model.graph.initializers.add(stored)
+        model.graph.insert_before(model.graph[0], cast)
+    notes = fused(model, tmp_path, blocks=1)
+    assert not notes.edits
+    assert "have no float32 weights to train" in notes.skips[-1].detail
 
 
 def test_kept_blocks_stay_by_the_numbers_that_they_had(tmp_path: Path) -> None:

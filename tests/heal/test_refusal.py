@@ -28,5 +28,11 @@ def test_layers_that_were_joined_are_to_be_healed_before(name: str, told: bool) 
     assert ("before the step fuse-blocks" in said) == told
 
 
+def test_text_is_refused_by_the_name_of_its_input() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    net (string[n] tag, float[n, 3] x) => (float[n, 3] y, string[n] same) { y = Relu(x) same = Identity(tag) }"""
+    assert refusal(ir.from_onnx_text(text)) == "the model cannot be trained: input 'tag' holds text"
+
+
 def test_joined_layers_that_can_be_trained_are_not_refused() -> None:
     assert refusal(model("FusedConvBlock", "ReduceSum")) is None

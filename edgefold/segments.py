@@ -26,7 +26,7 @@ MAX_HELD = 512 << 20
 """Bytes of activations held from one request to the next; above it, the next one starts further up."""
 
 MAX_REMEMBERED = 256 << 20
-"""Bytes of activations beside these that are held for good because the same may be asked for again."""
+"""Bytes of activations among these that are held for good because the same may be asked for again."""
 
 
 class Segments:
@@ -38,7 +38,7 @@ class Segments:
         stream: makes a fresh iterator over the batches.
         threads: of ONNX Runtime; 0 leaves the choice to it.
         max_held: bytes of activations held from one request to the next.
-        remembers: bytes of activations held for good once they were asked for, the first ones first; they are computed
+        remembers: how many of these are held for good once they were asked for, the first ones first; they are computed
             once however often the graph is gone down.
     """
 
@@ -54,7 +54,7 @@ class Segments:
         self._model = model
         self._stream = stream
         self._threads = threads
-        self._max_held = max_held + remembers
+        self._max_held = max_held
         self._remembers = remembers
         self._asked: set[str] = set()
         self._held: dict[str, list[Array]] = {}

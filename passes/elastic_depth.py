@@ -131,10 +131,14 @@ class ElasticDepth(Pass, frozen=True, kw_only=True):
         if uncut is None:
             return [Skip("model", SkipReason.NO_CALIBRATION, "no depth is refitted")]
         skips: list[Skip] = []
-        for (depth, selection), one in zip(selections.items(), truncated, strict=True):
-            before = repaired.unseen(one.model) if repaired else None
-            if repaired and before is not None and not (after := repaired(selection.gone)) < before:
-                why = f"error of the outputs on data that a refit has not seen: {before:.3g}, refitted {after:.3g}"
+        before = [repaired.unseen(one.model) if repaired else None for one in truncated]
+        after = [
+            math.nan if repaired is None or plain is None else repaired(selection.gone)
+            for selection, plain in zip(selections.values(), before, strict=True)
+        ]
+        for depth, one, plain, better in zip(selections, truncated, before, after, strict=True):
+            if plain is not None and not better < plain:
+                why = f"error of the outputs on data that a refit has not seen: {plain:.3g}, refitted {better:.3g}"
                 skips.append(Skip(f"depth {depth}", SkipReason.FALLBACK, f"{why}; it keeps the weights as they are"))
             else:
                 skips += one.repair(uncut, context.excludes).skips

@@ -157,7 +157,9 @@ def test_conv(channels: int, outputs: int, group: int, kernel: tuple[int, ...], 
     shifts = (np.arange(channels) % 5).astype(np.uint8) if high == 15 else NO_SHIFTS
     constants = {**packed, "bias": bias, "x_scale": np.full(1, 0.02, np.float32), "x_shifts": shifts}
     attributes = {"k": k, "bits": bits, "activation_low": low, "activation_high": high, **geometry}
-    got = run_one_node("ShiftConv", {"x": x}, constants, **attributes)
+    given = [run_one_node("ShiftConv", {"x": x}, constants, **attributes)]
+    if high == 0:
+        given.append(run_one_node("FloatConv", {"x": x}, packed | {"bias": bias}, k=k, bits=bits, **geometry))
 
     weight = integers.T.reshape(outputs, *kernel, depth)
     weight = np.moveaxis(weight, -1, 1).astype(np.float32)
@@ -176,7 +178,18 @@ def test_conv(channels: int, outputs: int, group: int, kernel: tuple[int, ...], 
     # ONNX Runtime folds the scales into the weights and adds in another order: k + 2 roundings of k products.
     largest = np.abs(codes).max() * 127 * scale.max()
     bound = (k + 2) * np.finfo(np.float32).eps * k * largest
-    assert np.abs(got - want).max() <= bound
+    assert all(np.abs(got - want).max() <= bound for got in given)
+
+
+def test_one_bias_serves_all_channels_of_a_float_convolution() -> None:
+    _, packed = random_weight(18, 5, 4, 5)
+    x = np.random.default_rng(1).standard_normal((1, 2, 6, 6)).astype(np.float32)
+    attributes: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1]}
+    one, each = (
+        run_one_node("FloatConv", {"x": x}, packed | {"bias": bias}, k=18, bits=4, group=1, **attributes)
+        for bias in (np.full(1, 0.5, np.float32), np.full(5, 0.5, np.float32))
+    )
+    assert np.array_equal(one, each)
 
 
 def test_every_operator_has_a_page() -> None:

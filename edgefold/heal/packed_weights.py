@@ -23,7 +23,7 @@ from edgefold.passes.quantization.packing import GROUP_DEPTH, pack_codes, unpack
 from edgefold.passes.quantization.selection import LevelLookup, cells_of
 
 DOMAIN = "ai.edgefold"
-QUANTIZED_LAYERS = ("ShiftMatMul", "ShiftConv", "ShiftGather")
+QUANTIZED_LAYERS = ("ShiftMatMul", "ShiftConv", "FloatConv", "ShiftGather")
 CODES, SELECTORS, TABLE, SCALES = 1, 2, 3, 4  # operands of each of them
 
 SPREAD = 0.9  # share of the way to the middle between two levels; what lies in the middle rounds to either

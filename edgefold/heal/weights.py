@@ -37,6 +37,7 @@ _PARAMETERS: Mapping[tuple[str, str], tuple[int, ...]] = {
     ("", "QuantizeLinear"): (1,),
     ("", "RMSNormalization"): (1,),
     ("", "RNN"): (1, 2, 3),
+    ("ai.edgefold", "FloatConv"): (4, 5),
     ("ai.edgefold", "ShiftConv"): (4, 5, 6),
     ("ai.edgefold", "ShiftGather"): (4,),
     ("ai.edgefold", "ShiftMatMul"): (4, 5, 6),

@@ -31,7 +31,7 @@ CAPTURE_BYTES = 256 << 20
 _CHUNK = 64
 _LAYERS = frozenset((
     "Conv", "ConvTranspose", "MatMul", "Gemm", "Gather", "MatMulNBits", "MatMulInteger", "ConvInteger", "QLinearConv",
-    "QLinearMatMul", "ShiftMatMul", "ShiftConv", "ShiftGather", "LSTM", "GRU", "RNN",
+    "QLinearMatMul", "ShiftMatMul", "ShiftConv", "FloatConv", "ShiftGather", "LSTM", "GRU", "RNN",
 ))  # fmt: skip
 
 

@@ -184,6 +184,7 @@ _WRITERS: Mapping[tuple[str, str], Callable[[_Layers], None]] = {
     (EDGEFOLD, "FusedFeedForward"): _feed_forward,
     (EDGEFOLD, "FusedLinear"): _linear,
     (EDGEFOLD, "ShiftConv"): lambda layers: layers.convolution(1, "k"),
+    (EDGEFOLD, "FloatConv"): lambda layers: layers.convolution(1, "k"),
     (EDGEFOLD, "ShiftMatMul"): lambda layers: layers.product(1, "k"),
     (EDGEFOLD, "CodeMean"): lambda layers: layers.write("GlobalAveragePool"),
     (EDGEFOLD, "CodeGate"): lambda layers: layers.write("Mul", layers.input(1)),

@@ -34,6 +34,7 @@ _PARAMETERS = {
     "QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2), "QLinearConv": (1, 2, 4, 5, 6, 7), "ConvInteger": (2, 3),
     "QLinearMatMul": (1, 2, 4, 5, 6, 7), "MatMulInteger": (2, 3), "MatMulNBits": (2, 3, 4), "QGemm": (1, 2, 4, 5, 7, 8),
     "ShiftMatMul": (1, 2, 3, 4, 6, 7), "ShiftGather": (1, 2, 3, 4), "ShiftConv": (1, 2, 3, 4, 6, 7),
+    "FloatConv": (1, 2, 3, 4),
     "ShiftMoE": (2, 3, 4, 5, 7, 8, 9, 10, 12, 13, 14, 15), "QMoE": (2, 3, 5, 6),
 }  # fmt: skip
 _Stored = tuple[int, int, int]

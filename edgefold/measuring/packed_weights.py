@@ -32,6 +32,7 @@ _SHIFT = {
     "ShiftMatMul": ((1, "k"),),
     "ShiftGather": ((1, "k"),),
     "ShiftConv": ((1, "k"),),
+    "FloatConv": ((1, "k"),),
     "ShiftMoE": ((2, "k"), (7, "k"), (12, "hidden")),
 }
 # Inputs of QMoE that hold codes, which scales follow.

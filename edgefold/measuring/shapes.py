@@ -18,6 +18,7 @@ from edgefold.measuring.unfused import unfused
 
 # Smaller tensors may be shapes, axes or sizes, whose values inference needs.
 _SMALL_ELEMENTS = 1024
+_PACKED = ("ShiftMatMul", "MatMulNBits", "ShiftGather", "ShiftConv", "FloatConv")
 
 
 def inferred_skeleton(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:
@@ -101,7 +102,7 @@ def _stand_in(node: ir.Node) -> None:
     if node.domain == EDGEFOLD and node.op_type == "Activation":
         _exchange(node, ir.node("Identity", node.inputs[:1], name=node.name))
         return
-    if node.op_type not in ("ShiftMatMul", "MatMulNBits", "ShiftGather", "ShiftConv") or not packed_weights(node):
+    if node.op_type not in _PACKED or not packed_weights(node):
         return
     [matrix] = packed_weights(node)
     k, n = matrix.k, matrix.n

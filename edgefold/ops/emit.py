@@ -28,7 +28,7 @@ from edgefold.ops.code_lookup import CodeLookup
 from edgefold.ops.conv_block import FusedConvBlock
 from edgefold.ops.feed_forward import FusedFeedForward
 from edgefold.ops.four_bits import ImageToStore, StoredImage
-from edgefold.ops.functions import ShiftConv, ShiftGather, ShiftMatMul
+from edgefold.ops.functions import FloatConv, ShiftConv, ShiftGather, ShiftMatMul
 from edgefold.ops.inverted_residual import FusedInvertedResidual, FusedPointwise
 from edgefold.ops.l1_normalization import L1LayerNormalization
 from edgefold.ops.linear_block import FusedLinear
@@ -40,6 +40,7 @@ NEWEST_OPSET = 26
 OPERATORS: tuple[OnnxFunction, ...] = (
     ShiftMatMul,
     ShiftConv,
+    FloatConv,
     ShiftGather,
     L1LayerNormalization,
     FusedLinear,

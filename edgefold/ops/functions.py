@@ -216,3 +216,56 @@ def ShiftConv(
         group=group,
     )
     return op.Add(op.Mul(product, op.Mul(row_scale, op.Reshape(scales, across))), op.Reshape(bias, across))
+
+
+@script(EDGEFOLD)
+def FloatConv(
+    x: FLOAT[...],
+    codes: UINT8[...],
+    selectors: UINT8[...],
+    table: INT8[...],
+    scales: FLOAT[...],
+    bias: FLOAT[...],
+    kernel_shape: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    group: int,
+    k: int,
+    bits: int,
+    layout: int = 1,
+) -> FLOAT[...]:
+    """Convolution of floats whose weights are stored as packed integers: ``conv(x, W * scales) + bias``.
+
+    No kernel of the library takes its place: every runtime runs this body, whose weights are constants. ONNX Runtime
+    computes them when it loads the model, and convolves as fast as in the float model, from weights as large as there.
+
+    Inputs:
+      x: float32 [B, C, spatial dimensions].
+      codes, selectors, table, scales, bias: as in `ShiftConv`.
+
+    Attributes:
+      kernel_shape, strides, pads, dilations, group, k, bits, layout: as in `ShiftConv`.
+
+    Output:
+      float32 [B, M, spatial dimensions].
+    """
+    kernel = op.Constant(value_ints=kernel_shape)
+    keep = op.Constant(value_ints=[0])
+    rest = op.Constant(value_ints=[-1])
+    channels = op.Shape(scales)
+    columns = op.Range(op.Constant(value_int=0), op.Squeeze(channels), op.Constant(value_int=1))
+    rows = ShiftUnpack(codes, selectors, table, columns, k=k, bits=bits)
+    scaled = op.Mul(rows, op.Unsqueeze(scales, rest))
+    by_position = op.Reshape(scaled, op.Concat(keep, op.ReduceProd(kernel, keepdims=1), rest, axis=0))
+    by_channel = op.Transpose(by_position, perm=[0, 2, 1])
+    return op.Conv(
+        x,
+        op.Reshape(by_channel, op.Concat(keep, rest, kernel, axis=0)),
+        op.Expand(bias, channels),
+        kernel_shape=kernel_shape,
+        strides=strides,
+        pads=pads,
+        dilations=dilations,
+        group=group,
+    )

@@ -23,7 +23,9 @@ Float = npt.NDArray[np.floating[Any]]
 ROWS = 4096
 """Rows of a stream value that its direction is judged on."""
 
-_CHANNELS_SECOND = frozenset(("Conv", "BatchNormalization", "InstanceNormalization", "GroupNormalization", "ShiftConv"))
+_CHANNELS_SECOND = frozenset((
+    "Conv", "BatchNormalization", "InstanceNormalization", "GroupNormalization", "ShiftConv", "FloatConv",
+))  # fmt: skip
 _TINY = 1e-30
 
 

@@ -11,7 +11,9 @@ from edgefold.passes.depth.dataflow import Dataflow
 from edgefold.passes.depth.operators import has_matrix
 
 _PRODUCTS = frozenset(("MatMul", "Einsum", "FusedMatMul", "MatMulInteger"))
-_CONVOLUTIONS = frozenset(("Conv", "FusedConv", "QLinearConv", "ConvInteger", "ConvTranspose", "ShiftConv"))
+_CONVOLUTIONS = frozenset((
+    "Conv", "FusedConv", "QLinearConv", "ConvInteger", "ConvTranspose", "ShiftConv", "FloatConv",
+))  # fmt: skip
 
 
 def kind_of(nodes: Sequence[ir.Node], flow: Dataflow) -> str:

@@ -21,7 +21,7 @@ from edgefold.passes.quantization.step_costs import Float
 
 _SAMPLED = 1 << 19  # elements of a layer's input by which narrow codes are chosen
 MOST_GROUPS = 8
-STAYS_FLOAT = "activations stay float"  # of a convolution, whose kernels for that are slow
+STAYS_FLOAT = "activations stay float"  # of a convolution, which is no faster then
 UNSEEN = "no calibration data reached it"
 _FEWEST_ROWS, _MOST_ROWS = 4096, 8192  # a step for a channel that is rarely active needs many rows
 

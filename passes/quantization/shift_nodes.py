@@ -91,18 +91,21 @@ def replace_node(
         _check_bounds(site, activation)
         source = builder.cast(source, ir.DataType.FLOAT)
         source = builder.swap_last_two(source)
-        bias = _stored(store, f"{site.output.name}.bias", site.bias)
-        scale = _stored(store, f"{site.output.name}.x_scale", np.array([activation.scale], np.float32))
-        result = builder.node(
-            "ShiftConv" if site.kind == "conv" else "ShiftMatMul",
-            [source, *weights, bias, scale, _shifts(store, site, activation)],
-            k=site.k,
-            bits=bits,
-            activation_low=activation.low,
-            activation_high=activation.high,
-            **_geometry_attributes(site),
-            **narrow.attributes(),
-        )
+        operands = [source, *weights, _stored(store, f"{site.output.name}.bias", site.bias)]
+        if site.kind == "conv" and activation.high == 0 and not narrow.bits:
+            result = builder.node("FloatConv", operands, k=site.k, bits=bits, **_geometry_attributes(site))
+        else:
+            scale = _stored(store, f"{site.output.name}.x_scale", np.array([activation.scale], np.float32))
+            result = builder.node(
+                "ShiftConv" if site.kind == "conv" else "ShiftMatMul",
+                [*operands, scale, _shifts(store, site, activation)],
+                k=site.k,
+                bits=bits,
+                activation_low=activation.low,
+                activation_high=activation.high,
+                **_geometry_attributes(site),
+                **narrow.attributes(),
+            )
         result = builder.swap_last_two(result)
     result = builder.cast(result, site.weight.dtype)
     old_nodes = [site.node] if site.tail is None else [site.tail, site.node]

@@ -76,6 +76,20 @@ def convolution(
     )
 
 
+def float_convolution(weight: QuantizedMatrix, group: int) -> ir.Model:
+    """``y = FloatConv(x)`` of the geometry of `convolution`."""
+    model = convolution(weight, group, FLOAT, 0.0)
+    node = model.graph.node(0)
+    node.op_type = "FloatConv"
+    node.resize_inputs(6)
+    for name in ("activation_low", "activation_high"):
+        del node.attributes[name]
+    for name in ("x_scale", "x_shifts"):
+        del model.graph.initializers[name]
+    add_functions(model)
+    return model
+
+
 def lookup(weight: QuantizedMatrix, rows: int) -> ir.Model:
     """``y = ShiftGather(ids)``: rows of an embedding table."""
     return layers(

@@ -14,7 +14,18 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="healing needs torch: pip install 'edgefold[heal]'")
 
 from damaged import damaged, healed, original, training, weights_of  # noqa: E402
-from packed_layers import FLOAT, SIGNED, UNSIGNED, convolution, layers, linear, lookup, matrix, packed  # noqa: E402
+from packed_layers import (  # noqa: E402
+    FLOAT,
+    SIGNED,
+    UNSIGNED,
+    convolution,
+    float_convolution,
+    layers,
+    linear,
+    lookup,
+    matrix,
+    packed,
+)
 from torch_graphs import assert_same, in_ort, in_torch, weights  # noqa: E402
 
 from edgefold.errors import ModelError, UsageError  # noqa: E402
@@ -46,6 +57,17 @@ def test_a_convolution_is_that_of_the_shipped_integers(group: int, codes: tuple,
     model = convolution(matrix(36, 12, method="shift-lut"), group, codes, x_scale)
     tolerance = {} if codes == FLOAT else EXACT
     assert_same(model, {"x": weights(2, 6 * group, 9, 8)}, **tolerance)
+
+
+@pytest.mark.parametrize("group", [1, 3])
+def test_a_float_convolution_is_that_of_the_shipped_weights_and_they_are_trained(group: int) -> None:
+    model = float_convolution(matrix(36, 12, method="shift-lut"), group)
+    x = weights(2, 6 * group, 9, 8)
+    assert_same(model, {"x": x})
+    module = GraphModule(model)
+    in_torch(module, {"x": x})["y"].square().sum().backward()
+    trained = {name: parameter.grad.abs().max() > 0 for name, parameter in module.named_parameters()}
+    assert trained == {"w_codes": True, "w_scales": True, "bias": True}
 
 
 @pytest.mark.parametrize(("codes", "x_scale"), [((-7, 7), 0.0), ((-7, 7), 0.1), ((0, 15), 0.1)])

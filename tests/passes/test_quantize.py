@@ -136,7 +136,7 @@ def test_convolutions(case: str) -> None:
     text = f"g (float[B, {sizes}] x) => (float[B, {output}] y) {{ y = Conv<{attributes}>(x, w, b) }}".replace("<>", "")
     before = graph(text, initializers)
     after, _ = quantize(before)
-    assert nodes(after) == [f"y = ShiftConv(x, {PACKED}, y.bias, {DYNAMIC})"]
+    assert nodes(after) == [f"y = FloatConv(x, {PACKED}, y.bias)"]
     assert_close(before, after, {"x": x}, step(weight, x, int(np.prod(shape[1:]))))
 
 

@@ -16,7 +16,6 @@ from merged_decoder import INITIALIZERS, feeds, merged_decoder
 
 from edgefold.passes import Context, SkipReason
 from edgefold.passes._names import name_apart
-from edgefold.passes.fuse_blocks import FuseBlocks
 from edgefold.passes.quantize_attention import QuantizeAttention
 from edgefold.probing import probe
 
@@ -145,7 +144,7 @@ def test_convolutions_in_a_branch_keep_float_activations_without_data() -> None:
     }"""
     model = graph(text, {"w": weights(16, 8, 3, 3), "b": weights(16)})
     after, notes = quantized(model)
-    assert operators(after) == {"ShiftConv": 2}
+    assert operators(after) == {"FloatConv": 2}
     alone = {skip.node for skip in notes.skips if skip.reason is SkipReason.NO_CALIBRATION}
     assert alone == {"choice/then_branch:n", "choice/else_branch:n"}
     for choice in (False, True):
@@ -222,17 +221,6 @@ def test_nodes_are_excluded_by_their_names_with_and_without_the_body(pattern: st
     after, notes = quantized(model, Context(exclude=(pattern,)))
     assert [skip.node for skip in notes.skips if skip.reason is SkipReason.EXCLUDED] == left
     assert operators(after).get("MatMul", 0) == len(left)
-
-
-def test_convolutions_that_fuse_blocks_leaves_in_a_body_are_told() -> None:
-    text = """g (float[1, 8, 9, 9] x, bool c) => (float[1, 16, 7, 7] y) {
-        [choice] y = If(c) <then_branch = a () => (float[1, 16, 7, 7] p) { [n] p = Conv(x, w) },
-                            else_branch = b () => (float[1, 16, 7, 7] q) { [n] q1 = Conv(x, w) q = Relu(q1) }>
-    }"""
-    after, _ = quantized(graph(text, {"w": weights(16, 8, 3, 3)}))
-    notes = FuseBlocks().rewrite(after, Context())
-    told = [(skip.node, skip.detail) for skip in notes.skips if skip.reason is SkipReason.SUBGRAPH]
-    assert told == [("choice", "its 2 quantized convolutions stay nodes of their own")]
 
 
 @pytest.mark.parametrize(("cache", "operator"), [("int8", "ShiftAttention"), ("leave", "Softmax")])

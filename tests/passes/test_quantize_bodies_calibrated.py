@@ -25,6 +25,7 @@ from edgefold.nodewise import PORTABLE_TOLERANCE
 from edgefold.passes import Context, SkipReason
 from edgefold.passes._names import name_apart
 from edgefold.passes.elastic_depth import ElasticDepth
+from edgefold.passes.fuse_blocks import FuseBlocks
 from edgefold.perturbing import perturb
 from edgefold.probing import probe
 from edgefold.verification import run_model
@@ -77,14 +78,17 @@ def test_convolutions_in_a_branch_get_codes_of_calibrated_scale() -> None:
     model = graph(text, {"w": weights(16, 8, 3, 3)})
     feeds_of = [{"x": weights(1, 8, 9, 9, seed=seed), "c": np.array(True)} for seed in range(3)]
     after, notes = quantized(model, calibrated(model, feeds_of))
-    low = {str(node.name): node.attributes.get_int("activation_high", -1) for node in after.graph.all_nodes()
-           if node.op_type == "ShiftConv"}  # fmt: skip
-    assert low == {"choice/then_branch:n": 255, "choice/else_branch:n": 0}  # unsigned codes, and float
+    high = {str(node.name): (node.op_type, node.attributes.get_int("activation_high", 0))
+            for node in after.graph.all_nodes() if node.domain == "ai.edgefold"}  # fmt: skip
+    assert high == {"choice/then_branch:n": ("ShiftConv", 255), "choice/else_branch:n": ("FloatConv", 0)}
     assert [(skip.node, skip.reason) for skip in notes.skips if skip.reason is SkipReason.FALLBACK] == [
         ("choice/else_branch:n", SkipReason.FALLBACK)
     ]
     for one in feeds_of:
         assert_close(model, after, one)
+    told = [(skip.node, skip.detail) for skip in FuseBlocks().rewrite(after, Context()).skips
+            if skip.reason is SkipReason.SUBGRAPH]  # fmt: skip
+    assert told == [("choice", "its 1 quantized convolutions stay nodes of their own")]
 
 
 def test_the_weights_of_a_loop_are_rounded_by_all_iterations() -> None:

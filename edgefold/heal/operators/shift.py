@@ -142,6 +142,18 @@ def _shift_conv(node: BoundNode) -> Kernel:
     return kernel
 
 
+def _float_conv(node: BoundNode) -> Kernel:
+    levels, convolve = _levels(node), bind_convolution(node, None)
+    positions = torch.Size(node.integers("kernel_shape") or ())
+
+    def kernel(x: Tensor, latent: Tensor, _selectors: Tensor, _table: Tensor, scales: Tensor, bias: Tensor) -> Tensor:
+        rows = levels.nearest(latent, scales).t() * scales.detach().unsqueeze(1)
+        by_channel = rows.reshape(len(rows), positions.numel(), -1).transpose(1, 2)
+        return convolve(x, by_channel.reshape(len(rows), -1, *positions)) + bias.reshape(-1, *[1] * len(positions))
+
+    return kernel
+
+
 def _shift_gather(node: BoundNode) -> Kernel:
     levels = _levels(node)
 
@@ -156,6 +168,7 @@ def _shift_gather(node: BoundNode) -> Kernel:
 
 
 OPERATORS: Mapping[str, Binding] = {
+    "FloatConv": _float_conv,
     "ShiftConv": _shift_conv,
     "ShiftGather": _shift_gather,
     "ShiftMatMul": _shift_matmul,

@@ -10,7 +10,7 @@ from onnxscript import opset21 as op
 
 from edgefold.ops.unpack import EDGEFOLD
 
-ACTIVATION_KINDS = ("clip", "sigmoid", "hard-sigmoid", "tanh", "swish", "hard-swish", "gelu", "gelu-tanh")
+ACTIVATION_KINDS = ("clip", "sigmoid", "hard-sigmoid", "tanh", "swish", "hard-swish", "gelu", "gelu-tanh", "leaky-relu")
 """Names of the numbers that the attribute `function` takes, in the order of runtime/kernels/activation."""
 
 
@@ -24,7 +24,7 @@ def Activation(x: FLOAT[...], function: int, alpha: float, beta: float) -> FLOAT
     Attributes:
       function: 0 clip to [alpha, beta] (Relu: 0 and infinity); 1 sigmoid; 2 hard sigmoid
         ``clip(alpha * x + beta, 0, 1)``; 3 tanh; 4 swish ``x * sigmoid(alpha * x)``; 5 hard swish, x times the hard
-        sigmoid; 6 gelu; 7 gelu with tanh.
+        sigmoid; 6 gelu; 7 gelu with tanh; 8 leaky relu, alpha times x below 0, where alpha is from -1 to 1.
       alpha, beta: of the kinds that have them.
 
     Output:
@@ -48,6 +48,8 @@ def Activation(x: FLOAT[...], function: int, alpha: float, beta: float) -> FLOAT
         y = op.Mul(x, op.Clip(line, op.Constant(value_float=0.0), op.Constant(value_float=1.0)))
     elif op.Equal(kind, op.Constant(value_int=6)):
         y = op.Gelu(x)
+    elif op.Equal(kind, op.Constant(value_int=8)):
+        y = op.Where(op.Less(x, op.Constant(value_float=0.0)), op.Mul(x, a), x)
     else:
         y = op.Gelu(x, approximate="tanh")
     return y

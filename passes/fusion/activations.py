@@ -33,6 +33,7 @@ class ActivationKind(enum.IntEnum):
     HARD_SWISH = 5
     GELU = 6
     GELU_TANH = 7
+    LEAKY_RELU = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +112,8 @@ def _candidates(y: Samples) -> Iterator[Activation]:
     if 0.5 < at(1) < 1:
         yield Activation(ActivationKind.SWISH, _rounded(math.log(at(1) / (1 - at(1)))), 0.0)
     odd, even = _rounded((at(1) - at(-1)) / 2), _rounded((at(1) + at(-1)) / 2)
+    if -1 < at(-1) <= 1:  # -1 would be the identity
+        yield Activation(ActivationKind.LEAKY_RELU, _rounded(-at(-1)), 0.0)
     if odd > 0:
         yield Activation(ActivationKind.HARD_SIGMOID, odd, _rounded(at(0)))
     if even > 0:
@@ -189,6 +192,7 @@ _FUNCTIONS: Mapping[ActivationKind, Callable[[Samples, float, float], Samples]] 
     ActivationKind.HARD_SWISH: lambda x, a, b: x * _clip(a * x + b, 0, 1),
     ActivationKind.GELU: lambda x, _a, _b: _gelu(x),
     ActivationKind.GELU_TANH: lambda x, _a, _b: _gelu_tanh(x),
+    ActivationKind.LEAKY_RELU: lambda x, a, _b: np.where(x < 0, a * x, x),
 }
 
 
@@ -211,6 +215,8 @@ _OPERATIONS: Mapping[str, Callable[..., Samples]] = {
     "Tanh": lambda _n, a: np.tanh(a),
     "Sigmoid": lambda _n, a: _sigmoid(a),
     "Relu": lambda _n, a: np.maximum(a, 0),
+    "LeakyRelu": lambda n, a: np.where(a < 0, _number(n, "alpha", 0.01) * a, a),
+    "PRelu": lambda _n, a, slope: np.where(a < 0, slope * a, a),
     "Clip": lambda _n, a, low=None, high=None: _clip(a, low, high),
     "HardSigmoid": lambda n, a: _clip(_number(n, "alpha", 0.2) * a + _number(n, "beta", 0.5), 0, 1),
     "HardSwish": lambda _n, a: a * _clip(a / 6 + 0.5, 0, 1),

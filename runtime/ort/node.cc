@@ -263,7 +263,13 @@ ActivationRange Node::Activations(size_t shifts, int64_t channels) const {
 Activation Node::Function() const {
   constexpr float kAny = -std::numeric_limits<float>::infinity();
   const int64_t kind = Int("function", 0, kActivationKinds - 1);
-  return {static_cast<ActivationKind>(kind), Float("alpha", kAny), Float("beta", kAny)};
+  const Activation f = {static_cast<ActivationKind>(kind), Float("alpha", kAny),
+                        Float("beta", kAny)};
+  if (f.kind == ActivationKind::kLeakyRelu && !(std::abs(f.alpha) <= 1.0f)) {
+    const AttributeName full(prefix_, "alpha");
+    error_->Set("%s: attribute '%s' is %g; expected -1 to 1", op_, full.text, f.alpha);
+  }
+  return f;
 }
 
 Activation Node::FunctionOrNone() const {

@@ -91,10 +91,7 @@ class ShiftMoE {
 
   static Gating ReadGating(const Node& node) {
     Gating gating = {};
-    gating.activation.kind =
-        static_cast<ActivationKind>(node.Int("function", 0, kActivationKinds - 1));
-    gating.activation.alpha = node.Float("alpha", -INFINITY);
-    gating.activation.beta = node.Float("beta", -INFINITY);
+    gating.activation = node.Function();
     gating.limit = node.Float("limit", 0.0f);
     gating.up_offset = node.Float("up_offset", -INFINITY);
     return gating;

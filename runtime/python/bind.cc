@@ -167,7 +167,7 @@ nanobind::tuple Peak(PeakKernel* run, int loop, int64_t times, int64_t bytes) {
 
 Output<float, 2> Activate(ActivationKernel* run, const Input<float, 2>& x, int kind, float alpha,
                           float beta) {
-  Require(kind >= 0 && kind < kActivationKinds, "kind must be within 0..7");
+  Require(kind >= 0 && kind < kActivationKinds, "kind must be within 0..8");
   const int64_t rows = static_cast<int64_t>(x.shape(0));
   const int64_t columns = static_cast<int64_t>(x.shape(1));
   Output<float, 2> y({rows, columns});

@@ -13,7 +13,7 @@ import pytest
 _kernels = pytest.importorskip("edgefold._kernels", reason="the compiled module edgefold._kernels is not built")
 
 ROWS: list[Any] = _kernels.families()["activation"]
-CLIP, SIGMOID, HARD_SIGMOID, TANH, SWISH, HARD_SWISH, GELU, GELU_TANH = range(8)
+CLIP, SIGMOID, HARD_SIGMOID, TANH, SWISH, HARD_SWISH, GELU, GELU_TANH, LEAKY_RELU = range(9)
 Exact = Callable[[np.ndarray], np.ndarray]
 
 
@@ -75,6 +75,8 @@ def test_piecewise_linear_kinds_round_each_operation_once(row: Any) -> None:
     np.testing.assert_array_equal(run(row, x, CLIP, -1.5, 6.0), np.clip(x, -1.5, 6))
     np.testing.assert_array_equal(run(row, x, HARD_SIGMOID, 1 / 6, 0.5), slope)
     np.testing.assert_array_equal(run(row, x, HARD_SWISH, 1 / 6, 0.5), x * slope)
+    for alpha in np.float32([0.1, 0, -1]):
+        np.testing.assert_array_equal(run(row, x, LEAKY_RELU, alpha), np.where(x < 0, alpha * x, x))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name())
@@ -84,12 +86,12 @@ def test_ends(row: Any) -> None:
     np.testing.assert_array_equal(run(row, np.array([5.4, 1e30, np.inf]), GELU), np.float32([5.4, 1e30, np.inf]))
     np.testing.assert_array_equal(run(row, np.array([-np.inf, -87, 87, np.inf]), SIGMOID), [0, 0, 1, 1])
     np.testing.assert_array_equal(run(row, np.array([-np.inf, -20, 20, np.inf]), TANH), [-1, -1, 1, 1])
-    for kind in range(8):
+    for kind in range(9):
         assert np.isnan(run(row, np.array([np.nan]), kind))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name())
-@pytest.mark.parametrize("kind", range(8))
+@pytest.mark.parametrize("kind", range(9))
 def test_bit_equal_to_the_reference(row: Any, kind: int) -> None:
     x = values()
     expected = run(ROWS[-1], x, kind, 0.3, 0.7)

@@ -148,9 +148,9 @@ def test_the_body_means_the_same(function: Activation) -> None:
 BROKEN = {
     "bits": ({"up_bits": 1}, "attribute 'up_bits' is 1"),
     "k": ({"down_k": 96}, "codes has shape"),
-    "function": ({"function": 8}, "attribute 'function' is 8"),
+    "function": ({"function": 9}, "attribute 'function' is 9"),
     "alpha": ({"alpha": float("nan")}, "attribute 'alpha' is nan"),
-    "last function": ({"down_function": 8, "down_alpha": 0.0, "down_beta": 0.0}, "attribute 'down_function' is 8"),
+    "last function": ({"down_function": 9, "down_alpha": 0.0, "down_beta": 0.0}, "attribute 'down_function' is 9"),
     "last alpha": ({"down_function": 0, "down_beta": 0.0}, "attribute 'down_alpha'"),
     "codes": ({"down_x_codes": 1}, "attribute 'x_codes' is 1; expected float inputs"),
     "layout": ({"down_layout": 2}, "attribute 'down_layout' is 2"),

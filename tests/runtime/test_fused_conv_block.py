@@ -17,6 +17,7 @@ BLOCKS = {
     "groups": Block((12, 20), (3, 2), pads=(1, 0, 0, 1), dilations=(2, 1), group=4),
     "4-bit": Block((37, 33), (3, 3), pads=(1, 1, 1, 1), bits=4),
 }
+LEAKY_RELU = 8
 RELU6 = {"function": 0, "alpha": 0.0, "beta": 6.0}
 
 
@@ -84,6 +85,15 @@ def test_other_codes_than_of_four_bits_are_not_packed(y: str, low: int, high: in
         run(proto, feeds, library=True)
 
 
+@pytest.mark.parametrize("alpha", [0.1, 0.0, -0.5, 1.0])
+@pytest.mark.parametrize("y", ["float", "u8", "s8"])
+def test_leaky_relu_is_equal_in_every_bit(y: str, alpha: float) -> None:
+    for residual in (None, "s8"):
+        more = {"function": LEAKY_RELU, "alpha": alpha, "beta": 0.0}
+        proto, feeds = conv_block(BLOCKS["3x3"], "u8", y, residual, int(residual is not None), **more)
+        np.testing.assert_array_equal(run(proto, feeds, library=True), run(proto, feeds, library=False))
+
+
 @pytest.mark.parametrize("kind", range(1, 8))
 def test_other_functions_differ_by_a_code_at_a_tie_only(kind: int) -> None:
     more = {"function": kind, "alpha": 1 / 6 if kind in (2, 5) else 1.0, "beta": 0.5}
@@ -128,7 +138,8 @@ def test_residual_before_and_after_the_activation_differ() -> None:
         ({"y_perm": [0, 3, 1, 2]}, "y_perm"),
         ({"y_high": 256}, "high"),
         ({"y_high": 0}, "dtype"),
-        ({"function": 8}, "function"),
+        ({"function": 9}, "function"),
+        ({"function": LEAKY_RELU, "alpha": 1.5}, "'alpha' is 1.5; expected -1 to 1"),
         ({"residual_at": 3}, "residual_at"),
         ({"activation_high": 0}, "activation_high"),
         ({"kernel_shape": [1], "strides": [1], "dilations": [1], "pads": [0, 0]}, "two spatial"),

@@ -133,7 +133,7 @@ BROKEN: dict[str, tuple[dict[str, np.ndarray], dict[str, Any], str]] = {
     "k-deep": ({}, {"k": 65537}, "attribute 'k' is 65537"),
     "hidden-other": ({}, {"hidden": 60}, "codes has shape"),
     "gated": ({}, {"gated": 2}, "attribute 'gated' is 2"),
-    "function": ({}, {"function": 8}, "attribute 'function' is 8"),
+    "function": ({}, {"function": 9}, "attribute 'function' is 9"),
     "limit": ({}, {"limit": -1.0}, "attribute 'limit' is -1"),
     "an-expert-less": ({"down_codes": TENSORS["down_codes"][:2]}, {}, r"codes has shape \[2,.*expected \[3,"),
     "codes-flat": ({"gate_codes": TENSORS["gate_codes"][0]}, {}, "codes has shape"),

@@ -11,6 +11,7 @@
 //   kHardSwish    x * min(max(alpha * x + beta, 0), 1)
 //   kGelu         x / 2 * (1 + erf(x / sqrt(2)))
 //   kGeluTanh     x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
+//   kLeakyRelu    alpha * x below 0, else x; |alpha| <= 1
 //
 // Against the exact function, |error| <= 2^-22 |y| for kTanh and, from x = -86 on, kSigmoid,
 // 2^-22 |x| for kSwish and kGeluTanh, and 2^-21 |x| for kGelu; the others round each operation
@@ -34,9 +35,10 @@ enum class ActivationKind : int32_t {
   kSwish,
   kHardSwish,
   kGelu,
-  kGeluTanh
+  kGeluTanh,
+  kLeakyRelu
 };
-inline constexpr int kActivationKinds = 8;
+inline constexpr int kActivationKinds = 9;
 
 struct Activation {
   ActivationKind kind;

@@ -164,6 +164,8 @@ inline void WithFunction(const Activation& activation, const Use& use) {
       return use([](Floats x) { return F::Gelu(x); });
     case ActivationKind::kGeluTanh:
       return use([](Floats x) { return F::GeluTanh(x); });
+    case ActivationKind::kLeakyRelu:
+      return use([=](Floats x) { return x < Floats{} ? x * alpha : x; });
   }
 }
 

@@ -74,6 +74,7 @@ class EstimatedColumns {
         highest_(vdupq_n_u8(static_cast<uint8_t>(r.estimate->high))),
         slope_(vdupq_n_f32(r.estimate->slope)),
         middle_(vdupq_n_f32(r.estimate->middle)),
+        least_(vdupq_n_f32(r.estimate->least)),
         most_(vdupq_n_f32(r.estimate->most)),
         table_(r.estimate->table),
         residual_is_unsigned_(r.residual_is_unsigned),
@@ -140,7 +141,7 @@ class EstimatedColumns {
   inline EF_INLINE void Ramp(float32x4_t (&t)[kVectors]) const {
     Unroll<kVectors>([&](auto h) EF_INLINE {
       const float32x4_t ramp = vfmaq_f32(middle_, t[h], slope_);
-      const float32x4_t clipped = vminq_f32(vmaxq_f32(ramp, vdupq_n_f32(0.0f)), most_);
+      const float32x4_t clipped = vminq_f32(vmaxq_f32(ramp, least_), most_);
       t[h] = vfmaq_f32(tie_, t[h], clipped);
     });
   }
@@ -189,7 +190,7 @@ class EstimatedColumns {
   int64_t first_;
   bool is_unsigned_;
   uint8x16_t lowest_, highest_;
-  float32x4_t slope_, middle_, most_, tie_;
+  float32x4_t slope_, middle_, least_, most_, tie_;
   const float (&table_)[5][CodeEstimate::kSegments];
   uint16x8_t near_;
   float32x4_t scale_[kVectors], bias_[kVectors];

@@ -50,6 +50,18 @@ void Ramp(const Activation& a, const Codes& codes, CodeEstimate* e) {
   Take(EstimateForm::kRamp, std::max(8 * codes.highest, 22 * v) + 16, 8, codes, 9, e);
 }
 
+// A ramp so steep that it is a step, from the slope below 0 to that above; on it e is next to 0.
+// The formula has a product more than a line has, and so has the estimate.
+void Step(const Activation& a, const Codes& codes, CodeEstimate* e) {
+  const double above = kOne / codes.y_scale;
+  if (!(above < 0x1p48)) return;
+  e->factor = 1.0f;
+  e->most = static_cast<float>(above);
+  e->least = static_cast<float>(above * a.alpha);
+  e->slope = static_cast<float>(std::max(1.0, above * above) * 0x1p20);
+  Take(EstimateForm::kRamp, 12 * (codes.highest + 2), 8, codes, 9, e);
+}
+
 // Where the polynomials reach from and to, and what is known of the activation there.
 struct Limits {
   double low, high;
@@ -219,6 +231,8 @@ CodeEstimate EstimateCodes(const Activation& activation, float y_scale, int32_t 
     Line(codes, &estimate);
   } else if (activation.kind == ActivationKind::kHardSwish) {
     Ramp(activation, codes, &estimate);
+  } else if (activation.kind == ActivationKind::kLeakyRelu) {
+    Step(activation, codes, &estimate);
   } else if (polynomials == EstimateForm::kCubics) {
     Polynomials<Cubic>(activation, codes, &estimate);
   } else {

@@ -22,7 +22,7 @@ namespace edgefold {
 enum class EstimateForm {
   kNone,  // no estimate is known, or it would be near a tie too often
   kLine,  // e = t, for kClip
-  kRamp,  // e = t * min(max(t * slope + middle, 0), most), for kHardSwish
+  kRamp,  // e = t * min(max(t * slope + middle, least), most), for kHardSwish and kLeakyRelu
   // For kSwish, kGelu and kGeluTanh, of t that is clipped to +-Reach(segments):
   kCubics,   // e = sum over j < 4 of table[j][floor(t) mod 32] * t^j
   kQuartics  // e = sum over j < 5 of table[j][floor(t) mod 16] * t^j
@@ -36,7 +36,7 @@ struct CodeEstimate {
   float factor, offset;
   float error, error_of_added;
   int32_t low, high;
-  float slope, middle, most;
+  float slope, middle, least, most;
   alignas(64) float table[5][kSegments];
 };
 

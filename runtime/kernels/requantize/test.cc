@@ -171,6 +171,12 @@ void Cancelled(std::vector<Tally>& tallies) {
   }
 }
 
+// Of kLeakyRelu: a common one, 0, those that take the sign away or do nothing, and any.
+float Slope(Random& random) {
+  const float slopes[] = {0.01f, 0.1f, 0.0f, -1.0f, 1.0f, random.Uniform()};
+  return slopes[random.Next() % 6];
+}
+
 // Estimates in place of formulas, all over their range, beyond it, and beyond 32 bits.
 void Estimates(Random& random, std::vector<Tally>& tallies) {
   constexpr int64_t kChannels = 64, kPixels = 60;
@@ -193,6 +199,7 @@ void Estimates(Random& random, std::vector<Tally>& tallies) {
     r.bias = bias.data();
     r.activation = {kind, round % 3 == 0 ? 1.0f : 1.0f + random.Uniform(), 0.5f};
     if (kind == ActivationKind::kClip) r.activation = {kind, -random.Uniform(), 2.0f};
+    if (kind == ActivationKind::kLeakyRelu) r.activation = {kind, Slope(random), 0.0f};
     r.place = static_cast<Residual>(random.Range(0, 2));
     r.range = round % 2 == 0   ? CodeRange{-127, 127}
               : round % 5 == 0 ? CodeRange{0, 15}
@@ -205,8 +212,9 @@ void Estimates(Random& random, std::vector<Tally>& tallies) {
     usable[static_cast<int>(kind)] += estimate.form != EstimateForm::kNone;
     Compare<uint8_t>(r, "estimates", tallies);
   }
-  for (ActivationKind kind : {ActivationKind::kClip, ActivationKind::kHardSwish,
-                              ActivationKind::kSwish, ActivationKind::kGelu}) {
+  for (ActivationKind kind :
+       {ActivationKind::kClip, ActivationKind::kHardSwish, ActivationKind::kSwish,
+        ActivationKind::kGelu, ActivationKind::kLeakyRelu}) {
     const bool often = usable[static_cast<int>(kind)] >= 10;
     tallies.back().Check(often, "common scales have an estimate");
   }

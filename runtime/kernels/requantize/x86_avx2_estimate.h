@@ -65,6 +65,7 @@ class EstimatedColumns {
         highest_(_mm256_set1_epi8(static_cast<char>(r.estimate->high))),
         slope_(_mm256_set1_ps(r.estimate->slope)),
         middle_(_mm256_set1_ps(r.estimate->middle)),
+        least_(_mm256_set1_ps(r.estimate->least)),
         most_(_mm256_set1_ps(r.estimate->most)),
         table_(r.estimate->table),
         residual_is_unsigned_(r.residual_is_unsigned),
@@ -123,7 +124,7 @@ class EstimatedColumns {
   inline EF_INLINE void Ramp(__m256 (&t)[kVectors]) const {
     Unroll<kVectors>([&](auto h) EF_INLINE {
       const __m256 ramp = _mm256_fmadd_ps(t[h], slope_, middle_);
-      const __m256 clipped = _mm256_min_ps(_mm256_max_ps(ramp, _mm256_setzero_ps()), most_);
+      const __m256 clipped = _mm256_min_ps(_mm256_max_ps(ramp, least_), most_);
       t[h] = _mm256_fmadd_ps(t[h], clipped, tie_);
     });
   }
@@ -186,7 +187,7 @@ class EstimatedColumns {
   int64_t first_;
   bool is_unsigned_;
   __m256i lowest_, highest_;
-  __m256 slope_, middle_, most_, tie_;
+  __m256 slope_, middle_, least_, most_, tie_;
   const float (&table_)[5][CodeEstimate::kSegments];
   __m256i near_;
   __m256 scale_[kVectors], bias_[kVectors];

@@ -29,6 +29,7 @@ class RampEstimate {
   explicit RampEstimate(const CodeEstimate& e)
       : slope_(_mm512_set1_ps(e.slope)),
         middle_(_mm512_set1_ps(e.middle)),
+        least_(_mm512_set1_ps(e.least)),
         most_(_mm512_set1_ps(e.most)) {}
 
   inline EF_INLINE __m512 TakeTie(__m512 tie) {
@@ -40,13 +41,13 @@ class RampEstimate {
   inline EF_INLINE void Fixed(const __m512 (&t)[kVectors], __m512i (&e)[kVectors]) const {
     Unroll<kVectors>([&](auto h) EF_INLINE {
       const __m512 ramp = _mm512_fmadd_ps(t[h], slope_, middle_);
-      const __m512 clipped = _mm512_min_ps(_mm512_max_ps(ramp, _mm512_setzero_ps()), most_);
+      const __m512 clipped = _mm512_min_ps(_mm512_max_ps(ramp, least_), most_);
       e[h] = _mm512_cvtps_epi32(_mm512_fmadd_ps(t[h], clipped, tie_));
     });
   }
 
  private:
-  __m512 slope_, middle_, most_, tie_;
+  __m512 slope_, middle_, least_, most_, tie_;
 };
 
 class CubicsEstimate {

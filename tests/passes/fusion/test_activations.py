@@ -35,6 +35,10 @@ FORMS = {
     "a = Relu(v) y = Min(a, six)": Activation(ActivationKind.CLIP, 0.0, 6.0),
     "a = Max(v, zero, zero) y = Min(six, a, far)": Activation(ActivationKind.CLIP, 0.0, 6.0),
     "a = Min(v) b = Max(a) y = Relu(b)": Activation(ActivationKind.CLIP, 0.0, math.inf),
+    "y = LeakyRelu <alpha = 0.1> (v)": Activation(ActivationKind.LEAKY_RELU, 0.1, 0.0),
+    "y = PRelu(v, sixth)": Activation(ActivationKind.LEAKY_RELU, SIXTH, 0.0),
+    "a = Mul(v, half) y = Max(a, v)": Activation(ActivationKind.LEAKY_RELU, 0.5, 0.0),
+    "a = Neg(v) y = Max(a, v)": Activation(ActivationKind.LEAKY_RELU, -1.0, 0.0),
     "y = Sigmoid(v)": Activation(ActivationKind.SIGMOID, 0.0, 0.0),
     "y = Tanh(v)": Activation(ActivationKind.TANH, 0.0, 0.0),
     "y = HardSigmoid <alpha = 0.2, beta = 0.5> (v)": Activation(ActivationKind.HARD_SIGMOID, 0.2, 0.5),
@@ -58,7 +62,10 @@ FORMS = {
     " g = Mul(v, half) y = Mul(g, f)": Activation(ActivationKind.GELU_TANH, 0.0, 0.0),
 }
 NEAR_MISSES = {
-    "y = LeakyRelu(v)": "another function",
+    "y = Elu(v)": "another function",
+    "y = LeakyRelu <alpha = 1.5> (v)": "a slope that no bound of a sum holds",
+    "y = PRelu(v, other)": "slopes from another tensor",
+    "a = Neg(v) y = Neg(a)": "nothing, in two steps",
     "y = Mul(v, half)": "a scale",
     "y = Identity(v)": "nothing",
     "y = Add(v, other)": "not a function of one variable",

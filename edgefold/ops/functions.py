@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from onnxscript import FLOAT, INT8, INT64, UINT8, script
 from onnxscript import opset21 as op
 
-from edgefold.ops.unpack import EDGEFOLD, ShiftUnpack
+from edgefold.ops.unpack import EDGEFOLD, ShiftLevels, ShiftUnpack
 
 _ONE = helper.make_tensor("one", TensorProto.UINT8, [1], [1])
 
@@ -255,13 +255,16 @@ def FloatConv(
     rest = op.Constant(value_ints=[-1])
     channels = op.Shape(scales)
     columns = op.Range(op.Constant(value_int=0), op.Squeeze(channels), op.Constant(value_int=1))
-    rows = ShiftUnpack(codes, selectors, table, columns, k=k, bits=bits)
-    scaled = op.Mul(rows, op.Unsqueeze(scales, rest))
-    by_position = op.Reshape(scaled, op.Concat(keep, op.ReduceProd(kernel, keepdims=1), rest, axis=0))
+    tables = op.Shape(table, start=0, end=1)
+    levels = ShiftLevels(codes, selectors, columns, tables, k=k, bits=bits)
+    by_position = op.Reshape(levels, op.Concat(keep, op.ReduceProd(kernel, keepdims=1), rest, axis=0))
     by_channel = op.Transpose(by_position, perm=[0, 2, 1])
+    index = op.Cast(op.Reshape(by_channel, op.Concat(keep, rest, kernel, axis=0)), to=TensorProto.INT32)
+    values = op.Gather(op.Cast(op.Reshape(table, rest), to=TensorProto.FLOAT), index, axis=0)
+    across = op.Concat(rest, op.Constant(value_ints=[1]), op.Div(kernel, kernel), axis=0)
     return op.Conv(
         x,
-        op.Reshape(by_channel, op.Concat(keep, rest, kernel, axis=0)),
+        op.Mul(values, op.Reshape(scales, across)),
         op.Expand(bias, channels),
         kernel_shape=kernel_shape,
         strides=strides,

@@ -3,8 +3,8 @@
 # mypy: disable-error-code="untyped-decorator"
 """How the packed weights become numbers, over standard operators: what the operators' bodies share.
 
-No control flow, no tensor with an empty dimension, and one text for every width: the fields of 8, 4, 2 and 1 bits are
-taken side by side, and those that a width lacks are masked out. Codes stay uint8 until the last lookup, because ONNX
+No control flow, no tensor with an empty dimension, and one text for every width: of the fields of 8, 4, 2 and 1 bits
+those that it has, three at most, are taken side by side. Codes stay uint8 until the last lookup, because ONNX
 Runtime folds all of it into a constant when it loads the model and keeps every step alive while it does. The steps
 are few for the same reason: each is a kernel that the folding starts.
 """
@@ -21,9 +21,8 @@ VERSION = 1
 EDGEFOLD = Opset(DOMAIN, VERSION)
 
 # One row a field. A field of w bits fills 2 * w of a unit's dwords; dword d holds columns d, d + 2 * w, ...
-_WIDTHS = helper.make_tensor("widths", TensorProto.INT64, [4, 1, 1], [8, 4, 2, 1])
-_DWORDS = helper.make_tensor("dwords", TensorProto.INT64, [4, 1, 1], [16, 8, 4, 2])
-_MASKS = helper.make_tensor("masks", TensorProto.INT64, [4, 1, 1], [255, 15, 3, 1])
+_WIDTHS = helper.make_tensor("widths", TensorProto.INT64, [4], [8, 4, 2, 1])
+_MASKS = helper.make_tensor("masks", TensorProto.UINT8, [4], [255, 15, 3, 1])
 _NIBBLE = helper.make_tensor("nibble", TensorProto.UINT8, [1, 1], [15])
 
 
@@ -61,23 +60,27 @@ def ShiftLevels(
     panel = op.Div(every, op.Constant(value_int=16))
     column = op.Mod(every, op.Constant(value_int=16))
 
-    field_width = op.Constant(value=_WIDTHS)
-    dwords = op.Constant(value=_DWORDS)
-    present = op.Mod(op.Div(width, field_width), two)
-    position = op.Mul(op.Mul(op.Div(width, dwords), dwords), present)
-    dword = op.Mul(op.Add(op.Mul(position, two), op.Mod(column, dwords)), present)
-    row = op.Add(op.Mul(panel, op.Mul(width, two)), dword)
+    # The fields that the width has; Compress would choose them too, but ONNX Runtime does not fold it.
+    widths = op.Constant(value=_WIDTHS)
+    present = op.Mod(op.Div(width, widths), two)
+    _, fields = op.TopK(present, op.ReduceSum(present), axis=0)
+    field_width = op.Unsqueeze(op.Gather(widths, fields, axis=0), op.Constant(value_ints=[1, 2]))
+    dwords = op.Mul(field_width, two)
+    position = op.Mul(op.Div(width, dwords), dwords)
+    row = op.Add(op.Mul(panel, op.Mul(width, two)), op.Add(op.Mul(position, two), op.Mod(column, dwords)))
     dwords_apart = op.Reshape(codes, op.Constant(value_ints=[0, 0, -1, 4]))
     rows = op.Flatten(op.Transpose(dwords_apart, perm=[0, 2, 1, 3]), axis=2)
     taken = op.Gather(rows, op.Squeeze(row, last), axis=0)
     down = op.Cast(op.Mul(op.Div(column, dwords), field_width), to=TensorProto.UINT8)
-    mask = op.Cast(op.Mul(op.Constant(value=_MASKS), present), to=TensorProto.UINT8)
+    mask = op.Unsqueeze(op.Gather(op.Constant(value=_MASKS), fields, axis=0), op.Constant(value_ints=[1, 2]))
     field = op.BitwiseAnd(op.BitShift(taken, down, direction="RIGHT"), mask)
     placed = op.BitShift(field, op.Cast(position, to=TensorProto.UINT8), direction="LEFT")
-    byte, nibble, pair, single = op.Split(placed, axis=0, num_outputs=4)
-    padded = op.BitwiseOr(op.BitwiseOr(byte, nibble), op.BitwiseOr(pair, single))
-    unpadded = op.Slice(padded, op.Constant(value_ints=[0]), op.Reshape(depth, last), last)
-    code = op.Squeeze(unpadded, op.Constant(value_ints=[0]))
+    # The first, the last and what is between; of fewer than three, one is taken again, which changes nothing.
+    final = op.Sub(op.Size(field_width), one)
+    between = op.Gather(placed, op.Div(op.Add(final, one), two), axis=0)
+    outer = op.BitwiseOr(op.Gather(placed, op.Constant(value_int=0), axis=0), op.Gather(placed, final, axis=0))
+    padded = op.BitwiseOr(outer, between)
+    code = op.Slice(padded, op.Constant(value_ints=[0]), op.Reshape(depth, last), last)
 
     several = op.Min(op.Sub(tables, one), one)
     block = op.Add(op.Mul(op.Mul(panel, eight), several), op.Mod(column, eight))

@@ -63,9 +63,7 @@ def make_session(
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
     if isinstance(model, bytes | Path):
         return _open(model, options, library)
-    with tempfile.TemporaryDirectory(prefix="edgefold-") as folder:
-        # The file may go when the session stands: ONNX Runtime keeps it mapped or has copied it.
-        return _open(_serialize(model, Path(folder)), options, library)
+    return _open_in_memory(model, options, library)
 
 
 def run(
@@ -120,7 +118,9 @@ def _options(ort: Any, threads: int, optimize: bool) -> ort.SessionOptions:
     return options
 
 
-def _open(model: bytes | Path, options: ort.SessionOptions, library: bool) -> ort.InferenceSession:
+def _open(
+    model: bytes | Path, options: ort.SessionOptions, library: bool, weights: object = None
+) -> ort.InferenceSession:
     import onnxruntime as ort
 
     if library and uses_library(model):
@@ -133,6 +133,7 @@ def _open(model: bytes | Path, options: ort.SessionOptions, library: bool) -> or
     except Exception as error:
         place = "the model" if isinstance(model, bytes) else str(model)
         raise ModelError(f"{place}: ONNX Runtime {ort.__version__} refuses it: {_one_line(error)}") from error
+    session.edgefold_weights = weights  # it points into them, so they must live as long
     caches = coded_caches(session.get_modelmeta().custom_metadata_map)
     return FloatCaches(session, caches) if caches else session
 
@@ -152,17 +153,23 @@ def uses_library(model: bytes | Path) -> bool:
         raise ModelError(f"{model}: cannot read the model: {error}; give an .onnx file") from error
 
 
-def _serialize(model: ir.Model, folder: Path) -> bytes | Path:
-    """The model as ONNX Runtime takes it with the least memory: bytes, or above 64 MB files that it maps."""
+def _open_in_memory(model: ir.Model, options: ort.SessionOptions, library: bool) -> ort.InferenceSession:
+    """Opens it in the way that takes the least memory: as a message; above 64 MB without its weights, or as files."""
     from edgefold.files.external import EXTERNAL_ABOVE, weight_bytes
     from edgefold.files.saving import save_model
     from edgefold.files.serialization import serialize
+    from edgefold.shared_weights import share_weights
 
     if weight_bytes(model) <= EXTERNAL_ABOVE:
-        return serialize(model)
-    path = folder / "model.onnx"
-    save_model(model, path, external=True, durable=False)
-    return path
+        return _open(serialize(model), options, library)
+    if (shared := share_weights(model)) is not None:
+        shared.add_to(options)
+        return _open(shared.around, options, library, shared.arrays)
+    with tempfile.TemporaryDirectory(prefix="edgefold-") as folder:
+        path = Path(folder) / "model.onnx"
+        save_model(model, path, external=True, durable=False)
+        # The file may go when the session stands: ONNX Runtime keeps it mapped or has copied it.
+        return _open(path, options, library)
 
 
 def _one_line(error: Exception) -> str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import BinaryIO, TypeAlias
 
 import onnx_ir as ir
@@ -37,6 +37,17 @@ def weight_bytes(model: ir.Model) -> int:
     """Bytes of all initializers; a tensor object that several of them hold counts once."""
     tensors = {id(value.const_value): value.const_value for value in weight_values(model)}
     return sum(tensor.nbytes for tensor in tensors.values() if tensor is not None)
+
+
+def places(tensors: Iterable[ir.TensorProtocol]) -> tuple[dict[int, tuple[int, int]], int]:
+    """Where tensors would lie in a file one behind the other, and how many bytes they have; nothing is written."""
+    layout: dict[int, tuple[int, int]] = {}
+    position = 0
+    for tensor in tensors:
+        if id(tensor) not in layout:
+            layout[id(tensor)] = (position, tensor.nbytes)
+            position += tensor.nbytes
+    return layout, position
 
 
 def write_tensors(model: ir.Model, file: BinaryIO) -> dict[int, tuple[int, int]]:

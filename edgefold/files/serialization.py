@@ -26,14 +26,22 @@ _INITIALIZER = GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
 _RAW_DATA = TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
 
 
-def serialize(model: ir.Model) -> bytes:
+ELSEWHERE = "weights"
+"""The file in which tensors lie that are left out of a message."""
+
+
+def serialize(model: ir.Model, left_out: Layout | None = None) -> bytes:
     """The model as one message with all weights inside, of the IR version that ``save_model`` would write.
+
+    Args:
+        model: not changed.
+        left_out: tensors that are not to be inside; the message says that they lie in the file `ELSEWHERE`.
 
     Raises:
         ModelError: the message exceeds protobuf's 2 GB.
     """
     file = io.BytesIO()
-    write_model(model, {}, "", file)
+    write_model(model, left_out or {}, ELSEWHERE, file)
     return file.getvalue()
 
 

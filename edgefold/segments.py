@@ -109,16 +109,17 @@ class Segments:
         ran = {value for value, state in self._states.items() if states.get(value) == state}
         ran.update(output for node in nodes for output in node.outputs)
         self._states = {value: states[value] for value in ran}
-        self._held, room = {}, self._remembers
+        before, self._held, room = self._held, {}, self._remembers
         for name, batches in candidates.items():
             if not all(isinstance(one, np.ndarray) for one in batches):
                 continue  # sequences of tensors are computed again
             size = sum(one.nbytes for one in batches)
-            if any(use.node.outputs[0] not in ran for use in values[name].uses()):
-                self._held[name] = batches
-            elif name in self._asked and size <= room:
-                self._held[name] = batches
+            if name in self._asked and size <= room:
+                # An array of ONNX Runtime keeps the whole arena of its session: a copy outlives it alone.
+                self._held[name] = batches if name in before else [one.copy() for one in batches]
                 room -= size
+            elif any(use.node.outputs[0] not in ran for use in values[name].uses()):
+                self._held[name] = batches
         self._states |= {values[name]: states[values[name]] for name in self._held}
 
     def _session(self, piece: _Piece) -> Callable[[Feeds], dict[str, Array]]:

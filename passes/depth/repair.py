@@ -35,12 +35,13 @@ class Uncut:
 
     def __init__(self, model: ir.Model, calibration: Calibrates) -> None:
         self.model, self.calibration = model, calibration
-        self._seen: dict[int | None, Calibrates] = {}
+        self._seen: dict[int, Calibrates] = {}
 
     def seen(self, half: int | None) -> Calibrates:
         """Through the model, on the even (0), the odd (1) or all batches (None)."""
-        if half is None:  # the search is over
-            self._seen = {None: self._seen[None]} if None in self._seen else {}
+        if half is None:  # the search is over: what it remembers goes
+            self._seen.clear()
+            return self.calibration.through(self.model, max_rows=MAX_ROWS)
         if half not in self._seen:
             self._seen[half] = self.calibration.through(self.model, max_rows=MAX_ROWS, half=half, remembers=True)
         return self._seen[half]

@@ -125,6 +125,10 @@ def _changed_nothing(step: Mapping[str, Any]) -> str | None:
     for skip in step["skips"]:
         if skip["node"] == "model" and skip["reason"] in OF_THE_MODEL:
             return f"{step['pass']} changed nothing: {skip['detail'] or skip['reason']}."
+    quantized = sum(skip["reason"] == SkipReason.ALREADY_QUANTIZED for skip in step["skips"])
+    if quantized and step["pass"] == "quantize":  # noqa: S105 - no password
+        layers = "1 layer is" if quantized == 1 else f"{quantized} layers are"
+        return f"quantize changed nothing: {layers} quantized already; other widths need the float model."
     return f"{step['pass']} changed nothing; the list below says why for each node."
 
 

@@ -123,6 +123,19 @@ def test_a_recipe_whose_heart_found_nothing_to_do_says_so() -> None:
     assert found.endswith("the list below says why for each node.")
 
 
+def test_a_model_that_is_quantized_already_leads_to_the_float_one() -> None:
+    done = {"node": "conv", "reason": "already quantized", "detail": ""}
+    other = {"node": "product", "reason": "weight is not a constant", "detail": ""}
+    for skips, said in (
+        ([done, other, done], "2 layers are quantized already; other widths need the float model"),
+        ([done], "1 layer is quantized already"),
+        ([other], "the list below says why"),
+    ):
+        (found,) = findings_of(BEFORE, AFTER, [{**step(edits=0), "skips": skips}], None, True, {}, ())
+        assert said in found
+    assert not findings_of(BEFORE, AFTER, [{**step(edits=1), "skips": [done]}], None, True, {}, ())
+
+
 def test_layers_quantized_one_by_one_that_are_slow_lead_to_the_recipe_for_speed() -> None:
     (slow,) = findings_of(AFTER, replace(AFTER, latency_ms=2.0), [step()], None, True, {}, ())
     assert "`-c fused`" in slow

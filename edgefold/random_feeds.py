@@ -27,7 +27,7 @@ def parse_shapes(options: Iterable[str]) -> Shapes:
     shapes: Shapes = {}
     for option in options:
         name, _, sizes = option.rpartition("=")
-        if not name or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sizes):
+        if not name or not re.fullmatch(r"[1-9]\d*(x(0|[1-9]\d*))*", sizes):
             raise UsageError(f"--shape {option}: expected INPUT=AxBxC, for example --shape input_ids=1x128")
         if name in shapes:
             raise UsageError(f"--shape {option}: the input '{name}' was already given a shape")

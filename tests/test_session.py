@@ -116,7 +116,7 @@ def test_unset_dimensions_are_listed_with_the_way_out() -> None:
     ("options", "message"),
     [
         (["x"], "expected INPUT=AxBxC"),
-        (["x=1x0"], "expected INPUT=AxBxC"),
+        (["x=0x2"], "expected INPUT=AxBxC"),
         (["x=1x2", "x=1"], "already given"),
         (["z=1", "x=1x1x3", "ids=1"], "no such input; its inputs are x, ids, raw, flag"),
         (["x=1x2x4", "ids=1"], r"the model declares \[batch, seq, 3\]"),
@@ -126,3 +126,10 @@ def test_wrong_shapes(options: list[str], message: str) -> None:
     model = ModelInterface.of(make_session(ir.from_onnx_text(TEXT)))
     with pytest.raises(UsageError, match=message):
         random_feeds(model, parse_shapes(options))
+
+
+def test_a_cache_without_a_token_yet_has_a_size_of_zero() -> None:
+    assert parse_shapes(["past=1x2x0x16", "ids=1x10"]) == {"past": (1, 2, 0, 16), "ids": (1, 10)}
+    for wrong in ("past=0x2", "past=1x02", "past=1x-1"):  # no samples; not how a number is written
+        with pytest.raises(UsageError, match="expected INPUT=AxBxC"):
+            parse_shapes([wrong])

@@ -30,14 +30,22 @@ class Regions:
     Attributes:
         producers: of codes; among the chains and means also those that stay at floats.
         formats: of every value that becomes codes.
+        stays: why each of the other values that producers give stays float.
         refused: ShiftConvs that can be no part of a region, and why.
         floats: additions, ReLUs behind them, gates and means that could have been part of one, and why they are not.
     """
 
     producers: Producers
     formats: Mapping[ir.Value, CodeFormat]
+    stays: Mapping[ir.Value, StaysFloat]
     refused: Mapping[ir.Node, str]
     floats: Mapping[ir.Node, StaysFloat]
+
+    def ends(self, chain: ConvChain) -> str:
+        """Why both ends of a chain are floats."""
+        before = self.stays.get(chain.input) or made_as_floats(chain.input)
+        behind = self.stays[chain.output]
+        return f"its input {before.why}, and its result {behind.why or 'is an output of the model'}"
 
     def blocks(self) -> dict[ir.Value, ConvChain]:
         """The chains that gain something: more than one node, or codes at an end."""
@@ -75,7 +83,8 @@ def find_regions(
         producers = _without(every, floats, reads, shapes)
     floats |= dict(_other_joins(graph, producers, shapes, floats))
     codes = {value: one for value, one in formats.items() if isinstance(one, CodeFormat)}
-    return Regions(producers, codes, refused, floats)
+    stays = {value: one for value, one in formats.items() if isinstance(one, StaysFloat)}
+    return Regions(producers, codes, stays, refused, floats)
 
 
 def _to_calibrate(graph: ir.Graph, producers: Producers, *, several: bool) -> Collection[ir.Value]:

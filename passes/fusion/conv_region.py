@@ -88,7 +88,7 @@ def _skips(regions: Regions, blocks: Mapping[ir.Value, ConvChain], excluded: Col
         yield Skip(node_label(node), SkipReason.NOTHING_TO_GAIN, why)
     for value, chain in regions.producers.chains.items():
         if value not in blocks:
-            yield Skip(node_label(chain.conv), SkipReason.NOTHING_TO_GAIN, "its neighbours take no integers")
+            yield Skip(node_label(chain.conv), SkipReason.NOTHING_TO_GAIN, regions.ends(chain))
     for node, found in regions.floats.items():
         yield Skip(node_label(node), found.reason, found.why)
 

@@ -196,12 +196,15 @@ def test_three_dimensions_stay_as_they_are() -> None:
     assert {str(skip) for skip in notes.skips} == {f"{one}: nothing to gain (three spatial dimensions)" for one in "ay"}
 
 
-@pytest.mark.parametrize("tail", ["y = Exp(b)", "y = Relu(b)"])
-def test_convolution_between_floats_stays_as_it_is(tail: str) -> None:
+@pytest.mark.parametrize(
+    ("tail", "result"), [("y = Exp(b)", "read as floats by y (Exp)"), ("y = Relu(b)", "an output of the model")]
+)
+def test_convolution_between_floats_stays_as_it_is(tail: str, result: str) -> None:
     model = conv_graph(f"{HEAD}{ONE} {{ a = Exp(x) b = Conv(a, 8, 8, dims=1, kernel=3) {tail} }}")
     fused, notes = fuse(model)
     assert operators(fused) == operators(model)
-    assert [str(skip) for skip in notes.skips] == ["b: nothing to gain (its neighbours take no integers)"]
+    ends = f"its input is made as floats by a (Exp), and its result is {result}"
+    assert [str(skip) for skip in notes.skips] == [f"b: nothing to gain ({ends})"]
 
 
 def test_between_floats_it_takes_an_activation_in_where_that_moves_more_than_two_nodes_cost() -> None:

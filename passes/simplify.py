@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Simplify: what onnx-ir and onnxscript know how to remove from a graph, and nothing of our own."""
+"""Simplify: what onnx-ir and onnxscript know how to remove from a graph, and sizes that need not be read."""
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
+from edgefold.passes._sizes import shorten_size_reads, target_of
 from edgefold.passes._subgraphs import give_by_nodes
 from edgefold.passes.base import OPTION, Context, Edit, Effect, Notes, Pass, Skip, SkipReason
 
@@ -22,16 +23,19 @@ _EDGEFOLD = "ai.edgefold"
 
 
 class Simplify(Pass, frozen=True, kw_only=True):
-    """Folds small constants, inlines functions, and removes what has no effect or exists twice.
+    """Folds small constants and known sizes, inlines functions, and removes what has no effect or exists twice.
 
     What it does: runs, in this order, function inlining, removal of identities, constant folding (results up to
     64 kB), common subexpression elimination, lifting of Constant nodes to initializers, deduplication of
-    initializers, and removal of nodes, functions and imports that nothing uses. Nodes without a name get one.
+    initializers, and removal of nodes, functions and imports that nothing uses. Nodes without a name get one. On the
+    way of folding, the sizes of a Reshape become a constant in place of the nodes that read and join them, where each
+    is known, or the input's own of that axis, or the only one that is not known.
 
     When it fires: on any model.
 
     When it does not: a constant larger than the limit is not folded, nor one whose folding would take a quantized
-    weight apart or expand a tensor; functions of ``ai.edgefold`` are never inlined.
+    weight apart or expand a tensor; a Reshape keeps its nodes where two sizes are unknown, or one beside a size that
+    may be 0; functions of ``ai.edgefold`` are never inlined.
 
     Numerics: reassociated. Folded constants are computed by numpy instead of ONNX Runtime, each of whose operators
     is within a few units in the last place of it.
@@ -85,18 +89,13 @@ def _without_defaults(graph: ir.Graph) -> Iterator[None]:
 def _pipeline() -> ir.passes.Sequential:
     # Both take a second to import and only this pass needs them.
     from onnx_ir.passes import common
-    from onnxscript.optimizer import constant_folding
 
     return ir.passes.Sequential(
         common.InlinePass(criteria=lambda function: function.domain != _EDGEFOLD),
         common.RemoveInitializersFromInputsPass(),
         _identity_elimination(),
-        constant_folding.FoldConstantsPass(
-            shape_inference=True,
-            input_size_limit=_FOLD_INPUT_BYTES,
-            output_size_limit=_FOLD_OUTPUT_BYTES,
-            should_fold=lambda node: False if node.op_type in _NEVER_FOLD else None,
-        ),
+        _ShortenSizeReads(),
+        _constant_folding(),
         common.RemoveUnusedNodesPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         _LayRowByRow(),
@@ -109,6 +108,46 @@ def _pipeline() -> ir.passes.Sequential:
         _GiveByNodes(),
         common.NameFixPass(),
     )
+
+
+def _constant_folding() -> ir.passes.InPlacePass:
+    from onnxscript.optimizer import constant_folding
+
+    class ConstantFolding(constant_folding.FoldConstantsPass):  # type: ignore[misc]
+        """Writes the target of a Reshape as a constant where it is one but for sizes that Reshape finds itself."""
+
+        def process_node(self, node: ir.Node, is_function: bool) -> Any:
+            if node.op_type == "Reshape" and node.domain == "" and not node.attributes.get_int("allowzero", 0):
+                self._settle(node)
+            return super().process_node(node, is_function)
+
+        def _settle(self, node: ir.Node) -> None:
+            x, sizes = node.inputs
+            wanted = self._state.get_shape_value(sizes)
+            if x is None or sizes is None or x.shape is None or wanted is None or wanted.is_static():
+                return
+            target = target_of(x.shape, wanted)
+            if target is not None and isinstance(node.graph, ir.Graph):
+                made = ir.node("Constant", [], {"value_ints": ir.AttrInt64s("value_ints", target)})
+                node.graph.insert_before(node, made)
+                made.outputs[0].const_value = ir.tensor(target, dtype=ir.DataType.INT64)
+                made.outputs[0].shape, made.outputs[0].type = ir.Shape([len(target)]), ir.TensorType(ir.DataType.INT64)
+                node.replace_input_with(1, made.outputs[0])
+
+    return ConstantFolding(
+        shape_inference=True,
+        input_size_limit=_FOLD_INPUT_BYTES,
+        output_size_limit=_FOLD_OUTPUT_BYTES,
+        should_fold=lambda node: False if node.op_type in _NEVER_FOLD else None,
+    )
+
+
+class _ShortenSizeReads(ir.passes.InPlacePass):
+    """See `shorten_size_reads`."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        shorten_size_reads(model)
+        return ir.passes.PassResult(model, modified=True)
 
 
 def _identity_elimination() -> ir.passes.InPlacePass:

@@ -50,7 +50,7 @@ MODELS: dict[str, dict[str, tuple[int, ...]]] = {
     "moe_charlm": {"input_ids": TOKENS},
 }
 READING = (
-    "- An int8 form has 0.23 to 0.40 of the float form's floor. EdgeFold's takes 0.23 to 0.41 of its time (0.67 for",
+    "- An int8 form has 0.23 to 0.40 of the float form's floor. EdgeFold's takes 0.23 to 0.43 of its time (0.67 for",
     "  keras_mobilenetv1_vww), ONNX Runtime's 0.40 to 0.57 (1.0 for the same).",
     "- Of convolutional models ONNX Runtime's float forms are at 76 to 98 % of the machine, its integer ones at 43 to",
     "  61 %, EdgeFold's at 51 to 71 %. Of keras_mobilenetv1_vww all less, for its convolutions of some 10 microseconds",

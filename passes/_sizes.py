@@ -67,6 +67,7 @@ class _Read:
 
 
 def _read(node: ir.Node) -> _Read | None:
+    """What a node reads, or None where it reads no sizes, or others than a run of them."""
     sizes = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
     if node.domain not in ("", "ai.onnx") or sizes is None or sizes.op_type != "Shape" or sizes.attributes:
         return None

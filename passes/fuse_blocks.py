@@ -136,7 +136,7 @@ def _inside(graph: ir.Graph) -> Iterator[Skip]:
     for node in graph:
         layers = [one for body in bodies(node) for one in body.all_nodes() if one.op_type == "ShiftConv"]
         if layers:
-            detail = f"its {len(layers)} quantized convolutions stay nodes of their own"
+            detail = f"quantized convolutions in it that stay nodes of their own: {len(layers)}"
             yield Skip(node_label(node), SkipReason.SUBGRAPH, detail)
 
 

@@ -88,7 +88,7 @@ def test_convolutions_in_a_branch_get_codes_of_calibrated_scale() -> None:
         assert_close(model, after, one)
     told = [(skip.node, skip.detail) for skip in FuseBlocks().rewrite(after, Context()).skips
             if skip.reason is SkipReason.SUBGRAPH]  # fmt: skip
-    assert told == [("choice", "its 1 quantized convolutions stay nodes of their own")]
+    assert told == [("choice", "quantized convolutions in it that stay nodes of their own: 1")]
 
 
 def test_the_weights_of_a_loop_are_rounded_by_all_iterations() -> None:
